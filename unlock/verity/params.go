@@ -1,0 +1,135 @@
+// Package verity describes and builds dm-verity hash trees.
+//
+// The format is dm-verity's version 1 with SHA-256 (kernel
+// Documentation/admin-guide/device-mapper/verity.rst): the salt goes before
+// the block, digests are packed without gaps in hash blocks of 4096 bytes,
+// the level next to the root comes first on disk.
+//
+// A root hash says that bytes are unchanged. It does not hide them, and it
+// does not say that they are the newest.
+package verity
+
+import (
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+)
+
+const (
+	// BlockSize is the size in bytes of a data block and of a hash block.
+	BlockSize = 4096
+	// DigestSize is the size in bytes of a SHA-256 digest.
+	DigestSize = 32
+	// MaxSaltSize is the largest salt in bytes that dm-verity's superblock holds.
+	MaxSaltSize = 256
+	// MaxDataBlocks bounds what is measured: 16 TiB of 4096-byte blocks.
+	MaxDataBlocks = 1 << 32
+)
+
+// ErrParams is returned for a text that is not a valid set of parameters.
+var ErrParams = errors.New("not of the form verity:sha256:4096:DATABLOCKS:SALT:ROOTHASH")
+
+// Params is all that the kernel needs to verify a device. The hash tree's
+// superblock stands in the block right after the data, the tree after that.
+type Params struct {
+	DataBlocks uint64           // number of data blocks, at least 1
+	Salt       []byte           // 0 to MaxSaltSize bytes
+	RootHash   [DigestSize]byte // digest of the tree's top block
+}
+
+// Parse reads the form in which the parameters stand in the measured command
+// line: verity:sha256:BLOCKSIZE:DATABLOCKS:SALT:ROOTHASH, numbers in decimal,
+// bytes in lower-case hex, "-" for no salt. Only the canonical text is
+// accepted: String of the result is always s.
+func Parse(s string) (Params, error) {
+	var p Params
+	if len(s) > 1024 {
+		return p, fmt.Errorf("%w: more than 1024 characters", ErrParams)
+	}
+	f := strings.Split(s, ":")
+	if len(f) != 6 || f[0] != "verity" {
+		return p, ErrParams
+	}
+	if f[1] != "sha256" {
+		return p, fmt.Errorf("%w: hash %q is not sha256", ErrParams, f[1])
+	}
+	if f[2] != strconv.Itoa(BlockSize) {
+		return p, fmt.Errorf("%w: block size %q is not %d", ErrParams, f[2], BlockSize)
+	}
+	n, err := strconv.ParseUint(f[3], 10, 64)
+	if err != nil || n == 0 || n > MaxDataBlocks {
+		return p, fmt.Errorf("%w: %q is not a number of blocks from 1 to %d", ErrParams, f[3], uint64(MaxDataBlocks))
+	}
+	p.DataBlocks = n
+	if f[4] != "-" {
+		if p.Salt, err = hex.DecodeString(f[4]); err != nil || len(p.Salt) == 0 || len(p.Salt) > MaxSaltSize {
+			return Params{}, fmt.Errorf("%w: salt is not 1 to %d bytes in hex, or -", ErrParams, MaxSaltSize)
+		}
+	}
+	root, err := hex.DecodeString(f[5])
+	if err != nil || len(root) != DigestSize {
+		return Params{}, fmt.Errorf("%w: root hash is not %d bytes in hex", ErrParams, DigestSize)
+	}
+	copy(p.RootHash[:], root)
+	if p.String() != s {
+		return Params{}, fmt.Errorf("%w: not in canonical form (lower-case hex, no leading zeros)", ErrParams)
+	}
+	return p, nil
+}
+
+// String returns the canonical text.
+func (p Params) String() string {
+	return fmt.Sprintf("verity:sha256:%d:%d:%s:%x", BlockSize, p.DataBlocks, p.SaltText(), p.RootHash)
+}
+
+// SaltText returns the salt in hex, or "-" for none, as the kernel's table
+// and veritysetup have it.
+func (p Params) SaltText() string {
+	if len(p.Salt) == 0 {
+		return "-"
+	}
+	return hex.EncodeToString(p.Salt)
+}
+
+// DataSize returns the number of bytes that the root hash covers.
+func (p Params) DataSize() uint64 { return p.DataBlocks * BlockSize }
+
+// HashStart returns the number of the hash tree's first block on the device:
+// one block after the data is the superblock, which nobody has to believe.
+func (p Params) HashStart() uint64 { return p.DataBlocks + 1 }
+
+// TreeBlocks returns the number of blocks in the hash tree.
+func (p Params) TreeBlocks() uint64 {
+	const perBlock = BlockSize / DigestSize
+	var total uint64
+	for n := p.DataBlocks; n > 1; {
+		n = (n + perBlock - 1) / perBlock
+		total += n
+	}
+	if p.DataBlocks == 1 {
+		// The kernel counts no level for a single data block: its digest
+		// is the root hash itself.
+		return 0
+	}
+	return total
+}
+
+// DeviceSize returns the bytes of data, superblock and tree together.
+func (p Params) DeviceSize() uint64 {
+	return (p.HashStart() + p.TreeBlocks()) * BlockSize
+}
+
+// MarshalText implements encoding.TextMarshaler.
+func (p Params) MarshalText() ([]byte, error) { return []byte(p.String()), nil }
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (p *Params) UnmarshalText(b []byte) error {
+	q, err := Parse(string(b))
+	if err != nil {
+		return err
+	}
+	*p = q
+	return nil
+}
