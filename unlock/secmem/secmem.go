@@ -8,10 +8,17 @@
 package secmem
 
 import (
+	"errors"
 	"fmt"
 	"runtime"
 
 	"golang.org/x/sys/unix"
+)
+
+// What a file of a secret can be refused for.
+var (
+	ErrEmpty   = errors.New("it is empty")
+	ErrTooLong = errors.New("it is too long")
 )
 
 // Buffer is locked memory. The zero value is empty and usable.
@@ -77,7 +84,7 @@ func (b *Buffer) Close() error {
 
 // ReadFile reads the whole file at path into locked memory with plain read
 // calls, so that no buffer in between holds a copy.
-// A file of more than limit bytes is an error, and so is an empty one.
+// A file of more than limit bytes is ErrTooLong, an empty one ErrEmpty.
 func ReadFile(path string, limit int) (*Buffer, error) {
 	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -93,9 +100,9 @@ func ReadFile(path string, limit int) (*Buffer, error) {
 	case err != nil:
 		err = fmt.Errorf("cannot read %s: %w", path, err)
 	case n == 0:
-		err = fmt.Errorf("cannot use %s: it is empty", path)
+		err = fmt.Errorf("cannot use %s: %w", path, ErrEmpty)
 	case n > limit:
-		err = fmt.Errorf("cannot use %s: it has more than %d bytes", path, limit)
+		err = fmt.Errorf("cannot use %s: %w: more than %d bytes", path, ErrTooLong, limit)
 	}
 	if err != nil {
 		b.Close()

@@ -2,6 +2,7 @@ package secmem
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -88,14 +89,14 @@ func TestReadFile(t *testing.T) {
 	if string(b.Bytes()) != "sixteen bytes ok" {
 		t.Errorf("ReadFile = %q", b.Bytes())
 	}
-	if _, err := ReadFile(path, 15); err == nil {
-		t.Error("ReadFile(16 bytes, limit 15) succeeded; want an error")
+	if _, err := ReadFile(path, 15); !errors.Is(err, ErrTooLong) {
+		t.Errorf("ReadFile(16 bytes, limit 15) error = %v; want ErrTooLong", err)
 	}
 	empty := filepath.Join(dir, "empty")
 	if err := os.WriteFile(empty, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := ReadFile(empty, 16); err == nil {
-		t.Error("ReadFile(empty) succeeded; want an error")
+	if _, err := ReadFile(empty, 16); !errors.Is(err, ErrEmpty) {
+		t.Errorf("ReadFile(empty) error = %v; want ErrEmpty", err)
 	}
 }

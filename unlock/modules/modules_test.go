@@ -1,0 +1,50 @@
+package modules
+
+import (
+	"errors"
+	"slices"
+	"strings"
+	"testing"
+)
+
+const good = "/lib/modules/6.12/a.ko\n/lib/modules/6.12/kernel/b.ko\n"
+
+func TestParseList(t *testing.T) {
+	list, err := ParseList(good)
+	want := []string{"/lib/modules/6.12/a.ko", "/lib/modules/6.12/kernel/b.ko"}
+	if err != nil || !slices.Equal(list, want) {
+		t.Fatalf("ParseList = %q, %v; want %q", list, err, want)
+	}
+	if text, err := FormatList(list); err != nil || text != good {
+		t.Errorf("FormatList = %q, %v; want %q", text, err, good)
+	}
+}
+
+func TestParseListRefuses(t *testing.T) {
+	var many strings.Builder
+	for i := range maxModules + 1 {
+		many.WriteString("/lib/modules/" + strings.Repeat("x", i+1) + ".ko\n")
+	}
+	for _, s := range []string{
+		"/lib/modules/a.ko", "\n", "a.ko\n", "/etc/a.ko\n", "/lib/modules/../a.ko\n",
+		"/lib/modules/a.ko.xz\n", "/lib/modules/a.ko\n/lib/modules/a.ko\n", many.String(),
+	} {
+		if _, err := ParseList(s); !errors.Is(err, ErrList) {
+			t.Errorf("ParseList(%.40q) error = %v; want ErrList", s, err)
+		}
+	}
+}
+
+func FuzzParseList(f *testing.F) {
+	f.Add(good) // TestParseList shows that it is accepted
+	f.Add("/lib/modules/../a.ko\n")
+	f.Fuzz(func(t *testing.T, text string) {
+		list, err := ParseList(text)
+		if err != nil {
+			return
+		}
+		if again, err := FormatList(list); err != nil || again != text {
+			t.Fatalf("FormatList = %q, %v; want %q", again, err, text)
+		}
+	})
+}

@@ -1,0 +1,194 @@
+// Package policy reads what the owner measured: the kernel command line.
+//
+// The line is measured together with firmware, kernel and initrd, so its
+// content is the owner's. Parsing is strict all the same: a parameter that
+// this version does not know may be one that a later version needs to be
+// safe, and a repeated one hides a mistake.
+//
+// A policy says which image may run. It does not say that the image is the
+// newest one the owner sealed.
+package policy
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"cocoroot/unlock/efi"
+	"cocoroot/unlock/verity"
+)
+
+// MaxLength is the longest command line in bytes that Parse reads: the
+// kernel's COMMAND_LINE_SIZE on x86 (arch/x86/include/asm/setup.h).
+const MaxLength = 2048
+
+// prefix begins every parameter that is ours.
+const prefix = "cocoroot."
+
+// What a policy can be refused for.
+var (
+	ErrMissing   = errors.New("parameter is missing")
+	ErrUnknown   = errors.New("parameter is unknown")
+	ErrRepeated  = errors.New("parameter is repeated")
+	ErrMalformed = errors.New("parameter is malformed")
+)
+
+// DefaultKey is the GUID under which grub, libvirt and sevctl inject the
+// disk passphrase (grub's GRUB_EFI_DISKPASSWD_GUID).
+var DefaultKey = efi.MustParse("736869e5-84f0-4973-92ec-06879ce3da0b")
+
+// Action is what happens after a failure.
+type Action string
+
+// The actions, named as in the command line.
+const (
+	PowerOff Action = "poweroff"
+	Reboot   Action = "reboot"
+	Halt     Action = "halt"
+)
+
+// FSType is a file system that a sealed image may hold, by the kernel's name.
+type FSType string
+
+// The file systems.
+const (
+	Squashfs FSType = "squashfs"
+	EROFS    FSType = "erofs"
+	Ext4     FSType = "ext4"
+)
+
+// Policy is a measured command line that was understood in full.
+type Policy struct {
+	Disk    Disk          // where the image is; untrusted, Image decides
+	Image   verity.Params // which image it is
+	Key     efi.GUID      // the secret entry that is the disk key
+	Overlay Overlay       // the writable layer
+	OnFail  Action
+	Keep    Keep          // which other secret entries stay
+	Timeout time.Duration // how long to wait for the disk
+
+	FSType    FSType // rootfstype=
+	RootFlags string // rootflags=, given to mount(2) as data
+	Init      string // init=, an absolute path in the image
+}
+
+// Defaults returns the policy of a command line that names nothing.
+func Defaults() Policy {
+	return Policy{
+		Key:     DefaultKey,
+		Overlay: Overlay{RAM: true},
+		OnFail:  PowerOff,
+		Keep:    Keep{All: true},
+		Timeout: 30 * time.Second,
+		Init:    "/sbin/init",
+	}
+}
+
+// Parse reads a command line as /proc/cmdline has it. What follows "--" is
+// for the image's init and is not looked at.
+func Parse(cmdline string) (Policy, error) {
+	p := Defaults()
+	if len(cmdline) > MaxLength {
+		return p, fmt.Errorf("%w: the command line has %d bytes; the kernel keeps %d", ErrMalformed, len(cmdline), MaxLength)
+	}
+	seen := make(map[string]bool)
+	for _, w := range words(cmdline) {
+		var err error
+		if strings.HasPrefix(strings.ToLower(w.name), "cocoroot") {
+			err = p.ours(w, seen)
+		} else {
+			err = p.kernels(w)
+		}
+		if err != nil {
+			return p, err
+		}
+	}
+	for _, need := range []string{"disk", "image"} {
+		if !seen[need] {
+			return p, fmt.Errorf("%w: %s%s=", ErrMissing, prefix, need)
+		}
+	}
+	if p.FSType == "" {
+		return p, fmt.Errorf("%w: rootfstype=", ErrMissing)
+	}
+	return p, nil
+}
+
+// ours takes one parameter that begins with our name.
+func (p *Policy) ours(w word, seen map[string]bool) error {
+	name, ok := strings.CutPrefix(w.name, prefix)
+	if !ok {
+		return fmt.Errorf("%w: %.64q", ErrUnknown, w.name)
+	}
+	if seen[name] {
+		return fmt.Errorf("%w: %.64q", ErrRepeated, w.name)
+	}
+	seen[name] = true
+	var err error
+	switch name {
+	case "disk":
+		p.Disk, err = ParseDisk(w.value)
+	case "image":
+		p.Image, err = verity.Parse(w.value)
+	case "key":
+		p.Key, err = parseKey(w.value)
+	case "overlay":
+		p.Overlay, err = ParseOverlay(w.value)
+	case "onfail":
+		p.OnFail, err = parseAction(w.value)
+	case "keep":
+		p.Keep, err = ParseKeep(w.value)
+	case "timeout":
+		p.Timeout, err = parseTimeout(w.value)
+	default:
+		return fmt.Errorf("%w: %.64q", ErrUnknown, w.name)
+	}
+	if err != nil {
+		return fmt.Errorf("%w: %s=: %w", ErrMalformed, w.name, err)
+	}
+	return nil
+}
+
+// kernels takes one parameter that the kernel's own root code would read.
+// As there, the last one counts.
+func (p *Policy) kernels(w word) error {
+	switch w.name {
+	case "rootfstype":
+		switch t := FSType(w.value); t {
+		case Squashfs, EROFS, Ext4:
+			p.FSType = t
+		default:
+			return fmt.Errorf("%w: rootfstype=%.32q is not one of squashfs, erofs, ext4", ErrMalformed, w.value)
+		}
+	case "rootflags":
+		p.RootFlags = w.value
+	case "init":
+		if !strings.HasPrefix(w.value, "/") {
+			return fmt.Errorf("%w: init=%.64q is not an absolute path", ErrMalformed, w.value)
+		}
+		p.Init = w.value
+	}
+	return nil
+}
+
+// Words returns our parameters in the form that Parse reads, without those
+// that have their default value.
+func (p Policy) Words() []string {
+	d := Defaults()
+	out := []string{
+		prefix + "disk=" + p.Disk.String(),
+		prefix + "image=" + p.Image.String(),
+	}
+	add := func(name, value, def string) {
+		if value != def {
+			out = append(out, prefix+name+"="+value)
+		}
+	}
+	add("key", p.Key.String(), d.Key.String())
+	add("overlay", p.Overlay.String(), d.Overlay.String())
+	add("onfail", string(p.OnFail), string(d.OnFail))
+	add("keep", p.Keep.String(), d.Keep.String())
+	add("timeout", p.Timeout.String(), d.Timeout.String())
+	return out
+}

@@ -1,0 +1,144 @@
+package policy
+
+import (
+	"errors"
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+
+	"cocoroot/unlock/efi"
+)
+
+const (
+	image = "verity:sha256:4096:1000:00ff:" + "aa55aa55aa55aa55aa55aa55aa55aa55aa55aa55aa55aa55aa55aa55aa55aa55"
+	least = "cocoroot.disk=/dev/vda cocoroot.image=" + image + " rootfstype=squashfs"
+	guid  = "11111111-2222-3333-4444-555555555555"
+)
+
+func TestParseDefaults(t *testing.T) {
+	// OVMF puts initrd=initrd before what the owner wrote.
+	p, err := Parse("initrd=initrd console=ttyS0 " + least + "\n")
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := Defaults()
+	want.Disk = Disk{ByPath, "vda"}
+	want.FSType = Squashfs
+	want.Image = p.Image
+	if !reflect.DeepEqual(p, want) {
+		t.Errorf("Parse = %+v; want %+v", p, want)
+	}
+	if got := p.Image.String(); got != image {
+		t.Errorf("Image = %s; want %s", got, image)
+	}
+}
+
+func TestParseEverything(t *testing.T) {
+	p, err := Parse(`cocoroot.disk=serial:root cocoroot.image=` + image + ` cocoroot.key=` + guid +
+		` cocoroot.overlay=ram:64M cocoroot.onfail=halt cocoroot.keep=` + guid + ` cocoroot.timeout=5s` +
+		` rootfstype=ext4 rootflags="errors=panic" init=/usr/bin/app -- cocoroot.disk=x`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	g := efi.MustParse(guid)
+	want := Policy{
+		Disk: Disk{BySerial, "root"}, Image: p.Image, Key: g,
+		Overlay: Overlay{RAM: true, Size: "64M"}, OnFail: Halt,
+		Keep: Keep{GUIDs: []efi.GUID{g}}, Timeout: 5 * time.Second,
+		FSType: Ext4, RootFlags: "errors=panic", Init: "/usr/bin/app",
+	}
+	if !reflect.DeepEqual(p, want) {
+		t.Errorf("Parse = %+v; want %+v", p, want)
+	}
+}
+
+func TestParseRefuses(t *testing.T) {
+	for _, tc := range []struct {
+		name, line string
+		want       error
+	}{
+		{"empty", "", ErrMissing},
+		{"no disk", "rootfstype=squashfs cocoroot.image=" + image, ErrMissing},
+		{"no image", "rootfstype=squashfs cocoroot.disk=/dev/vda", ErrMissing},
+		{"no file system", "cocoroot.disk=/dev/vda cocoroot.image=" + image, ErrMissing},
+		{"after --", "-- " + least, ErrMissing},
+		{"unknown", least + " cocoroot.shell=1", ErrUnknown},
+		{"upper case", least + " Cocoroot.key=" + guid, ErrUnknown},
+		{"no dot", least + " cocoroot", ErrUnknown},
+		{"underscore", least + " cocoroot_key=" + guid, ErrUnknown},
+		{"quoted name", least + ` "cocoroot.shell=1"`, ErrUnknown},
+		{"repeated", least + " cocoroot.disk=/dev/vda", ErrRepeated},
+		{"empty value", least + " cocoroot.key=", ErrMalformed},
+		{"null key", least + " cocoroot.key=00000000-0000-0000-0000-000000000000", ErrMalformed},
+		{"overlay", least + " cocoroot.overlay=disk", ErrMalformed},
+		{"overlay size", least + " cocoroot.overlay=ram:1M,mode=777", ErrMalformed},
+		{"onfail", least + " cocoroot.onfail=shell", ErrMalformed},
+		{"keep", least + " cocoroot.keep=some", ErrMalformed},
+		{"keep twice", least + " cocoroot.keep=" + guid + "," + guid, ErrMalformed},
+		{"timeout", least + " cocoroot.timeout=-1s", ErrMalformed},
+		{"timeout long", least + " cocoroot.timeout=9000h", ErrMalformed},
+		{"quote inside", least + ` cocoroot.key=1"1`, ErrMalformed},
+		{"path", strings.Replace(least, "/dev/vda", "/dev/../vda", 1), ErrMalformed},
+		{"not under dev", strings.Replace(least, "/dev/vda", "/vda", 1), ErrMalformed},
+		{"file system", strings.Replace(least, "squashfs", "ntfs", 1), ErrMalformed},
+		{"relative init", least + " init=sh", ErrMalformed},
+		{"too long", least + strings.Repeat(" x", MaxLength), ErrMalformed},
+		{"block size", strings.Replace(least, ":4096:", ":512:", 1), ErrMalformed},
+		{"hash", strings.Replace(least, ":sha256:", ":sha1:", 1), ErrMalformed},
+	} {
+		if _, err := Parse(tc.line); !errors.Is(err, tc.want) {
+			t.Errorf("%s: Parse error = %v; want %v", tc.name, err, tc.want)
+		}
+	}
+}
+
+func TestWordsRoundTrip(t *testing.T) {
+	for _, extra := range []string{"", " cocoroot.key=" + guid, " cocoroot.overlay=none cocoroot.keep=none",
+		" cocoroot.onfail=reboot cocoroot.timeout=1m30s cocoroot.overlay=ram:25% cocoroot.keep=" + guid} {
+		p, err := Parse(least + extra)
+		if err != nil {
+			t.Fatal(err)
+		}
+		again, err := Parse(strings.Join(p.Words(), " ") + " rootfstype=squashfs")
+		if err != nil || !reflect.DeepEqual(p, again) {
+			t.Errorf("Parse(Words) = %+v, %v; want %+v", again, err, p)
+		}
+	}
+}
+
+var seeds = []string{
+	least,
+	least + " cocoroot.key=" + guid + " cocoroot.keep=" + guid + " cocoroot.overlay=ram:1G",
+	least + ` rootflags="a b" init=/x -- y`,
+}
+
+// FuzzParse shows that no line crashes the parser and that what it accepts is
+// what it writes. The line is the owner's, but nobody vouches for typing.
+func FuzzParse(f *testing.F) {
+	for _, s := range seeds {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, line string) {
+		p, err := Parse(line)
+		if err != nil {
+			return
+		}
+		again, err := Parse(strings.Join(p.Words(), " ") + " rootfstype=" + string(p.FSType))
+		if err != nil {
+			t.Fatalf("Parse(Words of %q): %v", line, err)
+		}
+		again.RootFlags, again.Init = p.RootFlags, p.Init
+		if !reflect.DeepEqual(p, again) {
+			t.Fatalf("Parse(Words) = %+v; want %+v", again, p)
+		}
+	})
+}
+
+func TestSeedsReachTheParser(t *testing.T) {
+	for _, s := range seeds {
+		if _, err := Parse(s); err != nil {
+			t.Errorf("seed %q: %v", s, err)
+		}
+	}
+}

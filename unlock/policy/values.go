@@ -1,0 +1,175 @@
+package policy
+
+import (
+	"errors"
+	"fmt"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+
+	"cocoroot/unlock/efi"
+)
+
+// DiskKind is how a disk is named.
+type DiskKind int
+
+// The ways to name a disk.
+const (
+	ByPath      DiskKind = iota + 1 // /dev/vda
+	BySerial                        // serial:NAME, the virtio-blk serial
+	ByPARTUUID                      // PARTUUID=…, the GPT partition's GUID
+	ByPARTLABEL                     // PARTLABEL=…, the GPT partition's name
+)
+
+// Disk names the disk that holds the image. The host decides what stands
+// behind the name; the image's root hash decides whether it is used.
+type Disk struct {
+	Kind DiskKind
+	Name string
+}
+
+var diskForms = []struct {
+	kind   DiskKind
+	prefix string
+	name   *regexp.Regexp
+}{
+	{ByPath, "/dev/", regexp.MustCompile(`^[A-Za-z0-9_-][A-Za-z0-9_.-]{0,31}$`)},
+	{BySerial, "serial:", regexp.MustCompile(`^[A-Za-z0-9_.-]{1,20}$`)},
+	{ByPARTUUID, "PARTUUID=", regexp.MustCompile(`^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$`)},
+	{ByPARTLABEL, "PARTLABEL=", regexp.MustCompile(`^[A-Za-z0-9_.-]{1,36}$`)},
+}
+
+var errDisk = errors.New("not one of /dev/NAME, serial:NAME, PARTUUID=…, PARTLABEL=…")
+
+// ParseDisk reads the value of cocoroot.disk=. A PARTUUID is taken in lower
+// case, a serial has at most the 20 bytes that virtio-blk carries.
+func ParseDisk(s string) (Disk, error) {
+	for _, f := range diskForms {
+		if name, ok := strings.CutPrefix(s, f.prefix); ok && f.name.MatchString(name) {
+			return Disk{f.kind, name}, nil
+		}
+	}
+	return Disk{}, fmt.Errorf("%.64q is %w", s, errDisk)
+}
+
+// String returns the form that ParseDisk reads.
+func (d Disk) String() string {
+	for _, f := range diskForms {
+		if f.kind == d.Kind {
+			return f.prefix + d.Name
+		}
+	}
+	return ""
+}
+
+// Overlay is the writable layer over the read-only image.
+// The zero value is none: the root stays read-only.
+type Overlay struct {
+	RAM  bool   // a tmpfs, lost at power-off
+	Size string // tmpfs size=, empty for the kernel's default of half the RAM
+}
+
+var overlaySize = regexp.MustCompile(`^([1-9][0-9]{0,9}[KMG]|[1-9][0-9]?%|100%)$`)
+
+// ParseOverlay reads the value of cocoroot.overlay=: ram, ram:SIZE or none.
+// SIZE is a number with K, M or G (powers of 1024), or a percentage of RAM.
+func ParseOverlay(s string) (Overlay, error) {
+	switch size, sized := strings.CutPrefix(s, "ram:"); {
+	case s == "none":
+		return Overlay{}, nil
+	case s == "ram":
+		return Overlay{RAM: true}, nil
+	case sized && overlaySize.MatchString(size):
+		return Overlay{RAM: true, Size: size}, nil
+	}
+	return Overlay{}, fmt.Errorf("%.64q is not ram, ram:SIZE (such as ram:512M or ram:25%%) or none", s)
+}
+
+// String returns the form that ParseOverlay reads.
+func (o Overlay) String() string {
+	switch {
+	case !o.RAM:
+		return "none"
+	case o.Size == "":
+		return "ram"
+	}
+	return "ram:" + o.Size
+}
+
+// Keep says which secret entries, besides the disk key, the workload gets.
+type Keep struct {
+	All   bool
+	GUIDs []efi.GUID // when not All
+}
+
+// maxKeep is the number of entries that the kernel shows at most
+// (EFI_SECRET_NUM_FILES in efi_secret.c).
+const maxKeep = 64
+
+// ParseKeep reads the value of cocoroot.keep=: all, none, or GUIDs with
+// commas between them.
+func ParseKeep(s string) (Keep, error) {
+	switch s {
+	case "all":
+		return Keep{All: true}, nil
+	case "none":
+		return Keep{}, nil
+	}
+	var k Keep
+	for text := range strings.SplitSeq(s, ",") {
+		g, err := parseKey(text)
+		if err != nil {
+			return Keep{}, err
+		}
+		if slices.Contains(k.GUIDs, g) || len(k.GUIDs) == maxKeep {
+			return Keep{}, fmt.Errorf("%s stands twice, or there are more than %d", g, maxKeep)
+		}
+		k.GUIDs = append(k.GUIDs, g)
+	}
+	return k, nil
+}
+
+// Has reports whether the entry g stays.
+func (k Keep) Has(g efi.GUID) bool { return k.All || slices.Contains(k.GUIDs, g) }
+
+// String returns the form that ParseKeep reads.
+func (k Keep) String() string {
+	if k.All {
+		return "all"
+	}
+	if len(k.GUIDs) == 0 {
+		return "none"
+	}
+	text := make([]string, len(k.GUIDs))
+	for i, g := range k.GUIDs {
+		text[i] = g.String()
+	}
+	return strings.Join(text, ",")
+}
+
+func parseKey(s string) (efi.GUID, error) {
+	g, err := efi.Parse(s)
+	if err == nil && g.IsZero() {
+		err = errors.New("the NULL GUID marks deleted entries and names none")
+	}
+	return g, err
+}
+
+func parseAction(s string) (Action, error) {
+	switch a := Action(s); a {
+	case PowerOff, Reboot, Halt:
+		return a, nil
+	}
+	return "", fmt.Errorf("%.32q is not one of poweroff, reboot, halt", s)
+}
+
+const maxTimeout = time.Hour
+
+func parseTimeout(s string) (time.Duration, error) {
+	d, err := time.ParseDuration(s)
+	if err != nil || d <= 0 || d > maxTimeout {
+		return 0, fmt.Errorf("%.32q is not a time from 1ns to %s, such as 30s", s, maxTimeout)
+	}
+	return d, nil
+}

@@ -1,0 +1,139 @@
+package secret
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+
+	"cocoroot/unlock/efi"
+	"cocoroot/unlock/secmem"
+)
+
+// Dirs are the folders in which a kernel shows the entries, one file each,
+// named by GUID: the released module's and the one of the patch series v6.
+var Dirs = []string{
+	"/sys/kernel/security/secrets/coco",
+	"/sys/kernel/security/coco/efi_secret",
+}
+
+// MaxKeySize bounds the bytes of a key entry. OVMF's whole secret area has
+// 0xC00 bytes.
+const MaxKeySize = 4096
+
+// What the store of entries can say.
+var (
+	// ErrNoStore means that the kernel shows no folder of entries.
+	ErrNoStore = errors.New("the kernel shows no secrets")
+	// ErrAbsent means that there is no entry of that GUID.
+	ErrAbsent = errors.New("there is no such entry")
+	// ErrStill means that an entry could be seen after its removal.
+	ErrStill = errors.New("the entry is still there after its removal")
+)
+
+// Store is the kernel's folder of entries. Removing an entry makes the kernel
+// zero its bytes in the reserved page.
+type Store struct {
+	path string
+}
+
+// OpenStore returns the first of the folders that exists.
+// With none of them the error is ErrNoStore.
+func OpenStore(dirs []string) (Store, error) {
+	for _, d := range dirs {
+		fi, err := os.Stat(d)
+		if err == nil && fi.IsDir() {
+			return Store{d}, nil
+		}
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return Store{}, fmt.Errorf("cannot look for secrets: %w", err)
+		}
+	}
+	return Store{}, ErrNoStore
+}
+
+// GUIDs returns the names of the entries. A name that is no GUID is an error:
+// the kernel makes none.
+func (s Store) GUIDs() ([]efi.GUID, error) {
+	names, err := s.names()
+	if err != nil {
+		return nil, err
+	}
+	guids := make([]efi.GUID, len(names))
+	for i, n := range names {
+		if guids[i], err = efi.Parse(n); err != nil {
+			return nil, fmt.Errorf("cannot read the names of the secrets: %w", err)
+		}
+	}
+	return guids, nil
+}
+
+func (s Store) names() ([]string, error) {
+	d, err := os.Open(s.path)
+	if err != nil {
+		return nil, fmt.Errorf("cannot list the secrets: %w", err)
+	}
+	defer d.Close()
+	names, err := d.Readdirnames(0)
+	if err != nil {
+		return nil, fmt.Errorf("cannot list the secrets: %w", err)
+	}
+	if len(names) > MaxEntries {
+		return nil, fmt.Errorf("cannot list the secrets: %w", ErrTooMany)
+	}
+	return names, nil
+}
+
+// Read returns the bytes of an entry in locked memory.
+// ErrAbsent means that there is no such entry.
+func (s Store) Read(g efi.GUID) (*secmem.Buffer, error) {
+	b, err := secmem.ReadFile(filepath.Join(s.path, g.String()), MaxKeySize)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("%w: %s", ErrAbsent, g)
+	}
+	return b, err
+}
+
+// Remove removes an entry and looks again whether it is gone: older kernels
+// have a locking fault in the middle of the removal. An entry that is not
+// there is no error.
+func (s Store) Remove(g efi.GUID) error { return s.remove(g.String()) }
+
+func (s Store) remove(name string) error {
+	path := filepath.Join(s.path, name)
+	if err := unix.Unlink(path); err != nil && err != unix.ENOENT {
+		return fmt.Errorf("cannot remove the secret %s: %w", name, err)
+	}
+	var st unix.Stat_t
+	if err := unix.Lstat(path, &st); err != unix.ENOENT {
+		return fmt.Errorf("cannot remove the secret %s: %w", name, ErrStill)
+	}
+	return nil
+}
+
+// RemoveAll removes every entry for which keep is false, goes on after a
+// failure, and lists the folder again at the end. A nil keep keeps nothing;
+// then files whose name is no GUID go too.
+func (s Store) RemoveAll(keep func(efi.GUID) bool) error {
+	var errs []error
+	for again := range 2 {
+		names, err := s.names()
+		if err != nil {
+			return errors.Join(append(errs, err)...)
+		}
+		for _, n := range names {
+			if g, err := efi.Parse(n); err == nil && keep != nil && keep(g) {
+				continue
+			}
+			if again == 1 {
+				errs = append(errs, fmt.Errorf("%w: %s", ErrStill, n))
+			} else if err := s.remove(n); err != nil {
+				errs = append(errs, err)
+			}
+		}
+	}
+	return errors.Join(errs...)
+}
