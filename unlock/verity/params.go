@@ -5,8 +5,13 @@
 // the block, digests are packed without gaps in hash blocks of 4096 bytes,
 // the level next to the root comes first on disk.
 //
+// The kernel verifies with Params, which stand in the measured command line.
+// Builder makes the tree on the host, from the data in one pass, and Tree
+// writes it with the superblock that veritysetup reads; the guest never does.
+//
 // A root hash says that bytes are unchanged. It does not hide them, and it
-// does not say that they are the newest.
+// does not say that they are the newest. A block is checked when it is read,
+// so a device that was activated may still hold blocks that are not intact.
 package verity
 
 import (
@@ -26,6 +31,8 @@ const (
 	MaxSaltSize = 256
 	// MaxDataBlocks bounds what is measured: 16 TiB of 4096-byte blocks.
 	MaxDataBlocks = 1 << 32
+
+	digestsPerBlock = BlockSize / DigestSize
 )
 
 // ErrParams is returned for a text that is not a valid set of parameters.
@@ -100,18 +107,15 @@ func (p Params) DataSize() uint64 { return p.DataBlocks * BlockSize }
 // one block after the data is the superblock, which nobody has to believe.
 func (p Params) HashStart() uint64 { return p.DataBlocks + 1 }
 
-// TreeBlocks returns the number of blocks in the hash tree.
+// TreeBlocks returns the number of blocks in the hash tree. Each level holds
+// one digest for every block of the level below, until one block is left.
+// A single data block has no tree: its digest is the root hash itself
+// (verity_ctr in the kernel's drivers/md/dm-verity-target.c).
 func (p Params) TreeBlocks() uint64 {
-	const perBlock = BlockSize / DigestSize
 	var total uint64
 	for n := p.DataBlocks; n > 1; {
-		n = (n + perBlock - 1) / perBlock
+		n = (n + digestsPerBlock - 1) / digestsPerBlock
 		total += n
-	}
-	if p.DataBlocks == 1 {
-		// The kernel counts no level for a single data block: its digest
-		// is the root hash itself.
-		return 0
 	}
 	return total
 }
