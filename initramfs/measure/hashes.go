@@ -1,0 +1,133 @@
+// Package measure computes what a confidential launch measures, so that the
+// owner of a guest knows the digest to expect before there is one.
+//
+// Measured direct boot works in two steps: the launch measures the firmware
+// and a small table of hashes in the guest's memory; the firmware then refuses
+// a kernel, initrd or command line that does not have its hash in the table.
+// This file has the table.
+//
+// A digest says what was started. It does not say that the host runs it on
+// SEV hardware: that is what the signed report, or the measurement keyed by
+// the platform, is for.
+package measure
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+
+	"cocoroot/unlock/efi"
+)
+
+const (
+	// TableSize is the size in bytes of the hashes table as it lies in the
+	// guest's memory: head and entries, zero-padded to a multiple of 16.
+	TableSize = 176
+
+	tableHead   = 16 + 2           // GUID, u16 little-endian length
+	tableEntry  = tableHead + 32   // the same, then a SHA-256 digest
+	tableLength = tableHead + 3*50 // what the head's length counts: all but the padding
+)
+
+// The GUIDs of the table and of its entries (QEMU target/i386/sev.c, edk2
+// OvmfPkg/AmdSev/BlobVerifierLibSevHashes).
+var (
+	tableGUID   = efi.MustParse("9438d606-4f22-4cc9-b479-a793d411fd21")
+	cmdlineGUID = efi.MustParse("97d02dd8-bd20-4c94-aa78-e7714d36ab2a")
+	initrdGUID  = efi.MustParse("44baf731-3a2f-4bd7-9af1-41e29169781d")
+	kernelGUID  = efi.MustParse("4de79437-abd2-427f-b835-d5b172d2045b")
+)
+
+var (
+	// ErrCmdline is returned for a command line that cannot be measured as
+	// one: it holds a NUL or a line break.
+	ErrCmdline = errors.New("not a kernel command line")
+	// ErrTable is returned for bytes that are not a complete hashes table.
+	ErrTable = errors.New("not a table of the kernel's, the initrd's and the command line's hash")
+)
+
+// HashesTable is the table of hashes that the firmware holds kernel, initrd
+// and command line against. All three are always there: OVMF boots a blob
+// that the table does not name unverified.
+type HashesTable struct {
+	Cmdline [sha256.Size]byte // of the command line and its trailing NUL
+	Initrd  [sha256.Size]byte // of the whole file; of nothing, without an initrd
+	Kernel  [sha256.Size]byte // of the whole file, setup header included
+}
+
+// NewHashesTable reads kernel and initrd to their ends and hashes them.
+// A nil initrd is a boot without one, and an empty command line hashes as a
+// single NUL, as QEMU does it.
+func NewHashesTable(kernel, initrd io.Reader, cmdline string) (HashesTable, error) {
+	var t HashesTable
+	if err := CheckCmdline(cmdline); err != nil {
+		return t, err
+	}
+	if err := hash(&t.Kernel, kernel); err != nil {
+		return HashesTable{}, fmt.Errorf("cannot hash the kernel: %w", err)
+	}
+	if initrd == nil {
+		initrd = strings.NewReader("")
+	}
+	if err := hash(&t.Initrd, initrd); err != nil {
+		return HashesTable{}, fmt.Errorf("cannot hash the initrd: %w", err)
+	}
+	t.Cmdline = sha256.Sum256(append([]byte(cmdline), 0))
+	return t, nil
+}
+
+// CheckCmdline refuses a command line with a NUL, behind which the kernel
+// would not read on, or with a line break, which is what an editor leaves at
+// the end of a file and nobody sees.
+func CheckCmdline(cmdline string) error {
+	if i := strings.IndexAny(cmdline, "\x00\n\r"); i >= 0 {
+		return fmt.Errorf("%w: byte %d is %#02x; it is one line, and its end is not part of it", ErrCmdline, i, cmdline[i])
+	}
+	return nil
+}
+
+func hash(sum *[sha256.Size]byte, r io.Reader) error {
+	h := sha256.New()
+	if _, err := io.Copy(h, r); err != nil {
+		return err
+	}
+	h.Sum(sum[:0])
+	return nil
+}
+
+// Marshal returns the TableSize bytes of the table.
+func (t HashesTable) Marshal() []byte {
+	b := make([]byte, 0, TableSize)
+	b = append(b, tableGUID[:]...)
+	b = binary.LittleEndian.AppendUint16(b, tableLength)
+	for _, e := range []struct {
+		guid efi.GUID
+		sum  [sha256.Size]byte
+	}{{cmdlineGUID, t.Cmdline}, {initrdGUID, t.Initrd}, {kernelGUID, t.Kernel}} {
+		b = append(b, e.guid[:]...)
+		b = binary.LittleEndian.AppendUint16(b, tableEntry)
+		b = append(b, e.sum[:]...)
+	}
+	return b[:TableSize]
+}
+
+// ParseHashesTable reads a table back. It accepts what Marshal returns and
+// nothing else, for a table without one of the three entries, or with others,
+// lets something boot that was not hashed.
+func ParseHashesTable(b []byte) (HashesTable, error) {
+	var t HashesTable
+	if len(b) != TableSize {
+		return t, fmt.Errorf("%w: %d bytes; want %d", ErrTable, len(b), TableSize)
+	}
+	for i, sum := range []*[sha256.Size]byte{&t.Cmdline, &t.Initrd, &t.Kernel} {
+		copy(sum[:], b[tableHead+i*tableEntry+tableHead:])
+	}
+	if !bytes.Equal(t.Marshal(), b) {
+		return HashesTable{}, fmt.Errorf("%w: its GUIDs, lengths or padding differ", ErrTable)
+	}
+	return t, nil
+}

@@ -1,0 +1,186 @@
+package measure
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"testing/iotest"
+)
+
+// TestMarshalByHand spells the 176 bytes out.
+func TestMarshalByHand(t *testing.T) {
+	table, err := NewHashesTable(strings.NewReader("kernel"), strings.NewReader("initrd"), "console=ttyS0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	sum := func(s string) string { h := sha256.Sum256([]byte(s)); return hex.EncodeToString(h[:]) }
+	want := "06d63894224fc94cb479a793d411fd21" + "a800" +
+		"d82dd09720bd944caa78e7714d36ab2a" + "3200" + sum("console=ttyS0\x00") +
+		"31f7ba442f3ad74b9af141e29169781d" + "3200" + sum("initrd") +
+		"3794e74dd2ab7f42b835d5b172d2045b" + "3200" + sum("kernel") +
+		"0000000000000000"
+	if got := hex.EncodeToString(table.Marshal()); got != want {
+		t.Errorf("Marshal() = %s; want %s", got, want)
+	}
+}
+
+func TestNothingStillHasThreeEntries(t *testing.T) {
+	table, err := NewHashesTable(strings.NewReader(""), nil, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := HashesTable{Cmdline: sha256.Sum256([]byte{0}), Initrd: sha256.Sum256(nil), Kernel: sha256.Sum256(nil)}
+	if table != want {
+		t.Errorf("NewHashesTable(nothing) = %x; want %x", table, want)
+	}
+}
+
+func TestNewHashesTableRefuses(t *testing.T) {
+	for _, s := range []string{"a\x00b", "a\n", "\n", "a\r\n", "\x00"} {
+		if _, err := NewHashesTable(strings.NewReader(""), nil, s); !errors.Is(err, ErrCmdline) {
+			t.Errorf("NewHashesTable(cmdline %q) error = %v; want ErrCmdline", s, err)
+		}
+	}
+	bad := iotest.ErrReader(io.ErrClosedPipe)
+	if _, err := NewHashesTable(bad, nil, ""); !errors.Is(err, io.ErrClosedPipe) {
+		t.Errorf("NewHashesTable(unreadable kernel) error = %v; want it passed on", err)
+	}
+	if _, err := NewHashesTable(strings.NewReader(""), bad, ""); !errors.Is(err, io.ErrClosedPipe) {
+		t.Errorf("NewHashesTable(unreadable initrd) error = %v; want it passed on", err)
+	}
+}
+
+func TestParseHashesTable(t *testing.T) {
+	want, err := NewHashesTable(strings.NewReader("k"), strings.NewReader("i"), "c")
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := want.Marshal()
+	if got, err := ParseHashesTable(b); err != nil || got != want {
+		t.Errorf("ParseHashesTable(Marshal()) = %x, %v; want %x", got, err, want)
+	}
+	inDigest := func(i int) bool {
+		return i >= tableHead && i < tableLength && (i-tableHead)%tableEntry >= tableHead
+	}
+	for i := range b {
+		flipped := bytes.Clone(b)
+		flipped[i] ^= 1
+		if _, err := ParseHashesTable(flipped); errors.Is(err, ErrTable) == inDigest(i) {
+			t.Errorf("ParseHashesTable(byte %d flipped) error = %v; refused outside digests only", i, err)
+		}
+	}
+	for _, b := range [][]byte{nil, b[:TableSize-1], b[:tableLength], append(b, 0)} {
+		if _, err := ParseHashesTable(b); !errors.Is(err, ErrTable) {
+			t.Errorf("ParseHashesTable(%d bytes) error = %v; want ErrTable", len(b), err)
+		}
+	}
+}
+
+func FuzzParseHashesTable(f *testing.F) {
+	f.Add(HashesTable{}.Marshal()) // TestParseHashesTable sees that such a one is accepted
+	f.Add([]byte("short"))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if table, err := ParseHashesTable(b); err == nil && !bytes.Equal(table.Marshal(), b) {
+			t.Errorf("ParseHashesTable accepted %x, which Marshal gives as %x", b, table.Marshal())
+		}
+	})
+}
+
+// vectors is the part of measure.json that concerns the table. Its digests
+// were computed by sev-snp-measure.
+type vectors struct {
+	Vectors []struct {
+		Name, Mode, OVMF, Digest, Append string
+	}
+	Large struct {
+		HashesTable string            `json:"hashes_table"`
+		SHA256      map[string]string `json:"sha256"`
+		Digests     map[string]string
+	}
+}
+
+func TestVectorSEV(t *testing.T) {
+	var v vectors
+	if err := json.Unmarshal(vector(t, "measure.json"), &v); err != nil {
+		t.Fatal(err)
+	}
+	n := 0
+	for _, v := range v.Vectors {
+		if v.Mode != "sev" {
+			continue
+		}
+		n++
+		table, err := NewHashesTable(strings.NewReader(""), strings.NewReader(""), v.Append)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := sevDigest(vector(t, v.OVMF), table); got != v.Digest {
+			t.Errorf("%s: SHA-256(firmware, table) = %s; want %s", v.Name, got, v.Digest)
+		}
+	}
+	if n == 0 {
+		t.Error("measure.json has no vector of mode sev")
+	}
+}
+
+func TestVectorLarge(t *testing.T) {
+	var v vectors
+	if err := json.Unmarshal(vector(t, "measure.json"), &v); err != nil {
+		t.Fatal(err)
+	}
+	table, err := NewHashesTable(
+		counter("sev-vectors-v1/kernel.bin", 12<<20), counter("sev-vectors-v1/initrd.bin", 20<<20), "console=ttyS0 loglevel=7")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := hex.EncodeToString(table.Kernel[:]); got != v.Large.SHA256["kernel"] {
+		t.Fatalf("the kernel's hash = %s; want %s", got, v.Large.SHA256["kernel"])
+	}
+	if got := hex.EncodeToString(table.Marshal()); got != v.Large.HashesTable {
+		t.Errorf("Marshal() = %s; want %s", got, v.Large.HashesTable)
+	}
+	if got := sevDigest(vector(t, "OVMF.amdsev.fd"), table); got != v.Large.Digests["sev"] {
+		t.Errorf("SHA-256(firmware, table) = %s; want %s", got, v.Large.Digests["sev"])
+	}
+}
+
+func sevDigest(firmware []byte, table HashesTable) string {
+	h := sha256.New()
+	h.Write(firmware)
+	h.Write(table.Marshal())
+	return hex.EncodeToString(h.Sum(nil))
+}
+
+// counter yields n bytes of SHA-256 in counter mode.
+func counter(seed string, n int) io.Reader {
+	var b []byte
+	for i := uint64(0); len(b) < n; i++ {
+		h := sha256.Sum256(binary.LittleEndian.AppendUint64([]byte(seed), i))
+		b = append(b, h[:]...)
+	}
+	return bytes.NewReader(b[:n])
+}
+
+// vector reads a public vector, which lies beside the repository.
+func vector(t *testing.T, name string) []byte {
+	t.Helper()
+	root, err := filepath.Abs("../..")
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := os.ReadFile(filepath.Join(root, "../shared/vectors", name))
+	if err != nil && os.Getenv("COCOROOT_REQUIRE_TOOLS") != "1" {
+		t.Skip(err)
+	} else if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
