@@ -1,0 +1,193 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"cocoroot/unlock/disk"
+	"cocoroot/unlock/dm"
+	"cocoroot/unlock/efi"
+	"cocoroot/unlock/fatal"
+	"cocoroot/unlock/modules"
+	"cocoroot/unlock/policy"
+	"cocoroot/unlock/root"
+	"cocoroot/unlock/secret"
+	"cocoroot/unlock/unseal"
+)
+
+// afterDisk is how long everything but the wait for the disk may take. It is
+// meant for the slowest key derivation that the allow-list lets through.
+const afterDisk = 2 * time.Minute
+
+// boot is one boot: what is known so far and what has been done.
+type boot struct {
+	policy   policy.Policy
+	disk     disk.Disk
+	guids    []efi.GUID // the entries that were injected
+	steps    []unseal.Step
+	deadline context.Context
+
+	mounted, loaded atomic.Bool // what failing must do first, to be able to wipe
+	failing         sync.Once   // the first failure is the one that counts
+}
+
+// run boots; it does not return.
+func (b *boot) run() {
+	b.policy = policy.Defaults()
+	defer func() {
+		if r := recover(); r != nil {
+			b.fail(fatal.Errorf(fatal.Crash, "init crashed: %v", r))
+		}
+	}()
+	// The host's ctrl-alt-del and whatever signal it can cause do nothing.
+	_ = unix.Reboot(unix.LINUX_REBOOT_CMD_CAD_OFF)
+	signal.Notify(make(chan os.Signal, 1))
+	b.fail(b.boot())
+}
+
+// boot goes through the steps in the order of the design; it returns only
+// with an error.
+func (b *boot) boot() error {
+	if !unseal.Clears {
+		return fatal.Errorf(fatal.Build, "init was built without GOEXPERIMENT=runtimesecret; build it with build.sh tools")
+	}
+	for _, s := range []struct {
+		name string
+		code fatal.Code // for errors that carry none
+		do   func() error
+	}{
+		{"mount", fatal.Setup, b.mountAPI},
+		{"policy", fatal.Policy, b.readPolicy},
+		{"modules", fatal.Module, b.loadModules},
+		{"disk", fatal.Disk, b.findDisk},
+		{"unseal", fatal.Crash, b.unseal},
+		{"wipe", fatal.Wipe, b.wipe},
+		{"root", fatal.RootMount, b.mountRoot},
+		{"seal", fatal.Seal, b.seal},
+		{"status", fatal.Setup, b.writeStatus},
+		{"switch", fatal.Switch, b.switchRoot},
+	} {
+		began := time.Now()
+		if err := s.do(); err != nil {
+			return fatal.Errorf(fatal.CodeOf(err, s.code), "%w", err)
+		}
+		if s.name != "unseal" { // which reports its own three
+			b.steps = append(b.steps, unseal.Step{Name: s.name, Duration: time.Since(began)})
+		}
+	}
+	return errors.New("nothing was started") // not reached: switchRoot does not succeed and return
+}
+
+func (b *boot) mountAPI() error {
+	err := root.MountAPI()
+	b.mounted.Store(err == nil)
+	return err
+}
+
+func (b *boot) readPolicy() error {
+	line, err := os.ReadFile("/proc/cmdline")
+	if err != nil {
+		return err
+	}
+	p, err := policy.Parse(string(line))
+	if err != nil {
+		return fmt.Errorf("%w; use the command line that cocoroot seal wrote", err)
+	}
+	b.policy = p
+	var cancel context.CancelFunc
+	b.deadline, cancel = context.WithTimeout(context.Background(), p.Timeout+afterDisk)
+	_ = cancel // it ends with the boot
+	go func() {
+		<-b.deadline.Done()
+		b.fail(fatal.Errorf(fatal.Deadline, "the boot did not end within %s; the disk may not answer, or the machine is too slow", p.Timeout+afterDisk))
+	}()
+	return nil
+}
+
+func (b *boot) loadModules() error {
+	b.loaded.Store(true) // also when it fails: what can be loaded is
+	n, err := modules.Load()
+	if err == nil {
+		say("%d kernel modules loaded", n)
+	}
+	return err
+}
+
+func (b *boot) findDisk() error {
+	ctx, cancel := context.WithTimeout(b.deadline, b.policy.Timeout)
+	defer cancel()
+	d, err := disk.Wait(ctx, b.policy.Disk, b.policy.Image.DeviceSize())
+	switch {
+	case errors.Is(err, disk.ErrAbsent):
+		return fatal.Errorf(fatal.DiskAbsent, "%w within %s; attach the sealed image, or name it with cocoroot.disk=", err, b.policy.Timeout)
+	case errors.Is(err, disk.ErrSmall):
+		return fatal.Errorf(fatal.DiskSize, "%w; was the image cut short when it was copied?", err)
+	}
+	b.disk = d
+	return err
+}
+
+func (b *boot) unseal() error {
+	say("disk %s, image %x", b.disk.Path, b.policy.Image.RootHash)
+	steps, err := unseal.Run(b.deadline, unseal.Job{Device: b.disk.Path, Image: b.policy.Image, Key: b.policy.Key})
+	b.steps = append(b.steps, steps...)
+	return err
+}
+
+// wipe removes the disk key, which has been used, and what the workload is
+// not to have.
+func (b *boot) wipe() error {
+	store, err := secret.OpenStore(secret.Dirs)
+	if err != nil {
+		return err
+	}
+	if b.guids, err = store.GUIDs(); err != nil {
+		return err
+	}
+	if err := store.RemoveAll(func(g efi.GUID) bool { return g != b.policy.Key && b.policy.Keep.Has(g) }); err != nil {
+		return err
+	}
+	say("disk key wiped")
+	return nil
+}
+
+func (b *boot) mountRoot() error {
+	device, err := dm.Path(unseal.RootName)
+	if err != nil {
+		return err
+	}
+	err = root.Mount(device, b.policy)
+	if err == nil {
+		err = root.CheckInit(b.policy.Init)
+	}
+	if bad, statusErr := b.verity().Corrupted(); statusErr != nil {
+		return statusErr
+	} else if bad {
+		return fatal.Errorf(fatal.Verity, "the disk does not hold the measured image (%v); boot it with the command line it was sealed with", err)
+	}
+	if errors.Is(err, root.ErrNoInit) {
+		return fatal.Errorf(fatal.RootInit, "%w; put it into the image, or name another with init=", err)
+	}
+	return err
+}
+
+func (b *boot) verity() *dm.Verity {
+	return dm.OpenVerity(unseal.VerityName, b.disk.Path, b.policy.Image)
+}
+
+func (b *boot) seal() error { return b.verity().PanicOnCorruption() }
+
+func (b *boot) switchRoot() error {
+	say("starting %s", b.policy.Init)
+	// What followed "--" on the command line reached us as arguments.
+	argv := append([]string{b.policy.Init}, os.Args[1:]...)
+	return root.Switch(b.policy.Init, argv, os.Environ())
+}

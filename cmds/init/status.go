@@ -1,0 +1,47 @@
+package main
+
+import (
+	"encoding/json"
+	"os"
+	"path/filepath"
+
+	"cocoroot/unlock/efi"
+	"cocoroot/unlock/root"
+	"cocoroot/unlock/unseal"
+	"cocoroot/unlock/verity"
+)
+
+// status is /run/cocoroot/status.json, for programs in the image. It has no
+// secret in it and proves nothing to anybody outside the guest.
+type status struct {
+	Version int           `json:"version"` // of this format
+	Image   verity.Params `json:"image"`
+	Disk    string        `json:"disk"`
+	Key     efi.GUID      `json:"key"`     // the entry that opened the image
+	Secrets []efi.GUID    `json:"secrets"` // the entries that were injected
+	Steps   []statusStep  `json:"steps"`
+}
+
+type statusStep struct {
+	Name         string  `json:"name"`
+	Milliseconds float64 `json:"ms"`
+}
+
+func (b *boot) writeStatus() error {
+	s := status{Version: 1, Image: b.policy.Image, Disk: b.disk.Path, Key: b.policy.Key, Secrets: b.guids}
+	for _, step := range b.steps {
+		s.Steps = append(s.Steps, toStatus(step))
+	}
+	text, err := json.MarshalIndent(s, "", "  ")
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(root.RunDir, 0o755); err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join(root.RunDir, "status.json"), append(text, '\n'), 0o444)
+}
+
+func toStatus(s unseal.Step) statusStep {
+	return statusStep{s.Name, float64(s.Duration.Microseconds()) / 1000}
+}

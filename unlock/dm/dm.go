@@ -1,0 +1,155 @@
+// Package dm maps the measured image with the kernel's device-mapper.
+//
+// dm-verity checks a block when it is read, not before: a changed block that
+// nobody reads goes unnoticed, and one that is read late is noticed late.
+package dm
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/anatol/devmapper.go"
+	"golang.org/x/sys/unix"
+
+	"cocoroot/unlock/verity"
+)
+
+// ErrTable means that the kernel holds another table than the one loaded.
+var ErrTable = errors.New("the kernel holds another table")
+
+// Options of the verity target that stop the guest
+// (Documentation/admin-guide/device-mapper/verity.rst).
+const (
+	panicOnCorruption = "panic_on_corruption"
+	panicOnError      = "panic_on_error" // Linux 6.12
+)
+
+// Verity is an active dm-verity device.
+type Verity struct {
+	name   string
+	device string
+	params verity.Params
+}
+
+// ActivateVerity maps device read-only under name with the measured
+// parameters alone; no superblock is read. A block that does not match its
+// hash is an I/O error until PanicOnCorruption.
+func ActivateVerity(name, device string, p verity.Params) (*Verity, error) {
+	v := OpenVerity(name, device, p)
+	if err := devmapper.CreateAndLoad(name, "CRYPT-VERITY-"+name, devmapper.ReadOnlyFlag, v.table()); err != nil {
+		return nil, fmt.Errorf("cannot map %s with dm-verity: %w", device, err)
+	}
+	if err := v.readBack(); err != nil {
+		return nil, err
+	}
+	return v, nil
+}
+
+// OpenVerity names a device that another process has activated.
+func OpenVerity(name, device string, p verity.Params) *Verity {
+	return &Verity{name, device, p}
+}
+
+func (v *Verity) table(options ...string) devmapper.VerityTable {
+	t := devmapper.VerityTable{
+		Length:        v.params.DataSize(),
+		HashType:      1,
+		DataDevice:    v.device,
+		HashDevice:    v.device,
+		DataBlockSize: verity.BlockSize,
+		HashBlockSize: verity.BlockSize,
+		NumDataBlocks: v.params.DataBlocks,
+		// The kernel counts hash blocks from the start of the device.
+		HashStartBlock: v.params.HashStart(),
+		Algorithm:      "sha256",
+		Digest:         fmt.Sprintf("%x", v.params.RootHash),
+		Salt:           v.params.SaltText(),
+	}
+	if len(options) > 0 {
+		// The library does not count the optional arguments.
+		t.Params = append([]string{strconv.Itoa(len(options))}, options...)
+	}
+	return t
+}
+
+// PanicOnCorruption makes a running guest stop at the first block that does
+// not match its hash (and, where the kernel can, at one that cannot be read),
+// and reads the table back to see that the kernel took it.
+func (v *Verity) PanicOnCorruption() error {
+	err := v.reload(panicOnCorruption, panicOnError)
+	if errors.Is(err, unix.EINVAL) { // a kernel without panic_on_error
+		err = v.reload(panicOnCorruption)
+	}
+	return err
+}
+
+func (v *Verity) reload(options ...string) error {
+	if err := devmapper.Load(v.name, devmapper.ReadOnlyFlag, v.table(options...)); err != nil {
+		return fmt.Errorf("cannot load the verity table: %w", err)
+	}
+	if err := devmapper.Suspend(v.name); err != nil {
+		return fmt.Errorf("cannot change the verity table: %w", err)
+	}
+	if err := devmapper.Resume(v.name); err != nil {
+		return fmt.Errorf("cannot change the verity table: %w", err)
+	}
+	return v.readBack(options...)
+}
+
+// readBack compares the active table with what was measured. The kernel
+// writes the devices as major:minor, so those two words are not compared.
+func (v *Verity) readBack(options ...string) error {
+	targets, err := status(v.name, unix.DM_STATUS_TABLE_FLAG)
+	if err != nil {
+		return err
+	}
+	if len(targets) != 1 || targets[0].kind != "verity" || targets[0].start != 0 || targets[0].length != v.params.DataSize()/devmapper.SectorSize {
+		return fmt.Errorf("cannot use %s: %w: it is not one verity target over the image", v.name, ErrTable)
+	}
+	want := []string{"1", "-", "-", "4096", "4096", strconv.FormatUint(v.params.DataBlocks, 10),
+		strconv.FormatUint(v.params.HashStart(), 10), "sha256", fmt.Sprintf("%x", v.params.RootHash), v.params.SaltText()}
+	if len(options) > 0 {
+		want = append(append(want, strconv.Itoa(len(options))), options...)
+	}
+	got := strings.Fields(targets[0].text)
+	if len(got) != len(want) {
+		return fmt.Errorf("cannot use %s: %w: %.512q", v.name, ErrTable, targets[0].text)
+	}
+	got[1], got[2] = "-", "-"
+	if !slices.Equal(got, want) {
+		return fmt.Errorf("cannot use %s: %w: %.512q", v.name, ErrTable, targets[0].text)
+	}
+	return nil
+}
+
+// Corrupted reports whether the kernel has met a block that does not match
+// its hash since the table was loaded.
+func (v *Verity) Corrupted() (bool, error) {
+	targets, err := status(v.name, 0)
+	if err != nil {
+		return false, err
+	}
+	if len(targets) != 1 {
+		return false, fmt.Errorf("cannot read the state of %s: %w", v.name, ErrTable)
+	}
+	switch targets[0].text {
+	case "V":
+		return false, nil
+	case "C":
+		return true, nil
+	}
+	return false, fmt.Errorf("cannot read the state of %s: %.16q is neither V nor C", v.name, targets[0].text)
+}
+
+// Path returns the node of an active device: /dev/dm-N, for without udev
+// there is no /dev/mapper/NAME.
+func Path(name string) (string, error) {
+	info, err := devmapper.InfoByName(name)
+	if err != nil {
+		return "", fmt.Errorf("cannot find the mapped device %s: %w", name, err)
+	}
+	return fmt.Sprintf("/dev/dm-%d", unix.Minor(info.DevNo)), nil
+}

@@ -1,0 +1,86 @@
+package dm
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// target is one line of a table as the kernel reports it.
+type target struct {
+	start, length uint64 // 512-byte sectors
+	kind          string
+	text          string // state, or parameters with DM_STATUS_TABLE_FLAG
+}
+
+// statusSize bounds the answer in bytes; a verity table has under 1 KiB.
+const statusSize = 16 << 10
+
+var errStatus = errors.New("the kernel's answer is malformed")
+
+// status asks for the state or the table of an active device
+// (DM_TABLE_STATUS, include/uapi/linux/dm-ioctl.h). It must not be asked for
+// the table of a crypt target, which has the key in it.
+func status(name string, flags uint32) ([]target, error) {
+	// A slice of words, for the structures in it are aligned to 8 bytes.
+	words := make([]uint64, statusSize/8)
+	buf := unsafe.Slice((*byte)(unsafe.Pointer(&words[0])), statusSize)
+	head := (*unix.DmIoctl)(unsafe.Pointer(&words[0]))
+	head.Version = [3]uint32{4, 0, 0}
+	head.Data_size = statusSize
+	head.Data_start = unix.SizeofDmIoctl
+	head.Flags = flags
+	if len(name) >= len(head.Name) {
+		return nil, fmt.Errorf("cannot read the state of %.16q…: the name is too long", name)
+	}
+	copy(head.Name[:], name)
+
+	fd, err := unix.Open("/dev/mapper/control", unix.O_RDWR|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("cannot open the device-mapper: %w", err)
+	}
+	defer unix.Close(fd)
+	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), unix.DM_TABLE_STATUS, uintptr(unsafe.Pointer(head))); errno != 0 {
+		return nil, fmt.Errorf("cannot read the state of %s: %w", name, errno)
+	}
+	if head.Flags&unix.DM_BUFFER_FULL_FLAG != 0 || head.Data_start > statusSize {
+		return nil, fmt.Errorf("cannot read the state of %s: %w", name, errStatus)
+	}
+	targets, err := parseTargets(buf[head.Data_start:], head.Target_count)
+	if err != nil {
+		return nil, fmt.Errorf("cannot read the state of %s: %w", name, err)
+	}
+	return targets, nil
+}
+
+// parseTargets reads struct dm_target_spec: u64 start, u64 length, s32
+// status, u32 offset of the next one from the first, 16 bytes of type; then
+// the text up to a NUL.
+func parseTargets(b []byte, count uint32) ([]target, error) {
+	const size = unix.SizeofDmTargetSpec
+	var out []target
+	for at := uint32(0); count > 0; count-- {
+		if uint64(at)+size > uint64(len(b)) {
+			return nil, errStatus
+		}
+		spec := b[at:]
+		next := binary.NativeEndian.Uint32(spec[20:])
+		text, _, ended := bytes.Cut(spec[size:], []byte{0})
+		kind, _, _ := bytes.Cut(spec[24:40], []byte{0})
+		if !ended || next <= at {
+			return nil, errStatus
+		}
+		out = append(out, target{
+			start:  binary.NativeEndian.Uint64(spec),
+			length: binary.NativeEndian.Uint64(spec[8:]),
+			kind:   string(kind),
+			text:   string(text),
+		})
+		at = next
+	}
+	return out, nil
+}

@@ -1,0 +1,105 @@
+// Package root mounts the unlocked image and makes it the root.
+//
+// What runs there afterwards is the owner's; nothing here protects it from
+// itself.
+package root
+
+import (
+	"fmt"
+	"os"
+
+	"github.com/u-root/u-root/pkg/mount"
+	"golang.org/x/sys/unix"
+
+	"cocoroot/unlock/policy"
+)
+
+// Where the boot keeps things. All of it is gone from view, or moved, once
+// the image's init runs.
+const (
+	// RunDir is where the status file stands.
+	RunDir = "/run/cocoroot"
+	// newRoot is where the root to be is put together.
+	newRoot = "/newroot"
+	lower   = "/lower" // the image
+	upper   = "/upper" // a tmpfs with the overlay's two folders
+)
+
+const noExec = unix.MS_NOSUID | unix.MS_NOEXEC | unix.MS_NODEV
+
+// apiMount is a file system of the kernel, and whether it goes on into the
+// new root. What is mounted below another one moves with it.
+type apiMount struct {
+	path, fsType, data string
+	flags              uintptr
+	moves              bool
+}
+
+var apiMounts = []apiMount{
+	{"/proc", "proc", "", noExec, true},
+	{"/sys", "sysfs", "", noExec, true},
+	{"/sys/kernel/security", "securityfs", "", noExec, false},
+	{"/dev", "devtmpfs", "mode=0755", unix.MS_NOSUID, true},
+	{"/run", "tmpfs", "mode=0755", unix.MS_NOSUID | unix.MS_NODEV, true},
+}
+
+// MountAPI mounts proc, sysfs, securityfs, devtmpfs and a tmpfs on /run.
+func MountAPI() error {
+	for _, m := range apiMounts {
+		if err := os.MkdirAll(m.path, 0o755); err != nil {
+			return fmt.Errorf("cannot mount %s: %w", m.fsType, err)
+		}
+		if _, err := mount.Mount(m.fsType, m.path, m.fsType, m.data, m.flags); err != nil {
+			return fmt.Errorf("cannot mount %s: %w", m.fsType, err)
+		}
+	}
+	return nil
+}
+
+// Mount mounts the image on device read-only and puts the writable layer of
+// the policy over it.
+func Mount(device string, p policy.Policy) error {
+	for _, dir := range []string{newRoot, lower, upper} {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return fmt.Errorf("cannot mount the image: %w", err)
+		}
+	}
+	image := lower
+	if !p.Overlay.RAM {
+		image = newRoot
+	}
+	if _, err := mount.Mount(device, image, string(p.FSType), p.RootFlags, unix.MS_RDONLY); err != nil {
+		return fmt.Errorf("cannot mount the image: %w", err)
+	}
+	if !p.Overlay.RAM {
+		return nil
+	}
+	return mountOverlay(p.Overlay)
+}
+
+// mountOverlay puts a tmpfs over the image. The overlay holds on to both
+// layers, so that neither needs to stay visible anywhere.
+func mountOverlay(o policy.Overlay) error {
+	data := "mode=0755"
+	if o.Size != "" {
+		data += ",size=" + o.Size
+	}
+	if _, err := mount.Mount("cocoroot", upper, "tmpfs", data, 0); err != nil {
+		return fmt.Errorf("cannot mount the writable layer: %w", err)
+	}
+	for _, dir := range []string{upper + "/upper", upper + "/work"} {
+		if err := os.Mkdir(dir, 0o755); err != nil {
+			return fmt.Errorf("cannot mount the writable layer: %w", err)
+		}
+	}
+	data = "lowerdir=" + lower + ",upperdir=" + upper + "/upper,workdir=" + upper + "/work"
+	if _, err := mount.Mount("overlay", newRoot, "overlay", data, 0); err != nil {
+		return fmt.Errorf("cannot mount the writable layer: %w", err)
+	}
+	for _, layer := range []string{lower, upper} {
+		if err := mount.Unmount(layer, false, true); err != nil {
+			return fmt.Errorf("cannot hide the layers of the root: %w", err)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,180 @@
+package root
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/u-root/u-root/pkg/mount"
+	"golang.org/x/sys/unix"
+)
+
+// What keeps a root from being switched to.
+var (
+	// ErrNoInit means that the image has no program at the given path.
+	ErrNoInit = errors.New("the image has no such program")
+	// ErrUnsafe means that switching, which deletes the old root, was asked
+	// for where it would delete something else.
+	ErrUnsafe = errors.New("this is not the first process in an initramfs")
+)
+
+// CheckInit sees that the mounted image has an executable regular file at
+// path. Symbolic links, absolute ones too, are followed inside the image.
+func CheckInit(path string) error { return checkInit(newRoot, path) }
+
+func checkInit(root, path string) error {
+	dir, err := unix.Open(root, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("cannot look into the image: %w", err)
+	}
+	defer unix.Close(dir)
+	fd, err := unix.Openat2(dir, path, &unix.OpenHow{Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: unix.RESOLVE_IN_ROOT})
+	if err == unix.ENOENT || err == unix.ENOTDIR {
+		return fmt.Errorf("cannot start %s: %w", path, ErrNoInit)
+	}
+	if err != nil {
+		return fmt.Errorf("cannot start %s: %w", path, err)
+	}
+	defer unix.Close(fd)
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return fmt.Errorf("cannot start %s: %w", path, err)
+	}
+	if st.Mode&unix.S_IFMT != unix.S_IFREG || st.Mode&0o111 == 0 {
+		return fmt.Errorf("cannot start %s: %w: it is not an executable file", path, ErrNoInit)
+	}
+	return nil
+}
+
+// Switch makes the mounted image the root: it moves the kernel's file
+// systems, frees the initramfs, and executes path with argv and env. It only
+// returns on failure. CheckInit comes before it, for nothing can be taken
+// back afterwards.
+func Switch(path string, argv, env []string) error {
+	old, err := guard()
+	if err != nil {
+		return fmt.Errorf("cannot switch root: %w", err)
+	}
+	for _, m := range apiMounts {
+		if !m.moves {
+			continue
+		}
+		if err := moveInto(m.path); err != nil {
+			return fmt.Errorf("cannot switch root: %w", err)
+		}
+	}
+	if err := unix.Chdir(newRoot); err != nil {
+		return fmt.Errorf("cannot switch root: %w", err)
+	}
+	if err := unix.Mount(".", "/", "", unix.MS_MOVE, ""); err != nil {
+		return fmt.Errorf("cannot switch root: %w", err)
+	}
+	if err := unix.Chroot("."); err != nil {
+		return fmt.Errorf("cannot switch root: %w", err)
+	}
+	if err := unix.Chdir("/"); err != nil {
+		return fmt.Errorf("cannot switch root: %w", err)
+	}
+	if err := removeTree(old); err != nil {
+		return fmt.Errorf("cannot free the initramfs: %w", err)
+	}
+	return fmt.Errorf("cannot start %s: %w", path, unix.Exec(path, argv, env))
+}
+
+// Magic numbers of statfs(2) (include/uapi/linux/magic.h).
+const (
+	ramfsMagic = 0x858458f6
+	tmpfsMagic = 0x01021994
+)
+
+// guard sees that deleting the old root deletes an initramfs and nothing
+// else, and returns it opened.
+func guard() (*os.File, error) {
+	if os.Getpid() != 1 {
+		return nil, fmt.Errorf("%w: process %d", ErrUnsafe, os.Getpid())
+	}
+	var fs unix.Statfs_t
+	if err := unix.Statfs("/", &fs); err != nil {
+		return nil, err
+	}
+	if fs.Type != ramfsMagic && fs.Type != tmpfsMagic {
+		return nil, fmt.Errorf("%w: the root has file system type %#x", ErrUnsafe, fs.Type)
+	}
+	var here, there unix.Stat_t
+	if err := unix.Stat("/", &here); err != nil {
+		return nil, err
+	}
+	if err := unix.Stat(newRoot, &there); err != nil {
+		return nil, err
+	}
+	if here.Dev == there.Dev {
+		return nil, fmt.Errorf("%w: nothing is mounted on %s", ErrUnsafe, newRoot)
+	}
+	return os.Open("/")
+}
+
+// moveInto moves the mount at path to the same path in the new root.
+func moveInto(path string) error {
+	target := filepath.Join(newRoot, path)
+	fi, err := os.Lstat(target)
+	if errors.Is(err, os.ErrNotExist) {
+		if err = os.Mkdir(target, 0o755); err != nil {
+			return fmt.Errorf("the image has no %s and none can be made: %w", path, err)
+		}
+		fi, err = os.Lstat(target)
+	}
+	if err != nil {
+		return err
+	}
+	if !fi.IsDir() { // a link could lead out of the new root
+		return fmt.Errorf("%s in the image is not a directory", path)
+	}
+	_, err = mount.Mount(path, target, "", "", unix.MS_MOVE)
+	return err
+}
+
+// removeTree deletes everything below dir that lies on its own file system,
+// and closes dir. It goes through directory descriptors, so no link and no
+// mount can lead it elsewhere.
+func removeTree(dir *os.File) error {
+	defer dir.Close()
+	var own unix.Stat_t
+	if err := unix.Fstat(int(dir.Fd()), &own); err != nil {
+		return err
+	}
+	names, err := dir.Readdirnames(0)
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		if err := removeEntry(int(dir.Fd()), own.Dev, name); err != nil {
+			return fmt.Errorf("%s: %w", name, err)
+		}
+	}
+	return nil
+}
+
+func removeEntry(dir int, dev uint64, name string) error {
+	var st unix.Stat_t
+	if err := unix.Fstatat(dir, name, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+		return err
+	}
+	if st.Dev != dev {
+		return nil
+	}
+	if st.Mode&unix.S_IFMT != unix.S_IFDIR {
+		return unix.Unlinkat(dir, name, 0)
+	}
+	fd, err := unix.Openat(dir, name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	if err := removeTree(os.NewFile(uintptr(fd), name)); err != nil {
+		return err
+	}
+	if err := unix.Unlinkat(dir, name, unix.AT_REMOVEDIR); err != nil && err != unix.EBUSY {
+		return err // busy: something is mounted on it
+	}
+	return nil
+}

@@ -1,0 +1,175 @@
+package unseal
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"runtime/debug"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"cocoroot/unlock/fatal"
+)
+
+// ChildName is the child's argv[0].
+const ChildName = "cocoroot-unseal"
+
+// Step is a finished step and how long it took.
+type Step struct {
+	Name     string        `json:"name"`
+	Duration time.Duration `json:"ns"`
+}
+
+// report is what the child says at its end, in JSON on file descriptor 3.
+type report struct {
+	Code  fatal.Code `json:"code,omitempty"` // empty: it worked
+	Text  string     `json:"text,omitempty"`
+	Steps []Step     `json:"steps"`
+}
+
+const (
+	reportFD = 3
+	// maxReport bounds what the first process reads from the child, bytes.
+	maxReport = 64 << 10
+	// baseMemory is what the child may use besides half of the RAM, bytes.
+	baseMemory = 64 << 20
+)
+
+func isInvalid(err error) bool { return errors.Is(err, unix.EINVAL) }
+
+// Run does the job in a child and returns its steps. When ctx ends the child
+// is killed, and Run returns without waiting for a child that cannot die
+// because the disk does not answer.
+func Run(ctx context.Context, job Job) ([]Step, error) {
+	text, err := json.Marshal(job)
+	if err != nil {
+		return nil, err
+	}
+	jobRead, jobWrite, err := os.Pipe()
+	if err != nil {
+		return nil, err
+	}
+	defer jobRead.Close()
+	reportRead, reportWrite, err := os.Pipe()
+	if err != nil {
+		return nil, err
+	}
+	defer reportRead.Close()
+	child, err := os.StartProcess("/proc/self/exe", []string{ChildName}, &os.ProcAttr{
+		Dir: "/",
+		// A Go traceback would show nothing of the heap, but nobody at
+		// this console could use it either.
+		Env:   []string{"GOTRACEBACK=none"},
+		Files: []*os.File{jobRead, os.Stdout, os.Stderr, reportWrite},
+	})
+	reportWrite.Close()
+	if err != nil {
+		return nil, fatal.Errorf(fatal.Crash, "cannot start the unsealing process: %w", err)
+	}
+	_, err = jobWrite.Write(text) // less than a pipe holds
+	jobWrite.Close()
+	if err != nil {
+		child.Kill()
+		return nil, fatal.Errorf(fatal.Crash, "cannot talk to the unsealing process: %w", err)
+	}
+
+	type end struct {
+		steps []Step
+		err   error
+	}
+	done := make(chan end, 1)
+	go func() {
+		steps, err := wait(child, reportRead)
+		done <- end{steps, err}
+	}()
+	select {
+	case e := <-done:
+		return e.steps, e.err
+	case <-ctx.Done():
+		child.Kill()
+		return nil, fatal.Errorf(fatal.Deadline, "unlocking did not end in time; the disk may not answer, or the key derivation is too costly for this machine")
+	}
+}
+
+// wait reads the child's report and its end. Only a report of success and an
+// exit code of 0 together are a success.
+func wait(child *os.Process, from io.Reader) ([]Step, error) {
+	text, readErr := io.ReadAll(io.LimitReader(from, maxReport))
+	state, err := child.Wait()
+	if err != nil {
+		return nil, fatal.Errorf(fatal.Crash, "cannot wait for the unsealing process: %w", err)
+	}
+	var r report
+	if readErr != nil || json.Unmarshal(text, &r) != nil {
+		return nil, fatal.Errorf(fatal.Crash, "the unsealing process ended without a word (%s); the machine may have too little memory for the key derivation", state)
+	}
+	if r.Code != "" {
+		return r.Steps, fatal.Errorf(r.Code, "%s", r.Text)
+	}
+	if !state.Success() {
+		return r.Steps, fatal.Errorf(fatal.Crash, "the unsealing process failed (%s)", state)
+	}
+	return r.Steps, nil
+}
+
+// Child is the whole life of the child; it does not return.
+func Child() {
+	var r report
+	if err := child(&r.Steps); err != nil {
+		r.Code, r.Text = fatal.CodeOf(err, fatal.Crash), err.Error()
+	}
+	text, err := json.Marshal(r)
+	if err == nil {
+		_, err = os.NewFile(reportFD, "report").Write(text)
+	}
+	if err != nil {
+		os.Exit(1)
+	}
+	os.Exit(0)
+}
+
+func child(steps *[]Step) (err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			err = fatal.Errorf(fatal.Crash, "unlocking crashed: %v", r)
+		}
+	}()
+	var job Job
+	if err := json.NewDecoder(io.LimitReader(os.Stdin, maxReport)).Decode(&job); err != nil {
+		return fmt.Errorf("cannot read the job: %w", err)
+	}
+	if err := limitMemory(); err != nil {
+		return err
+	}
+	name, began := "", time.Now()
+	step := func(next string) {
+		if name != "" {
+			*steps = append(*steps, Step{name, time.Since(began)})
+		}
+		name, began = next, time.Now()
+	}
+	defer step("")
+	return unseal(job, step)
+}
+
+// limitMemory bounds the child: half of the RAM, and a little for itself.
+// The kernel then refuses more, and Go ends the child, not the machine.
+func limitMemory() error {
+	var info unix.Sysinfo_t
+	if err := unix.Sysinfo(&info); err != nil {
+		return fmt.Errorf("cannot read the size of the memory: %w", err)
+	}
+	limit := info.Totalram*uint64(info.Unit)/2 + baseMemory
+	if err := unix.Setrlimit(unix.RLIMIT_DATA, &unix.Rlimit{Cur: limit, Max: limit}); err != nil {
+		return fmt.Errorf("cannot limit the memory: %w", err)
+	}
+	if err := unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{}); err != nil {
+		return fmt.Errorf("cannot forbid core dumps: %w", err)
+	}
+	debug.SetMemoryLimit(int64(limit))
+	return nil
+}

@@ -1,0 +1,213 @@
+// Package unseal turns the measured disk into a decrypted one: dm-verity,
+// the key from the injected secret, the LUKS2 header, dm-crypt.
+//
+// All bytes that the host controls are handled here, and the key as well, so
+// it runs in a process of its own (Child) that the first process supervises
+// (Run): what crashes, hangs or eats memory here is a failed boot like any
+// other, and the kernel takes back, zeroed, all memory that held the key.
+//
+// It does not remove the secret: the first process does, whatever happens
+// here. The volume key stays in the kernel for as long as the root is used.
+package unseal
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+
+	"github.com/anatol/luks.go"
+
+	"cocoroot/unlock/dm"
+	"cocoroot/unlock/efi"
+	"cocoroot/unlock/fatal"
+	"cocoroot/unlock/luks2"
+	"cocoroot/unlock/secmem"
+	"cocoroot/unlock/secret"
+	"cocoroot/unlock/verity"
+)
+
+// Names of the two device-mapper devices.
+const (
+	VerityName = "cocoroot-verity"
+	RootName   = "cocoroot-root"
+)
+
+// Job is what the child has to do. All of it is measured but the device.
+type Job struct {
+	Device string        `json:"device"`
+	Image  verity.Params `json:"image"`
+	Key    efi.GUID      `json:"key"`
+}
+
+// unseal does the job; step is called with the name of each step before it.
+func unseal(job Job, step func(string)) error {
+	step("verity")
+	v, err := dm.ActivateVerity(VerityName, job.Device, job.Image)
+	if err != nil {
+		return fatal.Errorf(fatal.Disk, "%w; is dm-verity in the kernel?", err)
+	}
+	path, err := dm.Path(VerityName)
+	if err != nil {
+		return &fatal.Error{Code: fatal.Disk, Err: err}
+	}
+	info, err := checkHeader(v, path, job.Image.DataSize())
+	if err != nil {
+		return err
+	}
+	step("key")
+	key, err := readKey(job.Key)
+	if err != nil {
+		return err
+	}
+	defer key.Close()
+	step("unlock")
+	withoutResidue(func() { err = open(path, info, key) })
+	if err != nil {
+		return blameVerity(v, err)
+	}
+	return nil
+}
+
+// checkHeader reads the LUKS2 header from the verified device and holds it
+// against the allow-list.
+func checkHeader(v *dm.Verity, path string, size uint64) (luks2.Info, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return luks2.Info{}, &fatal.Error{Code: fatal.Disk, Err: err}
+	}
+	defer f.Close()
+	header, err := readHeader(f)
+	if err != nil {
+		return luks2.Info{}, blameVerity(v, err)
+	}
+	info, err := luks2.Check(header, size, luks2.Limits{})
+	if err != nil {
+		return luks2.Info{}, refused(err)
+	}
+	return info, nil
+}
+
+// readHeader reads the first copy of the header, as long as it says it is.
+func readHeader(f io.ReaderAt) ([]byte, error) {
+	first := make([]byte, luks2.BinaryHeaderSize)
+	if _, err := f.ReadAt(first, 0); err != nil {
+		return nil, fatal.Errorf(fatal.Disk, "cannot read the LUKS header: %w", err)
+	}
+	size, err := luks2.HeaderSize(first)
+	if err != nil {
+		return nil, refused(err)
+	}
+	header := make([]byte, size)
+	if _, err := f.ReadAt(header, 0); err != nil {
+		return nil, fatal.Errorf(fatal.Disk, "cannot read the LUKS header: %w", err)
+	}
+	return header, nil
+}
+
+func refused(err error) error {
+	return fatal.Errorf(fatal.LUKSHeader, "%w; seal the image with cocoroot seal, or with cryptsetup's LUKS2 defaults and one keyslot", err)
+}
+
+// blameVerity names the hash as the cause of err where the kernel has met a
+// block that does not match it.
+func blameVerity(v *dm.Verity, err error) error {
+	if bad, statusErr := v.Corrupted(); statusErr == nil && bad {
+		return fatal.Errorf(fatal.Verity, "the disk does not hold the measured image (%w); boot it with the command line it was sealed with", err)
+	}
+	return err
+}
+
+// readKey reads the key entry into locked memory.
+func readKey(g efi.GUID) (*secmem.Buffer, error) {
+	store, err := secret.OpenStore(secret.Dirs)
+	if errors.Is(err, secret.ErrNoStore) {
+		return nil, whyNoStore()
+	}
+	if err != nil {
+		return nil, &fatal.Error{Code: fatal.SecretNone, Err: err}
+	}
+	key, err := store.Read(g)
+	switch {
+	case errors.Is(err, secret.ErrAbsent):
+		return nil, fatal.Errorf(fatal.SecretAbsent, "%w; inject the disk key under this GUID, or name another with cocoroot.key=", err)
+	case errors.Is(err, secmem.ErrEmpty), errors.Is(err, secmem.ErrTooLong):
+		return nil, fatal.Errorf(fatal.SecretForm, "%w", err)
+	case err != nil:
+		return nil, fatal.Errorf(fatal.SecretNone, "%w", err)
+	}
+	return key, nil
+}
+
+// open tries the key as it is and, since some writers end it with a NUL that
+// is not part of it, without one trailing NUL.
+func open(path string, info luks2.Info, key *secmem.Buffer) error {
+	device, err := luks.Open(path)
+	if err != nil {
+		return fatal.Errorf(fatal.LUKSHeader, "cannot open the LUKS header: %w", err)
+	}
+	defer device.Close()
+	pass := key.Bytes()
+	volume, err := device.UnsealVolume(info.Keyslot, pass)
+	if n := len(pass) - 1; errors.Is(err, luks.ErrPassphraseDoesNotMatch) && n > 0 && pass[n] == 0 {
+		volume, err = device.UnsealVolume(info.Keyslot, pass[:n])
+	}
+	if errors.Is(err, luks.ErrPassphraseDoesNotMatch) {
+		return fatal.Errorf(fatal.LUKSKey, "the injected key does not open the image; inject the key file that was written when it was sealed")
+	}
+	if err != nil {
+		return fatal.Errorf(fatal.LUKSHeader, "cannot unlock the image: %w", err)
+	}
+	if err := sameVolume(volume, path, info); err != nil {
+		return err
+	}
+	if err := volume.SetupMapper(RootName); err != nil {
+		return fatal.Errorf(fatal.LUKSMap, "%w; is dm-crypt with aes-xts in the kernel?", err)
+	}
+	return nil
+}
+
+// sameVolume sees that the library read from the header what the allow-list
+// let through, before any of it reaches a device-mapper table.
+func sameVolume(v *luks.Volume, path string, info luks2.Info) error {
+	want := luks.Volume{
+		BackingDevice:     path,
+		UUID:              info.UUID,
+		LuksType:          "LUKS2",
+		StorageEncryption: info.Encryption,
+		StorageSectorSize: info.SectorSize,
+		StorageOffset:     info.Offset,
+		StorageSize:       info.Size,
+	}
+	same := v.BackingDevice == want.BackingDevice && len(v.Flags) == 0 && v.UUID == want.UUID &&
+		v.LuksType == want.LuksType && v.StorageEncryption == want.StorageEncryption && v.StorageIvTweak == 0 &&
+		v.StorageSectorSize == want.StorageSectorSize && v.StorageOffset == want.StorageOffset && v.StorageSize == want.StorageSize
+	if !same {
+		return fatal.Errorf(fatal.LUKSHeader, "cannot use the image: the LUKS library read its header in another way than the allow-list")
+	}
+	return nil
+}
+
+// driver is where the kernel shows the module once it is loaded.
+const driver = "/sys/bus/platform/drivers/efi_secret"
+
+// whyNoStore tells the causes of a missing folder apart: it asks the driver
+// to bind once more and reads the answer (efi_secret.c: EINVAL for a table
+// that it refuses, ENODEV for an area without the table's GUID).
+func whyNoStore() error {
+	if _, err := os.Stat(driver); err != nil {
+		return fatal.Errorf(fatal.NoDriver, "the kernel has no efi_secret driver; build it with CONFIG_EFI_SECRET, and put the module into the archive (cocoroot initrd --modules)")
+	}
+	err := os.WriteFile(driver+"/bind", []byte("efi_secret.0"), 0)
+	if isInvalid(err) {
+		return fatal.Errorf(fatal.SecretTable, "the injected secret table is corrupt and the kernel took none of it; build it with cocoroot secret build")
+	}
+	return fatal.Errorf(fatal.SecretNone, "no secret was injected (%s); launch the guest with its secret", reason(err))
+}
+
+func reason(err error) string {
+	if err == nil {
+		return "the driver found an empty area"
+	}
+	return fmt.Sprintf("driver: %v", errors.Unwrap(err))
+}
