@@ -278,7 +278,7 @@ func TestBadAnswers(t *testing.T) {
 		{"both", `{"return": {}, "error": {}, "id": 2}` + "\n", ErrProtocol},
 		{"neither", `{"id": 2}` + "\n", ErrProtocol},
 		{"wrong type", `{"return": [], "id": 2}` + "\n", ErrProtocol},
-		{"line too long", `{"return": "` + strings.Repeat("x", maxLine) + `", "id": 2}` + "\n", ErrProtocol},
+		{"line too long", `{"return": {}, "pad": "` + strings.Repeat("x", maxLine) + `", "id": 2}` + "\n", ErrProtocol},
 		{"event too long", `{"event": "E", "data": "` + strings.Repeat("x", maxEventData) + `"}` + "\n", ErrProtocol},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
