@@ -3,8 +3,8 @@ package policy
 import (
 	"errors"
 	"fmt"
-	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -29,24 +29,35 @@ type Disk struct {
 	Name string
 }
 
+// diskForms are the ways to name a disk, and how long a name may be: 20 bytes
+// in a virtio-blk serial, 36 characters in a GPT partition's name.
 var diskForms = []struct {
 	kind   DiskKind
 	prefix string
-	name   *regexp.Regexp
+	most   int
 }{
-	{ByPath, "/dev/", regexp.MustCompile(`^[A-Za-z0-9_-][A-Za-z0-9_.-]{0,31}$`)},
-	{BySerial, "serial:", regexp.MustCompile(`^[A-Za-z0-9_.-]{1,20}$`)},
-	{ByPARTUUID, "PARTUUID=", regexp.MustCompile(`^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$`)},
-	{ByPARTLABEL, "PARTLABEL=", regexp.MustCompile(`^[A-Za-z0-9_.-]{1,36}$`)},
+	{ByPath, "/dev/", 32},
+	{BySerial, "serial:", 20},
+	{ByPARTUUID, "PARTUUID=", 36},
+	{ByPARTLABEL, "PARTLABEL=", 36},
+}
+
+// isName reports whether s is 1 to most letters, digits, dots, underscores and
+// dashes, without a dot in front.
+func isName(s string, most int) bool {
+	const allowed = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-."
+	return s != "" && len(s) <= most && s[0] != '.' && strings.Trim(s, allowed) == ""
 }
 
 var errDisk = errors.New("not one of /dev/NAME, serial:NAME, PARTUUID=…, PARTLABEL=…")
 
-// ParseDisk reads the value of cocoroot.disk=. A PARTUUID is taken in lower
-// case, a serial has at most the 20 bytes that virtio-blk carries.
+// ParseDisk reads the value of cocoroot.disk=. A PARTUUID is in lower case.
 func ParseDisk(s string) (Disk, error) {
 	for _, f := range diskForms {
-		if name, ok := strings.CutPrefix(s, f.prefix); ok && f.name.MatchString(name) {
+		if name, ok := strings.CutPrefix(s, f.prefix); ok && isName(name, f.most) {
+			if g, err := efi.Parse(name); f.kind == ByPARTUUID && (err != nil || g.String() != name) {
+				break
+			}
 			return Disk{f.kind, name}, nil
 		}
 	}
@@ -70,7 +81,18 @@ type Overlay struct {
 	Size string // tmpfs size=, empty for the kernel's default of half the RAM
 }
 
-var overlaySize = regexp.MustCompile(`^([1-9][0-9]{0,9}[KMG]|[1-9][0-9]?%|100%)$`)
+// isSize reports whether s is a number with K, M or G, or a percentage.
+func isSize(s string) bool {
+	if s == "" {
+		return false
+	}
+	number, unit := s[:len(s)-1], s[len(s)-1]
+	n, err := strconv.ParseUint(number, 10, 32)
+	if err != nil || n == 0 || number[0] == '0' {
+		return false
+	}
+	return unit == '%' && n <= 100 || strings.IndexByte("KMG", unit) >= 0
+}
 
 // ParseOverlay reads the value of cocoroot.overlay=: ram, ram:SIZE or none.
 // SIZE is a number with K, M or G (powers of 1024), or a percentage of RAM.
@@ -80,7 +102,7 @@ func ParseOverlay(s string) (Overlay, error) {
 		return Overlay{}, nil
 	case s == "ram":
 		return Overlay{RAM: true}, nil
-	case sized && overlaySize.MatchString(size):
+	case sized && isSize(size):
 		return Overlay{RAM: true, Size: size}, nil
 	}
 	return Overlay{}, fmt.Errorf("%.64q is not ram, ram:SIZE (such as ram:512M or ram:25%%) or none", s)

@@ -1,0 +1,264 @@
+package main_test
+
+import (
+	"bytes"
+	"encoding/binary"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"cocoroot/initramfs/measure"
+	"cocoroot/initramfs/squashfs"
+	"cocoroot/unlock/policy"
+	"cocoroot/unlock/secret"
+	"cocoroot/unlock/verity"
+)
+
+func TestBoots(t *testing.T) {
+	t.Parallel()
+	g := standardImage(t).boots(t)
+	kept := entry(t, otherGUID, []byte("a secret for the workload"))
+	g.entries = append(g.entries, kept)
+	g.cmdline += " key=value -- first second"
+	e := g.runs(t)
+	for _, want := range []string{
+		"boot-test: arguments first second",
+		"boot-test: mounts / /proc /sys /sys/kernel/security /dev /run",
+		"boot-test: entries " + otherGUID.String(),
+		"boot-test: late file read",
+		"key=value",
+	} {
+		if !strings.Contains(e.console, want) {
+			t.Errorf("the console lacks %q", want)
+		}
+	}
+	// Seen from outside: the key's bytes and name are zero, the entry that
+	// the workload keeps is whole.
+	key := g.entries[0].Data.Bytes()
+	if bytes.Contains(e.page, key) || bytes.Contains(e.page, policy.DefaultKey[:]) {
+		t.Error("the disk key is still in the guest's memory")
+	}
+	if first := e.page[20 : 20+16]; !bytes.Equal(first, make([]byte, 16)) {
+		t.Errorf("GUID of the first entry = %x; want the NULL GUID", first)
+	}
+	if data := e.page[40 : 40+len(key)]; !bytes.Equal(data, make([]byte, len(key))) {
+		t.Errorf("data of the first entry = %x; want zeros", data)
+	}
+	if !bytes.Contains(e.page, kept.Data.Bytes()) {
+		t.Error("the workload's entry is gone")
+	}
+}
+
+func TestKeepNone(t *testing.T) {
+	t.Parallel()
+	g := standardImage(t).boots(t)
+	g.entries = append(g.entries, entry(t, otherGUID, []byte("a secret for nobody")))
+	g.cmdline += " cocoroot.keep=none"
+	e := g.runs(t)
+	g.wiped(t, e)
+	if strings.Contains(e.console, otherGUID.String()) {
+		t.Error("an entry that nothing names is still there")
+	}
+}
+
+func TestDiskBySerialAndNoOverlay(t *testing.T) {
+	t.Parallel()
+	g := standardImage(t).boots(t)
+	g.cmdline = strings.Replace(g.cmdline, "=/dev/vda", "=serial:sealed", 1) + " cocoroot.overlay=none"
+	e := g.runs(t)
+	if !strings.Contains(e.console, "boot-test: verity 1") { // dd's one line: read-only file system
+		t.Error("the root could be written to")
+	}
+}
+
+func TestKeyWithTrailingNUL(t *testing.T) {
+	t.Parallel()
+	g := standardImage(t).boots(t)
+	g.entries[0] = entry(t, policy.DefaultKey, append(g.entries[0].Data.Bytes(), 0))
+	g.wiped(t, g.runs(t))
+}
+
+// What is measured was changed: the firmware lets none of it run.
+func TestFirmwareRefuses(t *testing.T) {
+	measured := func(g *guest) []byte {
+		t.Helper()
+		table, err := measure.NewHashesTable(bytes.NewReader(read(t, g.kernel)), bytes.NewReader(read(t, g.initrd)), g.cmdline)
+		if err != nil {
+			t.Fatal(err)
+		}
+		b := table.Marshal()
+		return b[:]
+	}
+	for name, change := range map[string]func(*testing.T, *guest){
+		"kernel":       func(t *testing.T, g *guest) { g.kernel = changed(t, g.kernel, 1<<20) },
+		"initrd":       func(t *testing.T, g *guest) { g.initrd = changed(t, g.initrd, 1<<10) },
+		"command line": func(_ *testing.T, g *guest) { g.cmdline += " init=/bin/sh" },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			g := standardImage(t).boots(t)
+			g.hashes = measured(g)
+			change(t, g)
+			g.refusedByFirmware(t)
+		})
+	}
+}
+
+// The image on the disk is not the measured one.
+func TestImageTampered(t *testing.T) {
+	p := standardImage(t).policy.Image
+	for name, offset := range map[string]int64{
+		"LUKS header":             128,
+		"LUKS header, JSON":       4096 + 100,
+		"keyslot":                 32768 + 10,
+		"ciphertext, first block": 1<<20 + 17,
+		"top hash-tree block":     int64(p.HashStart()) * verity.BlockSize,
+		"lowest hash-tree level":  int64(p.DeviceSize()) - verity.BlockSize,
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			g := standardImage(t).boots(t)
+			if name == "lowest hash-tree level" {
+				offset = lowestLevel(p)
+			}
+			g.image = changed(t, g.image, offset)
+			g.fails(t, "VERITY")
+		})
+	}
+}
+
+// lowestLevel returns where the digest of data block 0 stands: the lowest
+// level is the last one on the disk.
+func lowestLevel(p verity.Params) int64 {
+	const perBlock = verity.BlockSize / verity.DigestSize
+	blocks := (p.DataBlocks + perBlock - 1) / perBlock
+	return int64(p.DeviceSize() - blocks*verity.BlockSize)
+}
+
+func TestWrongRootHash(t *testing.T) {
+	t.Parallel()
+	s := standardImage(t)
+	g := s.boots(t)
+	g.cmdline = strings.Replace(g.cmdline, s.policy.Image.String(), wrongRoot(s.policy.Image).String(), 1)
+	g.fails(t, "VERITY")
+}
+
+// Verity is lazy: a changed block that is read after the start stops the
+// guest then, and its content reaches nobody.
+func TestLateBlockTampered(t *testing.T) {
+	t.Parallel()
+	s := standardImage(t)
+	g := s.boots(t)
+	fs := filepath.Join(t.TempDir(), "fs")
+	if err := squashfs.Make(t.Context(), filepath.Join(filepath.Dir(s.path), "root"), fs, 0); err != nil {
+		t.Fatal(err)
+	}
+	at := bytes.Index(read(t, fs), []byte(lateMarker))
+	if at < 0 {
+		t.Fatal("the late file does not stand as it is in the file system")
+	}
+	g.image = changed(t, g.image, 1<<20+int64(at)+4096)
+	e := g.run(t, bootLimit)
+	if !strings.Contains(e.console, "boot-test: late file next") {
+		t.Error("the image's program did not come as far as the changed file")
+	}
+	if !strings.Contains(e.Panic, "dm-verity device corrupted") {
+		t.Errorf("panic = %q; want dm-verity's", e.Panic)
+	}
+	if strings.Contains(e.console, "boot-test: late file read") || strings.Contains(e.console, lateMarker) {
+		t.Error("the changed file was read")
+	}
+}
+
+func TestSecretFailures(t *testing.T) {
+	for name, tc := range map[string]struct {
+		change func(*testing.T, *guest)
+		want   string
+	}{
+		"wrong key": {func(t *testing.T, g *guest) {
+			g.entries[0] = entry(t, policy.DefaultKey, bytes.Repeat([]byte("k"), 64))
+		}, "LUKS-KEY"},
+		"key without its last byte": {func(t *testing.T, g *guest) {
+			key := g.entries[0].Data.Bytes()
+			g.entries[0] = entry(t, policy.DefaultKey, key[:len(key)-1])
+		}, "LUKS-KEY"},
+		"key entry absent": {func(t *testing.T, g *guest) {
+			g.entries[0] = entry(t, otherGUID, g.entries[0].Data.Bytes())
+		}, "SECRET-ABSENT"},
+		"key entry empty": {func(t *testing.T, g *guest) {
+			g.entries = []secret.Entry{entry(t, policy.DefaultKey, nil)}
+		}, "SECRET-FORM"},
+		"nothing injected": {func(_ *testing.T, g *guest) { g.entries = nil }, "SECRET-NONE"},
+		"table corrupt": {func(t *testing.T, g *guest) {
+			table, err := secret.Build(g.entries, 0xc00)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer table.Close()
+			g.table = bytes.Clone(table.Bytes())
+			binary.LittleEndian.PutUint32(g.table[16:], 0xc01) // longer than the area
+		}, "SECRET-TABLE"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			g := standardImage(t).boots(t)
+			tc.change(t, g)
+			g.fails(t, tc.want)
+		})
+	}
+}
+
+func TestDiskFailures(t *testing.T) {
+	for name, tc := range map[string]struct {
+		change func(*testing.T, *guest)
+		want   string
+	}{
+		"absent": {func(_ *testing.T, g *guest) {
+			g.image = ""
+			g.cmdline += " cocoroot.timeout=2s"
+		}, "DISK-ABSENT"},
+		"other name": {func(_ *testing.T, g *guest) {
+			g.cmdline = strings.Replace(g.cmdline, "/dev/vda", "serial:other", 1) + " cocoroot.timeout=2s"
+		}, "DISK-ABSENT"},
+		"too small": {func(t *testing.T, g *guest) {
+			whole := read(t, g.image)
+			g.image = filepath.Join(t.TempDir(), "short")
+			write(t, g.image, whole[:len(whole)-verity.BlockSize])
+		}, "DISK-SIZE"},
+		"no program": {func(_ *testing.T, g *guest) { g.cmdline += " init=/sbin/absent" }, "ROOT-INIT"},
+		"other file system": {func(_ *testing.T, g *guest) {
+			g.cmdline = strings.Replace(g.cmdline, "rootfstype=squashfs", "rootfstype=ext4", 1)
+		}, "ROOT-MOUNT"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			g := standardImage(t).boots(t)
+			tc.change(t, g)
+			g.fails(t, tc.want)
+		})
+	}
+}
+
+func TestPolicyRefused(t *testing.T) {
+	for name, change := range map[string]func(string) string{
+		"unknown parameter":  func(s string) string { return s + " cocoroot.shell=1" },
+		"repeated parameter": func(s string) string { return s + " cocoroot.disk=/dev/vda" },
+		"missing":            func(string) string { return "console=ttyS0 panic=-1" },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			g := standardImage(t).boots(t)
+			g.cmdline = change(g.cmdline)
+			g.fails(t, "POLICY")
+		})
+	}
+}
+
+// The archive has no driver for the secrets, and the kernel has it not built in.
+func TestKernelWithoutDriver(t *testing.T) {
+	t.Parallel()
+	g := standardImage(t).boots(t)
+	g.initrd = bareInitrd(t)
+	g.entries = nil // nobody in the guest could wipe it
+	g.fails(t, "NO-EFI-SECRET")
+}

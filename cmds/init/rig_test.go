@@ -1,0 +1,380 @@
+package main_test
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"cocoroot/initramfs/launch"
+	"cocoroot/initramfs/ovmf"
+	"cocoroot/initramfs/qmp"
+	"cocoroot/unlock/efi"
+	"cocoroot/unlock/policy"
+	"cocoroot/unlock/secmem"
+	"cocoroot/unlock/secret"
+	"cocoroot/unlock/verity"
+)
+
+// The boots run the real chain: OVMF, kernel, efi_secret and init under QEMU,
+// without SEV hardware. build.sh test makes what they need.
+
+// buildDir is where build.sh leaves its artifacts.
+const buildDir = "../../build"
+
+// bootLimit ends a guest that neither boots nor fails. A boot takes 5 to 30 s.
+const bootLimit = 4 * time.Minute
+
+// refusal is how long a guest that must not speak is listened to: several
+// times what the kernel's first line takes.
+const refusal = 40 * time.Second
+
+// ran is what the test image's program prints first.
+const ran = "boot-test: the image's program runs"
+
+// otherGUID is an entry that is not the disk key.
+var otherGUID = efi.MustParse("11111111-2222-3333-4444-555555555555")
+
+// artifact returns the path of something that build.sh built.
+func artifact(t *testing.T, name string) string {
+	t.Helper()
+	path, err := filepath.Abs(filepath.Join(buildDir, name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(path); err == nil {
+		return path
+	}
+	missing(t, path+" is not built; ./build.sh test builds it")
+	return ""
+}
+
+// missing skips where something that a test needs is not there, and fails
+// where nothing may be missing.
+func missing(t *testing.T, text string) {
+	t.Helper()
+	if os.Getenv("COCOROOT_REQUIRE_TOOLS") == "1" {
+		t.Fatal(text)
+	}
+	t.Skip(text)
+}
+
+// sealedImage is what cocoroot seal made of a root.
+type sealedImage struct {
+	path    string
+	key     []byte
+	cmdline string
+	policy  policy.Policy
+}
+
+// seal seals a root with the tool that users have.
+func seal(t *testing.T, dir, root string, args ...string) sealedImage {
+	t.Helper()
+	path := filepath.Join(dir, "image")
+	cmd := exec.Command(artifact(t, "cocoroot"), append([]string{"seal", root, "-o", path}, args...)...)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("cocoroot seal: %v\n%s", err, out)
+	}
+	image := sealedImage{path: path, key: read(t, path+".key"), cmdline: strings.TrimSuffix(string(read(t, path+".cmdline")), "\n")}
+	var err error
+	if image.policy, err = policy.Parse(image.cmdline); err != nil {
+		t.Fatal(err)
+	}
+	return image
+}
+
+func read(t *testing.T, path string) []byte {
+	t.Helper()
+	data, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return data
+}
+
+// testRoot makes a small root: busybox and a program that says it runs.
+func testRoot(t *testing.T, dir, script string) string {
+	t.Helper()
+	busybox, err := exec.LookPath("busybox")
+	if err != nil {
+		missing(t, "busybox is not installed (Debian: busybox-static)")
+	}
+	root := filepath.Join(dir, "root")
+	for _, d := range []string{"bin", "sbin", "dev", "proc", "run", "sys"} {
+		if err := os.MkdirAll(filepath.Join(root, d), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write(t, filepath.Join(root, "bin/busybox"), read(t, busybox))
+	write(t, filepath.Join(root, "sbin/init"), []byte("#!/bin/busybox sh\n/bin/busybox --install -s /bin\nPATH=/bin\necho \""+ran+"\"\n"+script+"\npoweroff -f\n"))
+	return root
+}
+
+func write(t *testing.T, path string, data []byte) {
+	t.Helper()
+	if err := os.WriteFile(path, data, 0o755); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// lateMarker stands at the start of the file that is read late, and lateData
+// is that file: random, so that squashfs stores it as it is.
+const lateMarker = "LATE-CONTENT-0123456789"
+
+func lateData() []byte {
+	data := make([]byte, 256<<10)
+	rand.New(rand.NewSource(1)).Read(data)
+	copy(data, lateMarker)
+	return data
+}
+
+// testScript is the program of the image that most boots use.
+const testScript = `
+echo "boot-test: arguments $*"
+echo "boot-test: environment $(env | sort | tr '\n' ' ')"
+echo "boot-test: mounts $(cut -d' ' -f2 /proc/mounts | tr '\n' ' ')"
+echo "boot-test: entries $(ls /sys/kernel/security/secrets/coco | tr '\n' ' ')"
+echo "boot-test: verity $(dd if=/dev/zero of=/written bs=1k count=1 2>&1 | wc -l)"
+echo "boot-test: late file next"
+grep -a -q LATE-CONTENT /late && echo "boot-test: late file read"
+`
+
+// standard is the image that most boots use, sealed once.
+var standard struct {
+	once  sync.Once
+	dir   string
+	image sealedImage
+}
+
+func standardImage(t *testing.T) sealedImage {
+	t.Helper()
+	standard.once.Do(func() {
+		dir, err := os.MkdirTemp("", "cocoroot-boot-")
+		if err != nil {
+			t.Fatal(err)
+		}
+		standard.dir = dir
+		root := testRoot(t, dir, testScript)
+		write(t, filepath.Join(root, "late"), lateData())
+		standard.image = seal(t, dir, root)
+	})
+	if standard.image.path == "" {
+		missing(t, "the image of the boot tests could not be sealed")
+	}
+	return standard.image
+}
+
+func TestMain(m *testing.M) {
+	code := m.Run()
+	if standard.dir != "" {
+		os.RemoveAll(standard.dir)
+	}
+	os.Exit(code)
+}
+
+// guest is one boot: what it boots from, and what it must do.
+type guest struct {
+	image   string // path; empty for no disk
+	cmdline string
+	entries []secret.Entry
+	table   []byte // instead of the table of entries
+	kernel  string
+	initrd  string
+	hashes  []byte // instead of the table of what boots
+	extra   []string
+	memory  int
+}
+
+// boots returns a guest that boots the image.
+func (s sealedImage) boots(t *testing.T) *guest {
+	t.Helper()
+	return &guest{
+		image: s.path, cmdline: s.cmdline, entries: []secret.Entry{entry(t, policy.DefaultKey, s.key)},
+		kernel: artifact(t, "bzImage"), initrd: artifact(t, "initrd.img"),
+	}
+}
+
+func entry(t *testing.T, g efi.GUID, data []byte) secret.Entry {
+	t.Helper()
+	b, err := secmem.New(max(len(data), 1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { b.Close() })
+	copy(b.Bytes(), data)
+	b.Truncate(len(data))
+	return secret.Entry{GUID: g, Data: b}
+}
+
+// ended is a guest that has ended.
+type ended struct {
+	launch.Outcome
+	console string
+	page    []byte // the secret area as it lay in memory at the end
+	err     error
+}
+
+// run boots the guest and reads the secret area from outside at its end.
+func (g *guest) run(t *testing.T, limit time.Duration) ended {
+	t.Helper()
+	area := secretArea(t)
+	c := launch.Config{
+		Firmware: artifact(t, "OVMF.amdsev.fd"), Kernel: g.kernel, Initrd: g.initrd, Cmdline: g.cmdline,
+		Memory: g.memory, SecretTable: g.table, HashesTable: g.hashes, ExtraArgs: g.extra,
+	}
+	if g.image != "" {
+		c.Disks = []launch.Disk{{Path: g.image, Serial: "sealed"}}
+	}
+	if g.table == nil && g.entries != nil {
+		table, err := secret.Build(g.entries, int(area.Size))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer table.Close()
+		c.SecretTable = table.Bytes()
+	}
+	var e ended
+	c.OnShutdown = func(ctx context.Context, q *qmp.Client) error {
+		var err error
+		e.page, err = readMemory(ctx, t, q, uint64(area.Base), uint64(area.Size))
+		return err
+	}
+	var console bytes.Buffer
+	ctx, cancel := context.WithTimeout(t.Context(), limit)
+	defer cancel()
+	e.Outcome, e.err = launch.Run(ctx, c, &console)
+	e.console = console.String()
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Logf("console:\n%s", e.console)
+		}
+	})
+	return e
+}
+
+// readMemory reads guest-physical memory over QMP.
+func readMemory(ctx context.Context, t *testing.T, q *qmp.Client, base, size uint64) ([]byte, error) {
+	path := filepath.Join(t.TempDir(), "memory")
+	args := map[string]any{"val": base, "size": size, "filename": path}
+	if err := q.Execute(ctx, "pmemsave", args, nil); err != nil {
+		return nil, err
+	}
+	return os.ReadFile(path)
+}
+
+func secretArea(t *testing.T) ovmf.Area {
+	t.Helper()
+	fw, err := ovmf.Parse(read(t, artifact(t, "OVMF.amdsev.fd")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return fw.Secret
+}
+
+// runs boots a guest that must reach the image's program and power off.
+func (g *guest) runs(t *testing.T) ended {
+	t.Helper()
+	e := g.run(t, bootLimit)
+	if e.err != nil || e.Reason != "guest-shutdown" || e.Fatal != nil || e.Panic != "" {
+		t.Fatalf("outcome = %+v, %v; want a clean power-off", e.Outcome, e.err)
+	}
+	if !strings.Contains(e.console, ran) {
+		t.Fatal("the image's program did not run")
+	}
+	return e
+}
+
+// fails boots a guest that must end with the code, without reaching the
+// image's program and without leaving any entry's bytes in the secret area.
+func (g *guest) fails(t *testing.T, want string) ended {
+	t.Helper()
+	e := g.run(t, bootLimit)
+	if e.err != nil {
+		t.Fatalf("launch: %v", e.err)
+	}
+	if e.Fatal == nil || string(e.Fatal.Code) != want {
+		t.Errorf("FATAL = %+v (panic %q); want %s", e.Fatal, e.Panic, want)
+	}
+	if n := strings.Count(e.console, "cocoroot: FATAL"); n != 1 {
+		t.Errorf("%d FATAL lines; want 1", n)
+	}
+	if strings.Contains(e.console, ran) {
+		t.Error("the image's program ran")
+	}
+	if e.Reason != "guest-shutdown" {
+		t.Errorf("the guest ended by %q; want a power-off", e.Reason)
+	}
+	if g.table == nil {
+		g.wiped(t, e)
+	}
+	return e
+}
+
+// wiped sees that no entry's bytes are left in the secret area.
+func (g *guest) wiped(t *testing.T, e ended) {
+	t.Helper()
+	if len(e.page) == 0 {
+		t.Fatal("the secret area was not read")
+	}
+	for _, n := range g.entries {
+		if bytes.Contains(e.page, n.Data.Bytes()) {
+			t.Errorf("entry %s is still in the guest's memory", n.GUID)
+		}
+	}
+}
+
+// refusedByFirmware boots a guest of which nothing may ever be heard.
+func (g *guest) refusedByFirmware(t *testing.T) {
+	t.Helper()
+	e := g.run(t, refusal)
+	if e.Spoke || strings.Contains(e.console, "Linux") || strings.Contains(e.console, "cocoroot") {
+		t.Error("the guest's kernel ran")
+	}
+	if e.err == nil || !errors.Is(e.err, context.DeadlineExceeded) && !errors.Is(e.err, launch.ErrNotBooted) {
+		t.Errorf("launch error = %v; want a firmware that stands still or finds nothing to boot", e.err)
+	}
+}
+
+// changed copies a file and flips one bit of the byte at offset.
+func changed(t *testing.T, path string, offset int64) string {
+	t.Helper()
+	out := filepath.Join(t.TempDir(), filepath.Base(path))
+	from, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer from.Close()
+	to, err := os.Create(out)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer to.Close()
+	if _, err := io.Copy(to, from); err != nil {
+		t.Fatal(err)
+	}
+	var b [1]byte
+	if _, err := to.ReadAt(b[:], offset); err != nil {
+		t.Fatal(err)
+	}
+	b[0] ^= 1
+	if _, err := to.WriteAt(b[:], offset); err != nil {
+		t.Fatal(err)
+	}
+	return out
+}
+
+// wrongRoot returns the parameters with another root hash.
+func wrongRoot(p verity.Params) verity.Params {
+	p.RootHash = sha256.Sum256(fmt.Append(nil, p.RootHash))
+	return p
+}

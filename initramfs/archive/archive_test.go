@@ -1,0 +1,171 @@
+package archive
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/klauspost/compress/zstd"
+	"github.com/u-root/u-root/pkg/cpio"
+)
+
+// builtInit builds the guest's init as build.sh does, with the package's
+// path and the runtimesecret experiment in its build information.
+func builtInit(t *testing.T, experiment string, args ...string) []byte {
+	t.Helper()
+	out := filepath.Join(t.TempDir(), "init")
+	cmd := exec.Command("go", append([]string{"build", "-trimpath", "-o", out}, args...)...)
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOEXPERIMENT="+experiment, "GOFLAGS=-buildvcs=false")
+	if text, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("go build: %v\n%s", err, text)
+	}
+	data, err := os.ReadFile(out)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return data
+}
+
+const initPath = "cocoroot/cmds/init"
+
+func build(t *testing.T, c Contents) []byte {
+	t.Helper()
+	var b bytes.Buffer
+	if err := Write(&b, c); err != nil {
+		t.Fatal(err)
+	}
+	return b.Bytes()
+}
+
+func TestArchiveMembers(t *testing.T) {
+	c := Contents{
+		Init: builtInit(t, "runtimesecret", initPath),
+		Modules: []Module{
+			{"/lib/modules/6.12/kernel/z.ko", []byte("z")},
+			{"/lib/modules/6.12/kernel/a.ko", []byte("a")},
+		},
+	}
+	archived := build(t, c)
+	if !bytes.Equal(archived, build(t, c)) {
+		t.Error("two builds of the same contents differ")
+	}
+	dec, err := zstd.NewReader(bytes.NewReader(archived))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer dec.Close()
+	plain, err := io.ReadAll(dec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var names []string
+	err = cpio.ForEachRecord(cpio.Newc.Reader(bytes.NewReader(plain)), func(r cpio.Record) error {
+		names = append(names, r.Name)
+		if r.UID != 0 || r.GID != 0 || r.MTime != 0 || r.Mode&0o022 != 0 && r.Name != "dev/null" {
+			t.Errorf("%v; want owner 0:0, time 0, not writable by others", r.Info)
+		}
+		if r.Name == "etc/cocoroot/modules" {
+			text, _ := io.ReadAll(io.NewSectionReader(r, 0, int64(r.FileSize)))
+			if want := "/lib/modules/6.12/kernel/z.ko\n/lib/modules/6.12/kernel/a.ko\n"; string(text) != want {
+				t.Errorf("module list = %q; want the load order %q", text, want)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := "dev dev/console dev/null etc etc/cocoroot etc/cocoroot/modules init lib lib/modules " +
+		"lib/modules/6.12 lib/modules/6.12/kernel lib/modules/6.12/kernel/a.ko lib/modules/6.12/kernel/z.ko"
+	if got := strings.Join(names, " "); got != want {
+		t.Errorf("members = %s\nwant      %s", got, want)
+	}
+}
+
+func TestDuplicateNameIsRefused(t *testing.T) {
+	good := builtInit(t, "runtimesecret", initPath)
+	m := Module{"/lib/modules/a.ko", nil}
+	if err := Write(io.Discard, Contents{Init: good, Modules: []Module{m, m}}); err == nil {
+		t.Error("Write with one module twice succeeded")
+	}
+	// A module may not stand where a folder stands.
+	nested := []Module{m, {"/lib/modules/a.ko/b.ko", nil}}
+	if err := Write(io.Discard, Contents{Init: good, Modules: nested}); !errors.Is(err, ErrDuplicate) {
+		t.Errorf("Write error = %v; want ErrDuplicate", err)
+	}
+}
+
+func TestInitIsChecked(t *testing.T) {
+	for name, data := range map[string][]byte{
+		"empty":            nil,
+		"a script":         []byte("#!/bin/sh\n"),
+		"no clearing":      builtInit(t, "none", initPath),
+		"another program":  builtInit(t, "runtimesecret", "cocoroot/cmds/cocoroot"),
+		"needs the loader": builtInit(t, "runtimesecret", "-buildmode=pie", "-ldflags=-linkmode=internal", initPath),
+	} {
+		if err := Write(io.Discard, Contents{Init: data}); !errors.Is(err, ErrInit) {
+			t.Errorf("%s: Write error = %v; want ErrInit", name, err)
+		}
+	}
+}
+
+func tree(t *testing.T, files map[string]string) string {
+	t.Helper()
+	dir := t.TempDir()
+	for name, data := range files {
+		path := filepath.Join(dir, "lib/modules/6.12", name)
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, []byte(data), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return dir
+}
+
+func TestFindModules(t *testing.T) {
+	dir := tree(t, map[string]string{
+		"modules.dep":     "kernel/efi-secret.ko: kernel/b.ko kernel/c.ko\nkernel/b.ko: kernel/c.ko\nkernel/c.ko:\nkernel/x.ko.xz:\n",
+		"modules.builtin": "kernel/dm-mod.ko\n",
+		"kernel/b.ko":     "b", "kernel/c.ko": "c", "kernel/efi-secret.ko": "e", "kernel/x.ko.xz": "x",
+	})
+	got, err := FindModules(dir, "6.12", EFISecret, "dm_mod", "b")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var order []string
+	for _, m := range got {
+		order = append(order, string(m.Data))
+	}
+	if s := strings.Join(order, ""); s != "cbe" {
+		t.Errorf("load order = %s; want cbe", s)
+	}
+	if _, err := FindModules(dir, "6.12", "absent"); !errors.Is(err, ErrNoModule) {
+		t.Errorf("absent module: %v; want ErrNoModule", err)
+	}
+	if _, err := FindModules(dir, "6.12", "x"); !errors.Is(err, ErrCompressed) {
+		t.Errorf("compressed module: %v; want ErrCompressed", err)
+	}
+	if _, err := FindModules(dir, "6.13", "b"); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("no modules.dep: %v; want ErrNotExist", err)
+	}
+}
+
+// FuzzModulesDep feeds any text as the modules.dep of a tree.
+func FuzzModulesDep(f *testing.F) {
+	f.Add("kernel/efi_secret.ko: kernel/b.ko\nkernel/b.ko:\n") // like TestFindModules
+	f.Add("../../etc/passwd:\n")
+	f.Fuzz(func(t *testing.T, text string) {
+		dir := tree(t, map[string]string{"modules.dep": text})
+		mods, err := FindModules(dir, "6.12", EFISecret)
+		if err == nil && len(mods) > 0 {
+			t.Fatalf("FindModules found %v in an empty tree", mods)
+		}
+	})
+}

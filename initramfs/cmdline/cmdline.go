@@ -1,0 +1,65 @@
+// Package cmdline writes the kernel command line that is measured.
+//
+// Every word of it is there to close something or to make a failure end the
+// guest; see the list in Build. The line says what may boot. It does not keep
+// the image's own programs from listening to the host.
+package cmdline
+
+import (
+	"errors"
+	"fmt"
+	"reflect"
+	"strings"
+
+	"cocoroot/unlock/policy"
+)
+
+// MaxLength is the longest line in bytes that is written: the kernel cuts at
+// 2048, and OVMF puts "initrd=initrd " before it.
+const MaxLength = 2000
+
+// What a line can be refused for.
+var (
+	ErrTooLong = errors.New("the command line is too long")
+	ErrText    = errors.New("text for the command line has a character that cannot stand there")
+)
+
+// fixed is what every line begins with.
+var fixed = []string{
+	"console=ttyS0",
+	// A panic, which cannot wipe, must not hang with the secret in memory.
+	"panic=-1", "oops=panic",
+	// Freed memory holds no secrets, whatever the kernel's default is.
+	"init_on_free=1",
+	// The host is the boot loader; its randomness does not count.
+	"random.trust_bootloader=off",
+	// systemd takes credentials, root and swap from places that the host fills.
+	"systemd.import_credentials=no", "systemd.gpt_auto=no", "systemd.swap=no",
+}
+
+// Build returns the line for a policy, with appended text at its end. The
+// line is read back as the guest will read it: what the guest would refuse,
+// or understand in another way, is an error here.
+func Build(p policy.Policy, appended string) (string, error) {
+	words := append([]string{}, fixed...)
+	words = append(words, "rootfstype="+string(p.FSType))
+	words = append(words, p.Words()...)
+	line := strings.Join(words, " ")
+	if appended != "" {
+		line += " " + appended
+	}
+	if strings.ContainsFunc(line, func(r rune) bool { return r < ' ' || r >= 0x7f }) {
+		return "", fmt.Errorf("cannot write the command line: %w", ErrText)
+	}
+	if len(line) > MaxLength {
+		return "", fmt.Errorf("cannot write the command line: %w: %d bytes, %d are allowed", ErrTooLong, len(line), MaxLength)
+	}
+	read, err := policy.Parse(line)
+	if err != nil {
+		return "", fmt.Errorf("cannot write the command line: the guest would refuse it: %w", err)
+	}
+	if read.FSType != p.FSType || !reflect.DeepEqual(read.Image, p.Image) {
+		return "", fmt.Errorf("cannot write the command line: the appended text changes the image's type")
+	}
+	return line, nil
+}
