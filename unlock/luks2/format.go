@@ -1,0 +1,159 @@
+package luks2
+
+import (
+	"bytes"
+	"crypto/aes"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+
+	"golang.org/x/crypto/pbkdf2"
+	"golang.org/x/crypto/xts"
+)
+
+var (
+	// ErrKDF is returned for a KDF that Format cannot write, or that costs
+	// more than the guest's default limits.
+	ErrKDF = errors.New("not a usable KDF: want PBKDF2 or Argon2id within the default limits")
+	// ErrKey is returned for a volume key or a passphrase that cannot be one.
+	ErrKey = errors.New("not a usable key")
+)
+
+// The region that Format makes, in bytes (specification, section 2): two
+// headers of binary part and JSON area, then the keyslots area.
+const (
+	formatHeader  = minHeaderSize
+	keyslotOffset = 2 * formatHeader
+	keyslotSize   = (stripes*KeySize + 4095) / 4096 * 4096
+	areaSector    = 512 // keyslots are encrypted in sectors of this size
+	saltSize      = 32
+)
+
+// Options says what Format puts into a header.
+type Options struct {
+	Passphrase []byte    // opens the only keyslot; not empty
+	VolumeKey  []byte    // KeySize bytes, from NewVolumeKey
+	KDF        KDF       // of the keyslot
+	UUID       UUID      // the zero UUID means: make one
+	Random     io.Reader // a cryptographic source; crypto/rand.Reader but in tests
+}
+
+// NewVolumeKey fills key, KeySize bytes of the caller's locked memory, from
+// random. XTS is not secure with two equal halves, and the kernel refuses
+// them: such a source is an error.
+func NewVolumeKey(key []byte, random io.Reader) error {
+	if len(key) != KeySize {
+		return fmt.Errorf("%w: a volume key of %d bytes, not %d", ErrKey, len(key), KeySize)
+	}
+	if _, err := io.ReadFull(random, key); err != nil {
+		clear(key)
+		return fmt.Errorf("cannot make a volume key: %w", err)
+	}
+	if bytes.Equal(key[:KeySize/2], key[KeySize/2:]) {
+		clear(key)
+		return fmt.Errorf("%w: both halves of the volume key are the same", ErrKey)
+	}
+	return nil
+}
+
+// Format returns the header region of a new LUKS2 device, HeaderRegion bytes:
+// both headers, one keyslot, one segment of 4096-byte sectors from the
+// region's end to the device's end, one digest.
+//
+// The same options and the same random bytes give the same header. They are
+// read in this order: UUID (16, unless given), salts of the first and second
+// header (64 each), salts of keyslot and digest (32 each), 3999 stripes of
+// KeySize bytes. Passphrase and VolumeKey stay the caller's.
+func Format(o Options) ([]byte, error) {
+	if err := o.validate(); err != nil {
+		return nil, err
+	}
+	if o.UUID == (UUID{}) {
+		var err error
+		if o.UUID, err = NewUUID(o.Random); err != nil {
+			return nil, err
+		}
+	}
+	var salts [2*64 + 2*saltSize]byte
+	if _, err := io.ReadFull(o.Random, salts[:]); err != nil {
+		return nil, fmt.Errorf("cannot make salts: %w", err)
+	}
+	first, second := salts[:64], salts[64:128]
+	kdfSalt, digestSalt := salts[128:128+saltSize], salts[128+saltSize:]
+
+	region := make([]byte, HeaderRegion)
+	if err := fillKeyslot(region[keyslotOffset:keyslotOffset+stripes*KeySize], o, kdfSalt); err != nil {
+		clear(region)
+		return nil, err
+	}
+	text := o.json(kdfSalt, digestSalt)
+	fillHeader(region[:formatHeader], primaryMagic, 0, first, o.UUID, text)
+	fillHeader(region[formatHeader:keyslotOffset], secondaryMagic, formatHeader, second, o.UUID, text)
+	return region, nil
+}
+
+func (o Options) validate() error {
+	if len(o.Passphrase) == 0 {
+		return fmt.Errorf("%w: the passphrase is empty", ErrKey)
+	}
+	if len(o.VolumeKey) != KeySize {
+		return fmt.Errorf("%w: a volume key of %d bytes, not %d", ErrKey, len(o.VolumeKey), KeySize)
+	}
+	if bytes.Equal(o.VolumeKey[:KeySize/2], o.VolumeKey[KeySize/2:]) {
+		return fmt.Errorf("%w: both halves of the volume key are the same", ErrKey)
+	}
+	return o.KDF.validate()
+}
+
+// fillKeyslot writes the volume key, split and encrypted (section 3.2.3): the
+// sectors count from 0 at the area's start.
+func fillKeyslot(area []byte, o Options, salt []byte) error {
+	if err := split(area, o.VolumeKey, o.Random); err != nil {
+		return err
+	}
+	key := o.KDF.derive(o.Passphrase, salt)
+	defer clear(key)
+	c, err := xts.NewCipher(aes.NewCipher, key)
+	if err != nil {
+		return fmt.Errorf("cannot encrypt the keyslot: %w", err)
+	}
+	for i := 0; i*areaSector < len(area); i++ {
+		sector := area[i*areaSector : (i+1)*areaSector]
+		c.Encrypt(sector, sector, uint64(i))
+	}
+	return nil
+}
+
+// json returns the metadata in cryptsetup's order of keys (section 3).
+func (o Options) json(kdfSalt, digestSalt []byte) string {
+	b64 := base64.StdEncoding.EncodeToString
+	digest := pbkdf2.Key(o.VolumeKey, digestSalt, minIterations, sha256.Size, sha256.New)
+	return fmt.Sprintf(`{"keyslots":{"0":{"type":"luks2","key_size":%d,`+
+		`"af":{"type":"luks1","stripes":%d,"hash":"sha256"},`+
+		`"area":{"type":"raw","offset":"%d","size":"%d","encryption":%q,"key_size":%d},`+
+		`"kdf":%s}},"tokens":{},`+
+		`"segments":{"0":{"type":"crypt","offset":"%d","size":"dynamic","iv_tweak":"0","encryption":%q,"sector_size":%d}},`+
+		`"digests":{"0":{"type":"pbkdf2","keyslots":["0"],"segments":["0"],"hash":"sha256","iterations":%d,"salt":%q,"digest":%q}},`+
+		`"config":{"json_size":"%d","keyslots_size":"%d"}}`,
+		KeySize, stripes, keyslotOffset, keyslotSize, Encryption, KeySize, o.KDF.json(b64(kdfSalt)),
+		HeaderRegion, Encryption, FormatSectorSize, minIterations, b64(digestSalt), b64(digest),
+		formatHeader-BinaryHeaderSize, HeaderRegion-keyslotOffset)
+}
+
+// fillHeader writes a binary header and its JSON area.
+func fillHeader(h []byte, magic string, offset uint64, salt []byte, uuid UUID, text string) {
+	copy(h[offMagic:], magic)
+	binary.BigEndian.PutUint16(h[offVersion:], 2)
+	binary.BigEndian.PutUint64(h[offSize:], uint64(len(h)))
+	binary.BigEndian.PutUint64(h[offSequence:], 1)
+	copy(h[offAlgorithm:offSalt], checksumName)
+	copy(h[offSalt:offUUID], salt)
+	copy(h[offUUID:offSubsystem], uuid.String())
+	binary.BigEndian.PutUint64(h[offOffset:], offset)
+	copy(h[BinaryHeaderSize:], text)
+	sum := checksum(h)
+	copy(h[offChecksum:], sum[:])
+}

@@ -1,0 +1,151 @@
+package luks2
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"strconv"
+	"strings"
+	"testing"
+)
+
+// seedTexts returns JSON texts that Check accepts, and the texts with one
+// fault each.
+func seedTexts(t testing.TB) (good, bad []string) {
+	text := jsonText(header(t, region(t, options())))
+	o := options()
+	o.KDF = Argon2id(4, 64, 2)
+	argon := jsonText(header(t, region(t, o)))
+	good = []string{text, argon, strings.Replace(text, `"dynamic"`, `"8192"`, 1), strings.ReplaceAll(text, ",", " , ")}
+	for _, f := range faults {
+		bad = append(bad, f.put(text))
+	}
+	return good, bad
+}
+
+// FuzzCheckJSON puts a text into a header with a right checksum. What Check
+// accepts, a reader with encoding/json's habits (keys in any case, the last
+// of two wins, unknown ones ignored) has to understand in the same way.
+func FuzzCheckJSON(f *testing.F) {
+	good, bad := seedTexts(f)
+	for _, text := range append(good, bad...) {
+		f.Add(text, uint64(deviceSize))
+	}
+	h := header(f, region(f, options()))
+	f.Fuzz(func(t *testing.T, text string, size uint64) {
+		if len(text) > len(h)-BinaryHeaderSize {
+			return
+		}
+		info, err := Check(withJSON(h, text), size, Limits{})
+		if err != nil {
+			var field *FieldError
+			if !errors.As(err, &field) || field.Field == "" || len(err.Error()) > 2000 {
+				t.Errorf("Check(%q) = %v; want a FieldError", text, err)
+			}
+			return
+		}
+		if end := info.Offset + info.Size; end < info.Offset || end > size || info.Size == 0 || info.Offset < 2*minHeaderSize+stripes*KeySize {
+			t.Errorf("Check(%q, %d) = %+v: the segment does not fit", text, size, info)
+		}
+		loosely(t, text, info)
+	})
+}
+
+// loosely reads text as the unlocking library does and compares.
+func loosely(t *testing.T, text string, info Info) {
+	var m struct {
+		Keyslots map[int]struct {
+			KeySize uint `json:"key_size"`
+			Area    struct {
+				Encryption   string
+				Offset, Size json.Number
+			}
+			Kdf struct {
+				Type                           string
+				Iterations, Time, Memory, Cpus uint64
+			}
+		}
+		Tokens   map[int]json.RawMessage
+		Segments map[int]struct {
+			Type, Size, Encryption string
+			Offset                 json.Number
+			IvTweak                json.Number `json:"iv_tweak"`
+			SectorSize             uint64      `json:"sector_size"`
+			Flags                  []string
+		}
+		Digests map[int]struct {
+			Digest             string
+			Keyslots, Segments []json.Number
+		}
+		Config struct{ Flags, Requirements []string }
+	}
+	if err := json.Unmarshal([]byte(text), &m); err != nil {
+		t.Fatalf("Check accepts %q; encoding/json does not: %v", text, err)
+	}
+	slot, segment := m.Keyslots[info.Keyslot], m.Segments[info.Segment]
+	kdf := KDF{Type: slot.Kdf.Type, Iterations: uint32(slot.Kdf.Iterations), Time: uint32(slot.Kdf.Time), MemoryKiB: uint32(slot.Kdf.Memory), CPUs: uint8(slot.Kdf.Cpus)}
+	switch {
+	case len(m.Keyslots) != 1 || len(m.Segments) != 1 || len(m.Digests) != 1 || len(m.Tokens) != 0,
+		len(m.Config.Flags)+len(m.Config.Requirements)+len(segment.Flags) != 0,
+		slot.KeySize != KeySize || slot.Area.Encryption != Encryption || kdf != info.KDF,
+		segment.Type != "crypt" || segment.Encryption != Encryption || segment.IvTweak != "0" || segment.SectorSize != info.SectorSize,
+		segment.Offset.String() != strconv.FormatUint(info.Offset, 10),
+		segment.Size != "dynamic" && segment.Size != strconv.FormatUint(info.Size, 10):
+		t.Errorf("Check(%q) = %+v; encoding/json reads %+v", text, info, m)
+	}
+	for _, d := range m.Digests {
+		if len(d.Digest) < 28 || len(d.Keyslots) != 1 || d.Keyslots[0].String() != strconv.Itoa(info.Keyslot) {
+			t.Errorf("Check(%q) accepts the digest %+v", text, d)
+		}
+	}
+}
+
+// FuzzCheckHeader is about the binary header: its 512 bytes stand before a
+// good JSON text, and the checksum is made right where repair says so.
+func FuzzCheckHeader(f *testing.F) {
+	good := header(f, region(f, options()))
+	f.Add(good[:offPadding2], true)
+	f.Add(good[:offPadding2], false)
+	f.Add([]byte(secondaryMagic), true)
+	f.Fuzz(func(t *testing.T, first []byte, repair bool) {
+		h := bytes.Clone(good)
+		copy(h, first)
+		if repair {
+			h = resum(h)
+		}
+		info, err := Check(h, deviceSize, Limits{})
+		if err == nil && (info.HeaderSize != len(h) || !isUUID(info.UUID) || info.Offset+info.Size > deviceSize) {
+			t.Errorf("Check = %+v for %d bytes", info, len(h))
+		}
+		if n, err := HeaderSize(first); err == nil && (n < minHeaderSize || n > maxHeaderSize || len(first) < BinaryHeaderSize) {
+			t.Errorf("HeaderSize(%d bytes) = %d", len(first), n)
+		}
+	})
+}
+
+// TestFuzzSeeds shows that the seeds get past the checksum and into the JSON.
+func TestFuzzSeeds(t *testing.T) {
+	h := header(t, region(t, options()))
+	good, bad := seedTexts(t)
+	if len(good) < 4 || len(bad) < 100 {
+		t.Fatalf("%d good and %d bad seeds; want at least 4 and 100", len(good), len(bad))
+	}
+	for _, text := range good {
+		if _, err := check(h, text); err != nil {
+			t.Errorf("seed %q: Check = %v", text, err)
+		}
+	}
+	inside := 0
+	for _, text := range bad {
+		_, err := check(h, text)
+		var field *FieldError
+		if !errors.As(err, &field) {
+			t.Errorf("seed %q: Check = %v; want a FieldError", text, err)
+		} else if !strings.HasPrefix(field.Field, "header:") {
+			inside++
+		}
+	}
+	if inside < 80 {
+		t.Errorf("%d of the seeds are refused for a field of the JSON; want at least 80", inside)
+	}
+}
