@@ -1,0 +1,138 @@
+package launch
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os/exec"
+	"strconv"
+	"strings"
+
+	"cocoroot/initramfs/ovmf"
+)
+
+// Version is a QEMU release.
+type Version struct{ Major, Minor int }
+
+// ErrVersion is returned for a program that does not say which QEMU it is.
+var ErrVersion = errors.New("not a QEMU that states its version")
+
+// AtLeast reports whether v is release major.minor or a later one.
+func (v Version) AtLeast(major, minor int) bool {
+	return v.Major > major || v.Major == major && v.Minor >= minor
+}
+
+// QEMUVersion asks the program which QEMU it is.
+func QEMUVersion(ctx context.Context, program string) (Version, error) {
+	out, err := exec.CommandContext(ctx, program, "--version").Output()
+	if err != nil {
+		return Version{}, fmt.Errorf("cannot run %s --version: %w", program, err)
+	}
+	return parseVersion(string(out))
+}
+
+// parseVersion reads "QEMU emulator version 7.2.22 (Debian …)".
+func parseVersion(s string) (Version, error) {
+	const prefix = "QEMU emulator version "
+	line, _, _ := strings.Cut(s, "\n")
+	numbers, ok := strings.CutPrefix(line, prefix)
+	if !ok {
+		return Version{}, fmt.Errorf("%w: it says %.80q", ErrVersion, line)
+	}
+	major, rest, _ := strings.Cut(numbers, ".")
+	minor := rest[:len(rest)-len(strings.TrimLeft(rest, "0123456789"))]
+	a, errA := strconv.ParseUint(major, 10, 16)
+	b, errB := strconv.ParseUint(minor, 10, 16)
+	if errA != nil || errB != nil {
+		return Version{}, fmt.Errorf("%w: it says %.80q", ErrVersion, line)
+	}
+	return Version{int(a), int(b)}, nil
+}
+
+// names is what QEMU is told to open. An empty name stands for nothing to
+// open, an empty console for standard output.
+type names struct {
+	firmware, kernel, initrd string
+	hashes, secret           string
+	console                  string // file or pipe to write to
+	control                  string // number of a connected socket for QMP; with it the guest waits for cont
+}
+
+// arguments builds QEMU's command line. It is the same for the same input.
+func arguments(c Config, v Version, fw ovmf.Firmware, n names) []string {
+	args := []string{
+		"-no-user-config", "-nodefaults", "-nographic", "-no-reboot",
+		"-machine", "q35", "-accel", c.Accel, "-cpu", cpu(c.Accel, v),
+		"-m", strconv.Itoa(c.Memory), "-smp", strconv.Itoa(c.CPUs),
+		"-bios", n.firmware, "-kernel", n.kernel,
+	}
+	if n.initrd != "" {
+		args = append(args, "-initrd", n.initrd)
+	}
+	args = append(args, "-append", c.Cmdline)
+	if !v.AtLeast(10, 0) {
+		// Before QEMU 10 the guest gets the kernel with a setup header that
+		// QEMU has filled in, and its hash does not match. The firmware
+		// prefers this file, which QEMU 10 provides itself.
+		args = append(args, "-fw_cfg", "name=etc/boot/kernel,file="+escape(n.kernel))
+	}
+	if n.hashes != "" {
+		args = append(args, "-device", loader(n.hashes, fw.Hashes))
+	}
+	if n.secret != "" {
+		args = append(args, "-device", loader(n.secret, fw.Secret))
+	}
+	for i, d := range c.Disks {
+		args = append(args, d.arguments(i)...)
+	}
+	args = append(args, consoleArguments(n.console)...)
+	if n.control != "" {
+		args = append(args, "-S", "-chardev", "socket,id=control,fd="+n.control, "-mon", "chardev=control,mode=control")
+	}
+	if c.QMPSocket != "" {
+		args = append(args, "-chardev", "socket,id=qmp,server=on,wait=off,path="+escape(c.QMPSocket), "-mon", "chardev=qmp,mode=control")
+	}
+	if c.OnShutdown != nil {
+		args = append(args, "-no-shutdown")
+	}
+	return append(args, c.ExtraArgs...)
+}
+
+// cpu returns the newest EPYC that the release knows. TCG lacks some of its
+// features and says so on stderr.
+func cpu(accel string, v Version) string {
+	switch {
+	case accel == "kvm":
+		return "host"
+	case v.AtLeast(8, 1):
+		return "EPYC-Genoa"
+	default:
+		return "EPYC-Milan"
+	}
+}
+
+func loader(file string, to ovmf.Area) string {
+	return fmt.Sprintf("loader,file=%s,addr=%#x,force-raw=on", escape(file), to.Base)
+}
+
+func (d Disk) arguments(i int) []string {
+	drive := fmt.Sprintf("if=none,id=disk%d,format=raw,file=%s", i, escape(d.Path))
+	if !d.Writable {
+		drive += ",readonly=on"
+	}
+	device := fmt.Sprintf("virtio-blk-pci,drive=disk%d", i)
+	if d.Serial != "" {
+		device += ",serial=" + escape(d.Serial)
+	}
+	return []string{"-drive", drive, "-device", device}
+}
+
+func consoleArguments(path string) []string {
+	if path == "" {
+		return []string{"-serial", "stdio"}
+	}
+	return []string{"-chardev", "file,id=console,path=" + escape(path), "-serial", "chardev:console"}
+}
+
+// escape doubles commas, which separate QEMU's options.
+func escape(s string) string { return strings.ReplaceAll(s, ",", ",,") }

@@ -1,0 +1,92 @@
+package launch
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"cocoroot/initramfs/ovmf"
+	"cocoroot/initramfs/qmp"
+)
+
+var update = flag.Bool("update", false, "write the golden files anew")
+
+func TestArguments(t *testing.T) {
+	fw := ovmf.Firmware{Secret: ovmf.Area{Base: 0x810000, Size: 0xc00}, Hashes: ovmf.Area{Base: 0x810c00, Size: 0x400}}
+	full := Config{
+		Cmdline: "console=ttyS0, quiet",
+		Disks:   []Disk{{Path: "/images/a,b.img", Serial: "root"}, {Path: "/dev/sdb", Writable: true}},
+		Memory:  2048, CPUs: 2, Accel: "tcg",
+		QMPSocket:  "/run/qmp,1",
+		ExtraArgs:  []string{"-device", "virtio-rng-pci"},
+		OnShutdown: func(context.Context, *qmp.Client) error { return nil },
+	}
+	fullNames := names{
+		firmware: "/proc/self/fd/3", kernel: "/proc/self/fd/4", initrd: "/proc/self/fd/5",
+		hashes: "/proc/self/fd/6", secret: "/proc/self/fd/7", console: "/proc/self/fd/8", control: "9",
+	}
+	least := Config{Memory: 1024, CPUs: 1, Accel: "kvm"}
+	leastNames := names{firmware: "OVMF,1.fd", kernel: "bz,Image"}
+	for _, tt := range []struct {
+		golden string
+		c      Config
+		v      Version
+		n      names
+	}{
+		{"full-7.2", full, Version{7, 2}, fullNames},
+		{"full-10.0", full, Version{10, 0}, fullNames},
+		{"least-9.2", least, Version{9, 2}, leastNames},
+		{"least-11.1", least, Version{11, 1}, leastNames},
+	} {
+		path := filepath.Join("testdata", "args-"+tt.golden+".txt")
+		got := strings.Join(arguments(tt.c, tt.v, fw, tt.n), "\n") + "\n"
+		if *update {
+			if err := os.WriteFile(path, []byte(got), 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+		want, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got != string(want) {
+			t.Errorf("arguments for %s =\n%s\nwant\n%s", tt.golden, got, want)
+		}
+	}
+}
+
+func TestParseVersion(t *testing.T) {
+	for text, want := range map[string]Version{
+		"QEMU emulator version 7.2.22 (Debian 1:7.2+dfsg-7+deb12u18+b3)\nCopyright": {7, 2},
+		"QEMU emulator version 10.0.2 (Debian 1:10.0.2+ds-2~bpo12+1)\n":             {10, 0},
+		"QEMU emulator version 8.1rc0":                                              {8, 1},
+		"QEMU emulator version 9.2":                                                 {9, 2},
+	} {
+		if got, err := parseVersion(text); err != nil || got != want {
+			t.Errorf("parseVersion(%q) = %v, %v; want %v", text, got, err, want)
+		}
+	}
+	for _, text := range []string{"", "\n", "QEMU emulator version ", "QEMU emulator version 7", "QEMU emulator version x.2", "QEMU emulator version 7.-2", "qemu-img version 7.2", "QEMU emulator version 99999999999.1"} {
+		if got, err := parseVersion(text); !errors.Is(err, ErrVersion) {
+			t.Errorf("parseVersion(%q) = %v, %v; want ErrVersion", text, got, err)
+		}
+	}
+}
+
+func TestAtLeast(t *testing.T) {
+	for _, tt := range []struct {
+		v            Version
+		major, minor int
+		want         bool
+	}{
+		{Version{8, 1}, 8, 1, true}, {Version{8, 0}, 8, 1, false}, {Version{9, 0}, 8, 1, true}, {Version{7, 2}, 8, 1, false}, {Version{10, 0}, 10, 0, true},
+	} {
+		if got := tt.v.AtLeast(tt.major, tt.minor); got != tt.want {
+			t.Errorf("%v.AtLeast(%d, %d) = %v", tt.v, tt.major, tt.minor, got)
+		}
+	}
+}

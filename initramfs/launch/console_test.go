@@ -1,0 +1,97 @@
+package launch
+
+import (
+	"reflect"
+	"strings"
+	"testing"
+)
+
+func TestObserver(t *testing.T) {
+	const screen = "\x1b[2J\x1b[001;001H\x1b[=3h\x1b[8;056;240t"
+	long := strings.Repeat("x", maxLine)
+	for _, tt := range []struct {
+		name, text string
+		want       Outcome
+	}{
+		{"nothing", "", Outcome{}},
+		{"only the firmware's screen", screen + "\r\n", Outcome{}},
+		{"firmware", screen + "BdsDxe: failed to load Boot0002\r\nBdsDxe: No bootable option was found.\r\n", Outcome{Firmware: "BdsDxe: No bootable option was found."}},
+		{"firmware, then the kernel", screen + "BdsDxe: loading Boot0001\r\n[    0.0] Linux\r\nBdsDxe: No bootable option\n", Outcome{Firmware: "BdsDxe: loading Boot0001", Spoke: true}},
+		{"kernel", screen + "EFI stub: hello", Outcome{Spoke: true}},
+		{"fatal", "cocoroot: FATAL NO_KEY: inject it\r\n", Outcome{Spoke: true, Fatal: &Fatal{"NO_KEY", "inject it"}}},
+		{"fatal without line break", "cocoroot: FATAL a-1: b", Outcome{Spoke: true, Fatal: &Fatal{"a-1", "b"}}},
+		{"fatal behind the screen's", screen + "cocoroot: FATAL X: y\n", Outcome{Spoke: true, Fatal: &Fatal{"X", "y"}}},
+		{"fatal in the middle", "[ 1.0] usb 1-1: newcocoroot: FATAL X: y\n", Outcome{Spoke: true, Fatal: &Fatal{"X", "y"}}},
+		{"first of two", "cocoroot: FATAL X: y\ncocoroot: FATAL Z: z\n", Outcome{Spoke: true, Fatal: &Fatal{"X", "y"}}},
+		{"control characters", "cocoroot: FATAL X: a\x1b[31mb\x07c\u009bd\xff\n", Outcome{Spoke: true, Fatal: &Fatal{"X", "abcd\uFFFD"}}},
+		{"no code", "cocoroot: FATAL : y\ncocoroot: FATAL two words: y\ncocoroot: FATAL " + strings.Repeat("X", 65) + ": y\n", Outcome{Spoke: true}},
+		{"not init's", "cocoroot: mounted\nFATAL X: y\n", Outcome{Spoke: true}},
+		{"panic", "[ 1.0] Kernel panic - not syncing: VFS\r\n[ 1.0] ---[ end Kernel panic - not syncing: other ]---\n", Outcome{Spoke: true, Panic: "Kernel panic - not syncing: VFS"}},
+		{"behind a long line", long + "\ncocoroot: FATAL X: y\n", Outcome{Spoke: true, Fatal: &Fatal{"X", "y"}}},
+		{"too far in a long line", long + "cocoroot: FATAL X: y\n", Outcome{Spoke: true}},
+		{"cut by the long line", "cocoroot: FATAL X: " + long, Outcome{Spoke: true, Fatal: &Fatal{"X", long[:maxLine-19]}}},
+	} {
+		for _, step := range []int{1, 7, 1 << 20} {
+			var out strings.Builder
+			o := newObserver(&out)
+			for b := []byte(tt.text); len(b) > 0; b = b[min(step, len(b)):] {
+				o.Write(b[:min(step, len(b))])
+				if len(o.line) > maxLine {
+					t.Fatalf("%s: %d bytes of a line are kept", tt.name, len(o.line))
+				}
+			}
+			got, err := o.outcome()
+			want := tt.want
+			want.Bytes = int64(len(tt.text))
+			if err != nil || !reflect.DeepEqual(got, want) {
+				t.Errorf("%s, %d bytes at a time: %+v, fatal %+v, %v; want %+v", tt.name, step, got, got.Fatal, err, want)
+			}
+			if out.String() != tt.text {
+				t.Errorf("%s: passed on %.200q; want what came in", tt.name, out.String())
+			}
+			refused := strings.HasPrefix(want.Firmware, noBootOption)
+			if isClosed(o.started) != (tt.text != "") || isClosed(o.nothing) != refused {
+				t.Errorf("%s: started %v, nothing to boot %v", tt.name, isClosed(o.started), isClosed(o.nothing))
+			}
+		}
+	}
+}
+
+func isClosed(c chan struct{}) bool {
+	select {
+	case <-c:
+		return true
+	default:
+		return false
+	}
+}
+
+func FuzzObserver(f *testing.F) {
+	// TestObserver sees that texts like these reach each part.
+	f.Add([]byte("\x1b[2JBdsDxe: No bootable option was found.\r\nBdsDxe: No bootable option\n"), 3)
+	f.Add([]byte("cocoroot: FATAL NO_KEY: inject it\r\nKernel panic - not syncing: x"), 5)
+	f.Fuzz(func(t *testing.T, b []byte, step int) {
+		o := newObserver(nil)
+		step = 1 + (step&0xffff)%4096
+		total := int64(len(b))
+		for ; len(b) > 0; b = b[min(step, len(b)):] {
+			o.Write(b[:min(step, len(b))])
+		}
+		got, err := o.outcome()
+		if err != nil || got.Bytes != total {
+			t.Errorf("%d bytes, %v; want %d", got.Bytes, err, total)
+		}
+		for _, s := range []string{got.Firmware, got.Panic, text(got.Fatal)} {
+			if strings.ContainsAny(s, "\x1b\n\r\x00\u009b") || len(s) > 3*maxLine {
+				t.Errorf("outcome has %.200q", s)
+			}
+		}
+	})
+}
+
+func text(f *Fatal) string {
+	if f == nil {
+		return ""
+	}
+	return f.Code + f.Text
+}

@@ -1,0 +1,238 @@
+// Package launch boots a sealed image under plain QEMU, as a rehearsal of a
+// confidential launch.
+//
+// Everything inside the guest is real: OVMF verifies kernel, initrd and
+// command line against the hashes table, the kernel finds the secret table,
+// init opens the image and wipes the secret. Only the outside is played: this
+// program writes both tables into the guest's memory, which on SEV hardware
+// the platform's secure processor does, after the owner has seen the launch
+// measurement.
+//
+// So a simulated launch protects nothing. The host holds the secret in the
+// clear and writes it into memory that it can read at any time; nothing is
+// encrypted, nothing is measured by anybody but the host itself, and no
+// report proves anything to anyone. Use keys and images that may be known.
+//
+// Nor does what a guest prints prove anything: its console is a line from the
+// guest through the host to whoever reads it.
+package launch
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"cocoroot/initramfs/measure"
+	"cocoroot/initramfs/ovmf"
+	"cocoroot/initramfs/qmp"
+)
+
+var (
+	// ErrConfig is returned for a Config that cannot be launched.
+	ErrConfig = errors.New("the launch is not well described")
+	// ErrNotBooted is returned when the firmware says that it has found
+	// nothing to boot: kernel and initrd were no match for the hashes table,
+	// or there was no table. (A firmware build without messages does not say
+	// so, it stands still; see Config.OnSilence.)
+	ErrNotBooted = errors.New("the firmware booted nothing")
+)
+
+// Disk is one virtio block device of the guest; the first becomes /dev/vda.
+type Disk struct {
+	Path     string // image in raw format, or block device
+	Serial   string // virtio serial, at most 20 bytes; may be empty
+	Writable bool   // default: opened read-only, for a sealed image never changes
+}
+
+// Config says what to boot. The zero values of QEMU, Memory, CPUs and Accel
+// stand for their defaults; Firmware and Kernel are required.
+type Config struct {
+	QEMU     string // program; default qemu-system-x86_64
+	Firmware string // path of an OVMF build with a hashes area (AmdSev)
+	Kernel   string // path of a bzImage
+	Initrd   string // path; empty for none
+	Cmdline  string // one line, without its line break
+	Disks    []Disk
+	Memory   int    // MiB; default 1024
+	CPUs     int    // default 1
+	Accel    string // "tcg" (default) or "kvm"
+
+	// SecretTable is put where the firmware expects injected secrets.
+	// Run does not change it: wiping it is the caller's.
+	SecretTable []byte
+
+	// ExtraArgs go to the end of QEMU's command line, as they are.
+	ExtraArgs []string
+	// QMPSocket is the path of an additional control socket for other
+	// programs. Whoever can open it can read all of the guest's memory.
+	QMPSocket string
+
+	// HashesTable is for attacks in tests: nil writes the table computed
+	// from what boots, anything else is written instead of it, and an empty
+	// slice that is not nil writes none. With other bytes than those that
+	// boot, the firmware refuses.
+	HashesTable []byte
+
+	// OnSilence, when set, is called once if the console has not had a
+	// single byte Silence after the start. Most firmware builds stand still
+	// without a word when a hash does not match.
+	Silence   time.Duration
+	OnSilence func()
+
+	// OnStart is called before the guest's first instruction; the guest
+	// goes on when it returns nil. The client may be kept and used until
+	// Run returns.
+	OnStart func(context.Context, *qmp.Client) error
+	// OnShutdown, when set, is called when the guest has shut down, reset or
+	// panicked, with QEMU paused and the guest's memory still there to be
+	// read (pmemsave). QEMU ends when it returns.
+	OnShutdown func(context.Context, *qmp.Client) error
+}
+
+// Fatal is init's line about why it did not boot the image.
+type Fatal struct {
+	Code string // stable word
+	Text string // what happened, and what to do about it
+}
+
+// Outcome is how a guest ended. All of it but Reason is from the console: it
+// tells what a guest says, not what is true.
+type Outcome struct {
+	Bytes    int64  // what the console printed, the firmware's control sequences included
+	Firmware string // last line that the firmware's boot manager printed
+	Spoke    bool   // something other than the boot manager printed a line: the kernel ran
+	Fatal    *Fatal // first FATAL line of init, nil if there was none
+	Panic    string // first "Kernel panic - not syncing: …", from these words on
+
+	// Reason is QEMU's: guest-shutdown, guest-reset, guest-panic,
+	// host-qmp-quit, …; empty when the guest did not end by itself.
+	Reason string
+}
+
+// withDefaults returns the configuration with nothing left to guess.
+func (c Config) withDefaults() (Config, error) {
+	if c.QEMU == "" {
+		c.QEMU = "qemu-system-x86_64"
+	}
+	if c.Memory == 0 {
+		c.Memory = 1024
+	}
+	if c.CPUs == 0 {
+		c.CPUs = 1
+	}
+	if c.Accel == "" {
+		c.Accel = "tcg"
+	}
+	disks := make([]Disk, len(c.Disks))
+	for i, d := range c.Disks {
+		// A name that begins with a slash is never taken for one of
+		// QEMU's protocols (nbd:…, json:…).
+		path, err := filepath.Abs(d.Path)
+		if err != nil {
+			return c, fmt.Errorf("cannot find disk %s: %w", d.Path, err)
+		}
+		disks[i] = Disk{path, d.Serial, d.Writable}
+	}
+	if err := c.check(); err != nil {
+		return c, err
+	}
+	c.Disks = disks
+	return c, nil
+}
+
+func (c Config) check() error {
+	if err := measure.CheckCmdline(c.Cmdline); err != nil {
+		return fmt.Errorf("%w: %w", ErrConfig, err)
+	}
+	switch {
+	case c.Firmware == "":
+		return fmt.Errorf("%w: firmware is missing", ErrConfig)
+	case c.Kernel == "":
+		return fmt.Errorf("%w: kernel is missing", ErrConfig)
+	case c.Memory < 0 || c.CPUs < 0:
+		return fmt.Errorf("%w: %d MiB of memory, %d CPUs", ErrConfig, c.Memory, c.CPUs)
+	case c.Accel != "tcg" && c.Accel != "kvm":
+		return fmt.Errorf("%w: accelerator %q is neither tcg nor kvm", ErrConfig, c.Accel)
+	case (c.OnSilence == nil) != (c.Silence == 0) || c.Silence < 0:
+		return fmt.Errorf("%w: Silence and OnSilence go together", ErrConfig)
+	}
+	for _, d := range c.Disks {
+		if d.Path == "" {
+			return fmt.Errorf("%w: a disk without path", ErrConfig)
+		}
+		// virtio would cut a longer one without a word.
+		if len(d.Serial) > 20 || strings.ContainsFunc(d.Serial, func(r rune) bool { return r <= ' ' || r > '~' }) {
+			return fmt.Errorf("%w: disk serial %q is not up to 20 printable ASCII characters without spaces", ErrConfig, d.Serial)
+		}
+	}
+	return nil
+}
+
+// checkTables refuses tables that the firmware has no room for.
+func (c Config) checkTables(fw ovmf.Firmware, hashes []byte) error {
+	if err := fw.Secret.Fits(len(c.SecretTable)); err != nil {
+		return fmt.Errorf("cannot place the secret table in %s: %w", c.Firmware, err)
+	}
+	if err := fw.Hashes.Fits(len(hashes)); err != nil {
+		return fmt.Errorf("cannot place the hashes table in %s: %w", c.Firmware, err)
+	}
+	return nil
+}
+
+// Run boots the guest and waits for its end, copying its console to console
+// (which may be nil) as it comes. The guest gets no input and no network.
+// When ctx ends, QEMU is killed. The outcome is also filled in, as far as the
+// guest got, beside an error.
+func Run(ctx context.Context, cfg Config, console io.Writer) (Outcome, error) {
+	cfg, err := cfg.withDefaults()
+	if err != nil {
+		return Outcome{}, err
+	}
+	version, err := QEMUVersion(ctx, cfg.QEMU)
+	if err != nil {
+		return Outcome{}, err
+	}
+	in, err := load(cfg)
+	if err != nil {
+		return Outcome{}, err
+	}
+	defer in.close()
+
+	vm, err := start(ctx, cfg, version, in, console)
+	if err != nil {
+		return Outcome{}, err
+	}
+	err = vm.drive(ctx, cfg, in)
+	return vm.finish(ctx, err)
+}
+
+// CommandLine returns QEMU's program and arguments for cfg, to be read or to
+// be tried by hand: with the console on standard output, and with
+// hashes-table.bin and secret-table.bin in the place of the two tables.
+func CommandLine(ctx context.Context, cfg Config) ([]string, error) {
+	cfg, err := cfg.withDefaults()
+	if err != nil {
+		return nil, err
+	}
+	version, err := QEMUVersion(ctx, cfg.QEMU)
+	if err != nil {
+		return nil, err
+	}
+	in, err := load(cfg)
+	if err != nil {
+		return nil, err
+	}
+	defer in.close()
+	n := names{firmware: cfg.Firmware, kernel: cfg.Kernel, initrd: cfg.Initrd}
+	if in.hashes != nil {
+		n.hashes = "hashes-table.bin"
+	}
+	if in.secret != nil {
+		n.secret = "secret-table.bin"
+	}
+	return append([]string{cfg.QEMU}, arguments(cfg, version, in.layout, n)...), nil
+}

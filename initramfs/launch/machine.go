@@ -1,0 +1,269 @@
+package launch
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"runtime"
+	"strconv"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"cocoroot/initramfs/qmp"
+)
+
+// grace is how long QEMU may take for what needs no time: to end after quit,
+// to let go of its pipes after its end.
+const grace = 5 * time.Second
+
+// machine is a running QEMU.
+type machine struct {
+	kill     context.CancelFunc
+	control  net.Conn // our end of QMP
+	stderr   *tail
+	watching *observer
+	reason   string // of the SHUTDOWN event
+
+	exited  chan struct{} // closed when waitErr is set
+	waitErr error
+	drained chan struct{} // closed when the console has been read to its end
+	console *os.File      // our end of the console's pipe
+}
+
+// start runs QEMU with the guest paused.
+func start(ctx context.Context, c Config, v Version, in *input, out io.Writer) (*machine, error) {
+	console, consoleWriter, err := os.Pipe()
+	if err != nil {
+		return nil, fmt.Errorf("cannot make a pipe for the console: %w", err)
+	}
+	defer consoleWriter.Close()
+	control, theirs, err := socketPair()
+	if err != nil {
+		console.Close()
+		return nil, err
+	}
+	defer theirs.Close()
+
+	var pass []*os.File
+	file := func(f *os.File) string {
+		if f == nil {
+			return ""
+		}
+		pass = append(pass, f)
+		return "/proc/self/fd/" + strconv.Itoa(2+len(pass))
+	}
+	n := names{
+		firmware: file(in.firmware), kernel: file(in.kernel), initrd: file(in.initrd),
+		hashes: file(in.hashes), secret: file(in.secret), console: file(consoleWriter),
+	}
+	pass = append(pass, theirs)
+	n.control = strconv.Itoa(2 + len(pass))
+
+	ctx, kill := context.WithCancel(ctx)
+	m := &machine{
+		kill: kill, control: control, stderr: new(tail), watching: newObserver(out),
+		exited: make(chan struct{}), drained: make(chan struct{}), console: console,
+	}
+	cmd := exec.CommandContext(ctx, c.QEMU, arguments(c, v, in.layout, n)...)
+	cmd.ExtraFiles = pass
+	cmd.Stdout, cmd.Stderr = m.stderr, m.stderr
+	cmd.WaitDelay = grace
+	// A ^C at the terminal is this program's to handle, and QEMU does not
+	// outlive it.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
+	started := make(chan error, 1)
+	go m.wait(cmd, started)
+	if err := <-started; err != nil {
+		kill()
+		console.Close()
+		control.Close()
+		return nil, &QEMUError{Err: err}
+	}
+	go m.drain()
+	return m, nil
+}
+
+// wait runs the process from one thread, for it would be killed with the
+// thread that started it.
+func (m *machine) wait(cmd *exec.Cmd, started chan<- error) {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	err := cmd.Start()
+	started <- err
+	if err == nil {
+		m.waitErr = cmd.Wait()
+		close(m.exited)
+	}
+}
+
+func (m *machine) drain() {
+	io.Copy(m.watching, m.console) // ends with the pipe; Write never fails
+	close(m.drained)
+}
+
+// socketPair returns a connection and the file of its other end.
+func socketPair() (net.Conn, *os.File, error) {
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, nil, fmt.Errorf("cannot make a control socket: %w", err)
+	}
+	ours, theirs := os.NewFile(uintptr(fds[0]), "control"), os.NewFile(uintptr(fds[1]), "control")
+	defer ours.Close()
+	conn, err := net.FileConn(ours)
+	if err != nil {
+		theirs.Close()
+		return nil, nil, fmt.Errorf("cannot make a control socket: %w", err)
+	}
+	return conn, theirs, nil
+}
+
+// drive takes the guest from its start to its end.
+func (m *machine) drive(ctx context.Context, c Config, in *input) error {
+	client, err := qmp.New(ctx, m.control)
+	if err != nil {
+		return err
+	}
+	defer client.Close()
+	// QEMU answers this when the machine is made, so everything is read.
+	if err := client.Execute(ctx, "query-status", nil, nil); err != nil {
+		return err
+	}
+	if err := in.wipeSecret(); err != nil {
+		return err
+	}
+	if c.OnStart != nil {
+		if err := c.OnStart(ctx, client); err != nil {
+			return err
+		}
+	}
+	if err := client.Execute(ctx, "cont", nil, nil); err != nil {
+		return err
+	}
+	if c.OnSilence != nil {
+		stop := m.listen(c.Silence, c.OnSilence)
+		defer stop()
+	}
+	if err := m.awaitShutdown(ctx, client); err != nil || c.OnShutdown == nil {
+		return err
+	}
+	if err := awaitStop(ctx, client); err != nil {
+		return err
+	}
+	if err := c.OnShutdown(ctx, client); err != nil {
+		return err
+	}
+	return client.Execute(ctx, "quit", nil, nil)
+}
+
+// listen calls hint if nothing is printed for d. The returned function ends
+// that, and returns when hint is not running.
+func (m *machine) listen(d time.Duration, hint func()) (stop func()) {
+	quit, ended := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(ended)
+		select {
+		case <-time.After(d):
+			hint()
+		case <-m.watching.started:
+		case <-quit:
+		}
+	}()
+	return func() {
+		close(quit)
+		<-ended
+	}
+}
+
+// awaitShutdown notes the reason of the guest's end.
+func (m *machine) awaitShutdown(ctx context.Context, client *qmp.Client) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	go func() {
+		select {
+		case <-m.watching.nothing:
+			cancel(ErrNotBooted)
+		case <-ctx.Done():
+		}
+	}()
+	event, err := client.Event(ctx, "SHUTDOWN")
+	if err != nil {
+		if errors.Is(context.Cause(ctx), ErrNotBooted) {
+			return fmt.Errorf("%w: no hash in the table fits, or the firmware has no measured direct boot", ErrNotBooted)
+		}
+		return err
+	}
+	var data struct{ Reason string }
+	if err := json.Unmarshal(event.Data, &data); err != nil {
+		return fmt.Errorf("cannot read QEMU's reason for the shutdown: %w", err)
+	}
+	m.reason = data.Reason
+	return nil
+}
+
+// awaitStop waits until no instruction of the guest runs any more, which is
+// a moment after the event.
+func awaitStop(ctx context.Context, client *qmp.Client) error {
+	for {
+		var status struct{ Running bool }
+		if err := client.Execute(ctx, "query-status", nil, &status); err != nil || !status.Running {
+			return err
+		}
+		select {
+		case <-time.After(10 * time.Millisecond):
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// finish ends QEMU if it has not ended, and says how the guest fared. err is
+// what went wrong while it ran.
+func (m *machine) finish(ctx context.Context, err error) (Outcome, error) {
+	closed := errors.Is(err, qmp.ErrClosed)
+	if err != nil && !closed {
+		m.kill()
+	}
+	// Otherwise QEMU is on its way out: let it tell its status.
+	select {
+	case <-m.exited:
+	case <-time.After(grace):
+		err = errors.Join(err, fmt.Errorf("cannot end QEMU in %v other than by force", grace))
+	}
+	byForce := ctx.Err() != nil || err != nil && !closed
+	m.kill()
+	<-m.exited
+	select {
+	case <-m.drained:
+	case <-time.After(grace):
+		// A child of QEMU has kept the pipe, or the reader of the console
+		// does not read.
+	}
+	m.console.Close()
+	m.control.Close()
+
+	outcome, outErr := m.watching.outcome()
+	outcome.Reason = m.reason
+	switch {
+	case err == nil && m.waitErr == nil:
+		// The guest ended, and QEMU with it.
+	case ctx.Err() != nil:
+		err = fmt.Errorf("cannot wait for the guest's end: %w", ctx.Err())
+	case !byForce && m.waitErr != nil:
+		err = &QEMUError{Err: m.waitErr, Stderr: m.stderr.words()}
+	case closed && m.reason == "":
+		err = &QEMUError{Err: errors.New("it ended before the guest did"), Stderr: m.stderr.words()}
+	case closed:
+		err = nil // quit's answer was lost with the connection
+	}
+	if outErr != nil {
+		err = errors.Join(err, fmt.Errorf("cannot pass on the console: %w", outErr))
+	}
+	return outcome, err
+}
