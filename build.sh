@@ -1,0 +1,596 @@
+#!/usr/bin/env bash
+# The one entrance to building, trying and testing cocoroot: ./build.sh help.
+#
+# What was made lies in build/, which git ignores. What is slow to make or to
+# get lies in the cache, which checkouts share. A file has its final name only
+# when it is complete: it is made in a scratch folder, $NEW or $TMP, that goes
+# away with this script, however that ends.
+# shellcheck disable=SC2317 # functions that start and quietly run look unreachable
+set -euo pipefail
+umask 022
+export LC_ALL=C TZ=UTC
+
+readonly DISK_KEY=736869e5-84f0-4973-92ec-06879ce3da0b # the default of cocoroot.key=
+readonly DEMO_LINE='demo: running from the encrypted root'
+readonly FRAGMENT=templates/kernel/cocoroot.config
+readonly SYSTEM_PATH=/usr/sbin:/usr/bin:/sbin:/bin # where a kernel build may find its tools
+
+# Debian packages, each with what shows that it is there: a command or a file.
+readonly C_PACKAGES=(gcc=gcc libc6-dev=/usr/include/stdio.h)
+readonly KERNEL_PACKAGES=(
+	"${C_PACKAGES[@]}" make=make flex=flex bison=bison bc=bc libelf-dev=/usr/include/libelf.h
+	zstd=zstd xz-utils=xz kmod=/sbin/depmod
+)
+readonly BOOT_PACKAGES=(qemu-system-x86=qemu-system-x86_64 squashfs-tools=mksquashfs cryptsetup-bin=cryptsetup)
+
+usage() {
+	cat <<-'END'
+		usage: ./build.sh VERB
+
+		  demo              boot a sealed image in QEMU, without SEV hardware
+		  test              set everything up and run every check
+		  tools             build/cocoroot and build/init
+		  firmware          build/OVMF.amdsev.fd
+		  kernel [--check]  build/bzImage and build/modules; --check builds them a
+		                    second time, in another folder, and compares
+		  initrd            build/initrd.img
+		  clean [--cache]   remove build/; with --cache the cache as well
+		  help              this text
+
+		Missing Debian packages are installed with apt, as root or through sudo.
+
+		  COCOROOT_CACHE=DIR  what checkouts share (default ~/.cache/cocoroot)
+		  OVMF=FILE           use this firmware
+		  KERNEL=FILE         use this kernel, and with KERNEL_MODULES=DIR the modules
+		                      in DIR/lib/modules/VERSION
+	END
+}
+
+main() {
+	case "$*" in
+	demo) settle; demo ;;
+	test) settle; all_checks ;;
+	tools) settle; tools ;;
+	firmware) settle; firmware ;;
+	kernel | 'kernel --check') settle; kernel "${2:-}" ;;
+	initrd) settle; initrd ;;
+	clean | 'clean --cache') settle; clean "${2:-}" ;;
+	'' | help | -h | --help) usage ;;
+	*) usage >&2 && exit 2 ;;
+	esac
+}
+
+# settle fixes every path, takes the cache for this run alone, and sees to it
+# that nothing unfinished stays.
+settle() {
+	[[ $(uname -sm) == 'Linux x86_64' ]] || die "this builds on x86-64 Linux only"
+	CACHE=${COCOROOT_CACHE:-${HOME:+$HOME/.cache/cocoroot}}
+	[[ -n $CACHE ]] || die "no HOME to put the cache in" "set COCOROOT_CACHE to a folder"
+	[[ $CACHE != *[[:space:]:]* ]] || die "a kernel cannot be built below '$CACHE': a space or a colon in the name"
+	CACHE=$(realpath -m -- "$CACHE")
+	OVMF=${OVMF:+$(realpath -m -- "$OVMF")}
+	KERNEL=${KERNEL:+$(realpath -m -- "$KERNEL")}
+	KERNEL_MODULES=${KERNEL_MODULES:+$(realpath -m -- "$KERNEL_MODULES")}
+	cd "$(dirname "$(realpath -- "${BASH_SOURCE[0]}")")"
+
+	mkdir -p build/log "$CACHE/tmp"
+	exec {LOCK}>"$CACHE/lock"
+	flock -n "$LOCK" || { say "waiting for another build.sh that uses $CACHE" && flock "$LOCK"; }
+	rm -rf "$CACHE"/tmp/* # left by a run that was killed
+	TMP=$(mktemp -d "$CACHE/tmp/XXXXXX")
+	NEW=$(mktemp -d build/.new.XXXXXX)
+	trap tidy EXIT
+	trap 'exit 130' INT
+	trap 'exit 143' TERM HUP
+}
+
+# tidy ends what still runs and removes what is unfinished.
+tidy() {
+	local group
+	for group in $(jobs -p); do
+		kill -- "-$group" 2>/dev/null || true
+	done
+	wait
+	[[ -z $TMP ]] || rm -rf "$TMP" "$NEW"
+}
+
+# built ends the part of a run that makes things, so that another run may start.
+built() {
+	rm -rf "$TMP" "$NEW"
+	TMP=
+	exec {LOCK}>&-
+}
+
+say() { printf '%s\n' "$*"; }
+
+# die ERROR [HINT]
+die() {
+	printf 'build.sh: error: %s\n' "$1" >&2
+	[[ -z ${2:-} ]] || printf 'build.sh: hint: %s\n' "$2" >&2
+	exit 1
+}
+
+# start COMMAND… runs a command or function in the background, as a process
+# group of its own, so that an interrupt ends all of it; then wait for $GROUP.
+# (Not behind || or in an if: bash would ignore failures inside the function.)
+start() {
+	set -m
+	"$@" </dev/null &
+	set +m
+	GROUP=$!
+}
+
+# quietly LOG COMMAND… keeps the output in build/log/LOG.log and shows its end
+# when the command fails. On a terminal its last line is the progress.
+quietly() {
+	local log=build/log/$1.log code=0
+	shift
+	start "$@" >"$log" 2>&1
+	while [[ -t 2 ]] && kill -0 "$GROUP" 2>/dev/null; do
+		printf '\r\033[K  %.70s' "$(tail -n 1 "$log" | tr -cd '[:print:]')" >&2
+		sleep 0.3
+	done
+	[[ ! -t 2 ]] || printf '\r\033[K' >&2
+	wait "$GROUP" || code=$?
+	((code == 0)) && return
+	tail -n 40 "$log" >&2
+	die "exit code $code from: ${*:0:4}" "the whole log is $log"
+}
+
+# put FILE NAME gives a finished file or folder its name in build/, unless the
+# same content lies there already.
+put() {
+	! diff -rq --no-dereference "$1" "$2" >/dev/null 2>&1 || return 0
+	mkdir -p "$(dirname "$2")"
+	cp -r --reflink=auto "$1" "$NEW/put"
+	[[ ! -d $2 ]] || rm -rf "$2"
+	mv -T "$NEW/put" "$2"
+}
+
+# made WHAT FILE tells the user where it is.
+made() { printf '%-9s %s (%s bytes)\n' "$1" "$2" "$(stat -Lc %s "$2")"; }
+
+sha256() { sha256sum "$@" | cut -d ' ' -f 1; }
+
+# --- Debian packages ---------------------------------------------------------
+
+# packages REASON NAME=SIGN… installs those whose sign is missing.
+packages() {
+	local reason=$1 item missing=() names
+	shift
+	for item; do
+		command -v "${item#*=}" >/dev/null || [[ -e ${item#*=} ]] || missing+=("${item%%=*}")
+	done
+	((${#missing[@]})) || return 0
+	names=${missing[*]}
+	command -v apt-get >/dev/null || die "missing $reason: $names (Debian's names)" "install them with this system's own tools"
+	say "installing $names $reason"
+	apt_as_root install "${missing[@]}" || { apt_as_root update && apt_as_root install "${missing[@]}"; } ||
+		die "cannot install $names, needed $reason" "as root: apt-get install $names (see build/log/apt.log)"
+}
+
+apt_as_root() {
+	local sudo=()
+	((EUID == 0)) || sudo=(sudo)
+	"${sudo[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -qy --no-install-recommends \
+		-o DPkg::Lock::Timeout=600 "$@" >>build/log/apt.log 2>&1
+}
+
+release() { sed -n 's/^VERSION_CODENAME=//p' /etc/os-release; }
+
+# open_suite SUITE makes a suite of the system's own mirror ready for apt_in, or
+# with "system" the system's own package lists.
+open_suite() {
+	local dir=$CACHE/apt/$1
+	if [[ -z $(mirror) ]]; then
+		apt_as_root update || die "apt-get update failed" "see build/log/apt.log"
+	fi
+	[[ $1 != system && -z $(find "$dir/updated" -mmin -1440 2>/dev/null) ]] || return 0
+	mkdir -p "$dir"/{lists,cache/archives}/partial
+	printf '%s\n' 'Types: deb' 'Components: main' 'Targets: Packages' "Suites: $1" "URIs: $(mirror)" >"$dir/suite.sources"
+	mirror_key | sed 's/^/Signed-By: /' >>"$dir/suite.sources"
+	if apt_in "$1" apt-get update >build/log/apt-suite.log 2>&1; then
+		touch "$dir/updated"
+	elif [[ -e $dir/updated ]]; then
+		say "cannot refresh the package lists of $1: using those of $(date -r "$dir/updated" +%F)"
+	else
+		die "cannot get the package lists of $1" "see build/log/apt-suite.log"
+	fi
+}
+
+# mirror prints where the system has this release of Debian from.
+mirror() {
+	# shellcheck disable=SC2016 # these are fields for apt-get
+	apt-get indextargets --format '$(ORIGIN) $(CODENAME) $(COMPONENT) $(REPO_URI)' 'Created-By: Packages' |
+		awk -v release="$(release)" '$1 == "Debian" && $2 == release && $3 == "main" && !n++ { sub("/$", "", $4); print $4 }'
+}
+
+# mirror_key prints the key file that the system's configuration names for it,
+# in either form; apt's own keys serve when there is none.
+mirror_key() {
+	{
+		find /etc/apt -name '*.list' -exec cat {} + | grep '^deb ' | grep -F "$(mirror)" | sed -n 's/.*signed-by=\([^] ]*\).*/\1/p'
+		find /etc/apt -name '*.sources' -exec awk 1 '{}' ';' -exec echo ';' | awk -v RS= -v uri="$(mirror)" 'index($0, uri)' | sed -n 's/^Signed-By: *//p'
+	} | grep -m 1 ^/ || true
+}
+
+# apt_in SUITE TOOL… runs apt-get or apt-cache; for a SUITE other than "system"
+# with that suite as its only source and all its files in the cache.
+apt_in() {
+	local dir=$CACHE/apt/$1 suite=$1 tool=$2 options=(-q -o APT::Sandbox::User=root)
+	shift 2
+	[[ $suite == system ]] || options+=(
+		-o "Dir::Etc::SourceList=$dir/suite.sources" -o Dir::Etc::SourceParts=/dev/null
+		-o "Dir::State::Lists=$dir/lists" -o "Dir::Cache=$dir/cache"
+		-o Acquire::Languages=none -o APT::Update::Error-Mode=any
+	)
+	"$tool" "${options[@]}" "$@"
+}
+
+# offered SUITE PACKAGE prints the version that can be had, or nothing.
+offered() { apt_in "$1" apt-cache policy "$2" | awk '$1 == "Candidate:" && $2 != "(none)" { print $2 }'; }
+
+# names SUITE PATTERN prints the package names that match all of it, oldest
+# version first.
+names() { apt_in "$1" apt-cache pkgnames | grep -xE "$2" | sort -V; }
+
+# fetch SUITE PACKAGE[=VERSION] DIR; apt checks signature and hash.
+fetch() { mkdir -p "$3" && cd "$3" && apt_in "$1" apt-get download "$2"; }
+
+# unpack SUITE DIR PACKAGE… puts what these packages contain into the cache
+# folder DIR; nothing is installed.
+unpack() {
+	local suite=$1 dir=$2 package
+	shift 2
+	for package; do
+		say "getting $package $(offered "$suite" "$package") from $suite into the cache" >&2
+		quietly "fetch-$package" fetch "$suite" "$package" "$TMP/$package"
+		dpkg -x "$TMP/$package"/*.deb "$TMP/$dir"
+	done
+	mv "$TMP/$dir" "$CACHE/$dir"
+}
+
+# --- Tools -------------------------------------------------------------------
+
+# go_ready puts a Go into PATH that can get the toolchain go.mod pins, and makes
+# every go command use that toolchain.
+go_ready() {
+	local go pinned
+	pinned=$(awk '$1 == "toolchain" { print $2 }' go.mod)
+	for go in "$(command -v go || true)" /usr/local/go/bin/go "$CACHE"/go/usr/lib/go-*/bin/go unpack; do
+		! go_switches "$go" || break
+	done
+	if [[ $go == unpack ]]; then
+		unpack_go
+		go=$(echo "$CACHE"/go/usr/lib/go-*/bin/go)
+	fi
+	if [[ $(GOTOOLCHAIN=local go_version "$go") != "$pinned" ]]; then
+		packages 'for the Go module proxy' ca-certificates=/etc/ssl/certs/ca-certificates.crt
+	fi
+	PATH=$(dirname "$go"):$PATH
+	export PATH GOTOOLCHAIN=$pinned GOFLAGS=-buildvcs=false GOWORK=off
+	[[ -n ${HOME:-} ]] || export GOPATH=$CACHE/gopath GOCACHE=$CACHE/gocache
+	quietly go-toolchain go version
+}
+
+go_version() { (cd / && "$1" env GOVERSION); }
+
+# go_switches GO tells whether this is Go 1.21 or later, the first that can get
+# another toolchain.
+go_switches() {
+	local version
+	version=$(GOTOOLCHAIN=local go_version "$1" 2>/dev/null) || return
+	printf 'go1.21\n%s\n' "$version" | sort -CV
+}
+
+# unpack_go takes the newest Go of the backports.
+unpack_go() {
+	local suite go
+	suite=$(release)-backports
+	open_suite "$suite"
+	go=$(names "$suite" 'golang-1\.[0-9]+-go' | tail -n 1)
+	[[ -n $go ]] || die "no Go 1.21 or later, here or in $suite" "put one into PATH"
+	unpack "$suite" go "$go" "${go%-go}-src"
+}
+
+tools() {
+	go_ready
+	quietly tools build_tools
+	put "$NEW/cocoroot" build/cocoroot
+	put "$NEW/init" build/init
+	made tools build/cocoroot
+	made tools build/init
+}
+
+# build_tools: init alone is built with the experiment that wipes its secrets.
+build_tools() {
+	export CGO_ENABLED=0 GOOS=linux GOARCH=amd64 GOAMD64=v1
+	go build -trimpath -ldflags='-s -w' -o "$NEW/cocoroot" ./cmds/cocoroot
+	GOEXPERIMENT=runtimesecret go build -trimpath -ldflags='-s -w' -o "$NEW/init" ./cmds/init
+}
+
+# --- Firmware ----------------------------------------------------------------
+
+# firmware: Debian has the package in the releases after 13. It is one
+# file, for a guest, and depends on nothing.
+firmware() {
+	local file suite own=$CACHE/firmware/usr/share/ovmf/OVMF.amdsev.fd
+	[[ -z $OVMF || -f $OVMF ]] || die "no firmware $OVMF"
+	for file in "$OVMF" /usr/share/{ovmf,OVMF,edk2/ovmf,edk2/x64,qemu}/OVMF.amdsev.fd "$own"; do
+		[[ ! -f $file ]] || break
+	done
+	for suite in forky sid; do
+		[[ ! -f $file ]] || break
+		open_suite "$suite"
+		[[ -z $(offered "$suite" ovmf-amdsev) ]] || unpack "$suite" firmware ovmf-amdsev
+	done
+	[[ -f $file ]] || die "this system's mirror has no package ovmf-amdsev" "get an OVMF.amdsev.fd and say OVMF=FILE"
+	put "$file" build/OVMF.amdsev.fd
+	made firmware build/OVMF.amdsev.fd
+}
+
+# --- Kernel ------------------------------------------------------------------
+
+# kernel [--check]
+kernel() {
+	if [[ -n $KERNEL ]]; then
+		[[ -f $KERNEL ]] || die "no kernel $KERNEL"
+		put "$KERNEL" build/bzImage
+		rm -rf build/modules build/kernel.*
+		[[ -z $KERNEL_MODULES ]] || put "$KERNEL_MODULES/lib/modules" build/modules/lib/modules
+	else
+		packages 'to build the kernel' "${KERNEL_PACKAGES[@]}"
+		kernel_source
+		kernel_inputs >"$TMP/inputs"
+		kernel_cached "$CACHE/kernel/$(sha256 "$TMP/inputs")" "$1"
+		put "$TMP/inputs" build/kernel.inputs
+	fi
+	made kernel build/bzImage
+}
+
+# kernel_cached DIR [--check] makes what is missing in DIR.
+kernel_cached() {
+	if [[ ! -e $1 ]]; then
+		say "building the kernel from $SOURCE $VERSION, about $((18 / $(nproc) + 1)) minutes"
+		fetch_source
+		quietly kernel compile "$TMP/kernel" "$TMP/made"
+		mkdir -p "$CACHE/kernel"
+		mv "$TMP/made" "$1"
+	fi
+	if [[ $2 == --check && ! -e $1/reproducible ]]; then
+		say "building the kernel again, in another folder, to compare"
+		fetch_source
+		quietly kernel-again compile "$TMP/else/where" "$TMP/again"
+		diff -r "$1" "$TMP/again" || die "two builds of the kernel differ"
+		date +%F >"$1/reproducible"
+	fi
+	put "$1/bzImage" build/bzImage
+	put "$1/config" build/kernel.config
+	put "$1/lib" build/modules/lib
+}
+
+# kernel_source chooses SUITE, SOURCE and VERSION: Linux 6.12, for which the
+# fragment is written, or else the next newer one. Debian 12 has it among its
+# security updates and in its backports.
+kernel_source() {
+	for SUITE in system "$(release)-backports"; do
+		open_suite "$SUITE"
+		SOURCE=$(names "$SUITE" 'linux-source-[0-9]+\.[0-9]+' | awk '$0 == "linux-source-6.12" { seen = 1 } seen && !n++')
+		VERSION=$(offered "$SUITE" "${SOURCE:-linux-source}")
+		[[ -z $SOURCE || -z $VERSION ]] || return 0
+	done
+	die "no linux-source-6.12 in this system's archive or its backports" "say KERNEL=FILE"
+}
+
+# kernel_inputs prints all that the bytes of the kernel depend on.
+kernel_inputs() {
+	local tool
+	printf 'source %s %s %s\n' "$SOURCE" "$VERSION" "$(source_sha256)"
+	printf 'fragment %s\n' "$(sha256 "$FRAGMENT")"
+	printf 'recipe %s\n' "$(declare -f compile | sha256)"
+	for tool in gcc "$(gcc -print-prog-name=cc1)" as ld zstd; do
+		tool=$(PATH=$SYSTEM_PATH && realpath "$(command -v "$tool")")
+		printf 'tool %s %s %s\n' "$tool" "$(package_of "$tool")" "$(sha256 "$tool")"
+	done
+}
+
+source_sha256() { apt_in "$SUITE" apt-cache show "$SOURCE=$VERSION" | sed -n 's/^SHA256: //p'; }
+
+package_of() {
+	local name
+	name=$(dpkg -S "$1" 2>/dev/null | cut -d : -f 1) || true
+	# shellcheck disable=SC2016 # these are fields for dpkg-query
+	dpkg-query -W -f '${Package} ${Version}' "${name:-none}" 2>/dev/null || printf 'no package'
+}
+
+# fetch_source leaves DEB, the source package.
+fetch_source() {
+	DEB=$CACHE/source/$(source_sha256).deb
+	[[ ! -e $DEB ]] || return 0
+	quietly fetch-source fetch "$SUITE" "$SOURCE=$VERSION" "$TMP/source"
+	rm -rf "$CACHE/source"
+	mkdir "$CACHE/source"
+	mv "$TMP/source"/*.deb "$DEB"
+}
+
+# compile SCRATCH OUT
+compile() {
+	local tree=$1 out=$2 make
+	mkdir -p "$tree" "$out"
+	dpkg --fsys-tarfile "$DEB" | tar -xO --wildcards './usr/src/linux-source-*.tar.xz' |
+		tar -xJ --no-same-owner --strip-components=1 -C "$tree"
+	make=(env -i "PATH=$SYSTEM_PATH" LC_ALL=C TZ=UTC HOME=/nonexistent
+		KBUILD_BUILD_USER=cocoroot KBUILD_BUILD_HOST=cocoroot KBUILD_BUILD_VERSION=1
+		KBUILD_BUILD_TIMESTAMP='Thu Jan  1 00:00:00 UTC 1970'
+		nice make -C "$tree" "-j$(nproc)")
+	cp templates/kernel/cocoroot.config "$tree/kernel/configs/"
+	"${make[@]}" tinyconfig cocoroot.config
+	settled "$tree"
+	"${make[@]}" bzImage modules
+	"${make[@]}" modules_install "INSTALL_MOD_PATH=$out" INSTALL_MOD_STRIP=1
+	rm -f "$out"/lib/modules/*/build "$out"/lib/modules/*/source # links into the scratch folder
+	cp "$tree/arch/x86/boot/bzImage" "$out/bzImage"
+	cp "$tree/.config" "$out/config"
+	rm -rf "$tree"
+}
+
+# settled TREE fails, naming them, when symbols of the fragment did not end up
+# as written: misspelt, renamed, or lacking what they depend on.
+settled() {
+	local lost
+	lost=$(
+		awk -F '[ =]' '
+			!/^(# )?CONFIG_/ { next }
+			{ name = $1; is = substr($0, length(name) + 2) }
+			/^#/ { name = $2; is = "" }
+			NR == FNR { value[name] = is; next }
+			value[name] != is { print name " is " (value[name] ? value[name] : "not set") }
+			' "$1/.config" "$FRAGMENT"
+		grep -oE 'CONFIG_[A-Z0-9_]+' "$FRAGMENT" | sort | comm -23 - <(
+			grep -rhoE --include='Kconfig*' '^\s*(menu)?config [A-Z0-9_]+' "$1" | sed 's/.* /CONFIG_/' | sort
+		) | sed 's/$/ is unknown to this kernel/'
+	)
+	[[ -z $lost ]] || die "the kernel's configuration is not as $FRAGMENT says:"$'\n'"$lost"
+}
+
+# --- Archive -----------------------------------------------------------------
+
+initrd() {
+	tools
+	kernel ''
+	archive
+}
+
+archive() {
+	local modules=()
+	[[ ! -d build/modules ]] || modules=(--modules build/modules --kver "$(ls build/modules/lib/modules)")
+	quietly initrd build/cocoroot initrd -o "$NEW/initrd.img" --init build/init "${modules[@]}"
+	put "$NEW/initrd.img" build/initrd.img
+	made initrd build/initrd.img
+}
+
+# --- Demo --------------------------------------------------------------------
+
+demo() {
+	packages 'for the demo' "${BOOT_PACKAGES[@]}"
+	firmware
+	initrd
+	demo_root
+	demo_seal
+	built
+	start demo_boot
+	wait "$GROUP" || die "the demo's guest failed (exit code $?)" "its console is in build/log/demo.log"
+	grep -q "^$DEMO_LINE" build/log/demo.log ||
+		die "the guest never said '$DEMO_LINE'" "its console is in build/log/demo.log"
+}
+
+# demo_root: templates/demo/init and a static busybox from its package, which is
+# not installed, for it would take the place of the system's.
+demo_root() {
+	local root=$NEW/root applet
+	if [[ ! -e $CACHE/busybox ]]; then
+		open_suite system
+		unpack system busybox busybox-static
+	fi
+	mkdir -p "$root"/{bin,dev,etc,proc,root,run,sbin,sys,tmp,usr,var}
+	install -m 755 "$CACHE/busybox/bin/busybox" "$root/bin/busybox"
+	for applet in $("$root/bin/busybox" --list); do
+		[[ $applet == busybox ]] || ln -s busybox "$root/bin/$applet"
+	done
+	install -m 755 templates/demo/init "$root/sbin/init"
+	put "$root" build/demo/root
+}
+
+# demo_seal seals again only when the root or the tool changed.
+demo_seal() {
+	local stamp
+	stamp=$({ tar -c --sort=name --mtime=@0 --owner=0 --group=0 -C build/demo root && cat build/cocoroot; } | sha256)
+	if [[ $stamp != "$(cat build/demo/stamp 2>/dev/null)" ]]; then
+		rm -f build/demo/stamp
+		quietly seal build/cocoroot seal build/demo/root -o build/demo/image --key-out build/demo/key \
+			--cmdline-out build/demo/cmdline --manifest-out build/demo/manifest.json --force
+		echo "$stamp" >build/demo/stamp
+	fi
+	made image build/demo/image
+}
+
+demo_boot() {
+	build/cocoroot launch --simulate --firmware build/OVMF.amdsev.fd --kernel build/bzImage \
+		--initrd build/initrd.img --cmdline-file build/demo/cmdline --disk build/demo/image \
+		--secret "$DISK_KEY=build/demo/key" 2>&1 | tee build/log/demo.log
+}
+
+# --- Tests -------------------------------------------------------------------
+
+all_checks() {
+	local host
+	packages 'for the tests' "${BOOT_PACKAGES[@]}" "${C_PACKAGES[@]}" shellcheck=shellcheck mmdebstrap=mmdebstrap
+	firmware
+	tools
+	kernel --check
+	archive
+	debian_root
+	built
+	export CGO_ENABLED=1 GOEXPERIMENT=runtimesecret
+	mapfile -t host < <(go list ./... | grep -v ^cocoroot/cmds/)
+	check gofmt formatted
+	check shellcheck shellcheck build.sh .ci/run templates/demo/init
+	check vet go vet ./...
+	check vet-plain env GOEXPERIMENT= go vet ./...
+	check staticcheck go tool staticcheck ./...
+	check unit go test -race "${host[@]}"
+	check boot env CGO_ENABLED=0 go test -count=1 -timeout 40m ./cmds/...
+	say "all checks passed in $((SECONDS / 60)) min $((SECONDS % 60)) s"
+}
+
+# check NAME COMMAND… prints the name, runs the command, prints how long it took.
+check() {
+	local begin=$SECONDS
+	printf '%-12s' "$1"
+	quietly "test-$1" "${@:2}"
+	printf ' ok %5d s\n' $((SECONDS - begin))
+}
+
+formatted() {
+	local files
+	files=$("$(go env GOROOT)/bin/gofmt" -l .)
+	[[ -z $files ]] || die "not as gofmt has it: $files"
+}
+
+# debian_root leaves build/debian12.tar, which the tests seal and boot: Debian
+# 12 with systemd, from the system's mirror.
+debian_root() {
+	local tar
+	tar=$CACHE/debian-root/$(declare -f bootstrap | sha256).tar
+	if [[ ! -e $tar ]]; then
+		((EUID == 0)) || packages 'to make a Debian root as a user' uidmap=newuidmap
+		say "making a Debian 12 root for the boot tests"
+		open_suite bookworm
+		quietly debian-root bootstrap "$CACHE/apt/bookworm/suite.sources" "$TMP/root.tar"
+		mkdir -p "$CACHE/debian-root"
+		mv "$TMP/root.tar" "$tar"
+	fi
+	put "$tar" build/debian12.tar
+	made debian build/debian12.tar
+}
+
+# bootstrap SOURCES TAR
+bootstrap() {
+	SOURCE_DATE_EPOCH=1700000000 mmdebstrap --variant=minbase --include=systemd,systemd-sysv,dbus,udev \
+		--dpkgopt='path-exclude=/usr/share/doc/*' --dpkgopt='path-exclude=/usr/share/man/*' \
+		--dpkgopt='path-exclude=/usr/share/locale/*' bookworm "$2" "$1"
+}
+
+# --- Cleaning ----------------------------------------------------------------
+
+# clean [--cache]
+clean() {
+	if [[ $1 == --cache ]]; then
+		chmod -R u+w "$CACHE/gopath" 2>/dev/null || true # Go's module cache is read-only
+		rm -rf "$CACHE"/{apt,busybox,debian-root,firmware,go,gocache,gopath,kernel,lock,source,tmp}
+		rmdir --ignore-fail-on-non-empty "$CACHE"
+	fi
+	rm -rf build
+}
+
+main "$@"; exit # on one line, for this file may change while it runs
