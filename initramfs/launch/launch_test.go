@@ -3,10 +3,12 @@ package launch
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
+	"net"
 	"os"
 	"strings"
 	"testing"
@@ -14,6 +16,7 @@ import (
 
 	"cocoroot/initramfs/measure"
 	"cocoroot/initramfs/ovmf"
+	"cocoroot/initramfs/qmp"
 	"cocoroot/unlock/efi"
 )
 
@@ -205,5 +208,30 @@ func TestNotQEMU(t *testing.T) {
 	c.QEMU = "/nonexistent/qemu"
 	if _, err := Run(t.Context(), c, nil); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("Run(missing program) error = %v; want ErrNotExist", err)
+	}
+}
+
+// TestAwaitStop plays a QEMU that has announced the end and still runs.
+func TestAwaitStop(t *testing.T) {
+	ours, theirs := net.Pipe()
+	asked := 0
+	go func() {
+		defer theirs.Close()
+		fmt.Fprintln(theirs, `{"QMP": {}}`)
+		commands := json.NewDecoder(theirs)
+		for id := 1; commands.Decode(new(any)) == nil; id++ {
+			if id > 1 { // the first is qmp_capabilities
+				asked++
+			}
+			fmt.Fprintf(theirs, `{"return": {"running": %v}, "id": %d}`+"\n", asked < 3, id)
+		}
+	}()
+	client, err := qmp.New(within(t, time.Minute), ours)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	if err := awaitStop(within(t, time.Minute), client); err != nil || asked != 3 {
+		t.Errorf("awaitStop = %v after %d questions; want 3", err, asked)
 	}
 }

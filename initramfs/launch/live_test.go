@@ -173,6 +173,10 @@ func TestTablesInMemory(t *testing.T) {
 	}
 	c.OnShutdown = func(ctx context.Context, q *qmp.Client) error {
 		called = true
+		var status struct{ Status string }
+		if err := q.Execute(ctx, "query-status", nil, &status); err != nil || status.Status != "shutdown" {
+			t.Errorf("query-status in OnShutdown = %+v, %v; want shutdown", status, err)
+		}
 		for _, a := range []struct {
 			base uint32
 			want []byte

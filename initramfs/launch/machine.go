@@ -19,9 +19,14 @@ import (
 	"cocoroot/initramfs/qmp"
 )
 
-// grace is how long QEMU may take for what needs no time: to end after quit,
-// to let go of its pipes after its end.
-const grace = 5 * time.Second
+const (
+	// endTime is how long QEMU may take to end once the guest has: it
+	// flushes writable disks.
+	endTime = 30 * time.Second
+	// grace is how long pipes may stay open after QEMU's end, which needs no
+	// time unless somebody else holds them.
+	grace = 5 * time.Second
+)
 
 // machine is a running QEMU.
 type machine struct {
@@ -233,8 +238,8 @@ func (m *machine) finish(ctx context.Context, err error) (Outcome, error) {
 	// Otherwise QEMU is on its way out: let it tell its status.
 	select {
 	case <-m.exited:
-	case <-time.After(grace):
-		err = errors.Join(err, fmt.Errorf("cannot end QEMU in %v other than by force", grace))
+	case <-time.After(endTime):
+		err = errors.Join(err, fmt.Errorf("cannot end QEMU in %v other than by force", endTime))
 	}
 	byForce := ctx.Err() != nil || err != nil && !closed
 	m.kill()
