@@ -23,7 +23,7 @@ func TestBoots(t *testing.T) {
 	e := g.runs(t)
 	for _, want := range []string{
 		"boot-test: arguments first second",
-		"boot-test: mounts / /proc /sys /sys/kernel/security /dev /run",
+		"boot-test: mounts / /dev /proc /run /sys /sys/kernel/security",
 		"boot-test: entries " + otherGUID.String(),
 		"boot-test: late file read",
 		"key=value",
@@ -258,7 +258,7 @@ func TestPolicyRefused(t *testing.T) {
 func TestKernelWithoutDriver(t *testing.T) {
 	t.Parallel()
 	g := standardImage(t).boots(t)
-	g.initrd = bareInitrd(t)
+	g.initrd = urootInitrd(t, false)
 	g.entries = nil // nobody in the guest could wipe it
 	g.fails(t, "NO-EFI-SECRET")
 }

@@ -1,0 +1,76 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/spf13/pflag"
+
+	"cocoroot/initramfs/archive"
+)
+
+func runInitrd(_ context.Context, a *app, flags *pflag.FlagSet, args []string) error {
+	out := flags.StringP("output", "o", "", "where to write the archive")
+	initFile := flags.String("init", "", "the init to carry (default: the file init beside this program)")
+	modules := flags.String("modules", "", "folder that has lib/modules/VERSION (with --kver)")
+	version := flags.String("kver", "", "version of the kernel that the modules are for")
+	force := flags.Bool("force", false, "replace an existing file")
+	if err := parse(flags, args, "output"); err != nil {
+		return err
+	}
+	if flags.NArg() > 0 {
+		return usagef("initrd takes no argument, %q is one", flags.Arg(0))
+	}
+	if (*modules == "") != (*version == "") {
+		return usagef("--modules and --kver go together")
+	}
+	var c archive.Contents
+	var err error
+	if c.Init, err = readInit(*initFile); err != nil {
+		return err
+	}
+	if *modules != "" {
+		if c.Modules, err = archive.FindModules(*modules, *version, archive.EFISecret); err != nil {
+			return err
+		}
+	}
+	var archived bytes.Buffer
+	if err := archive.Write(&archived, c); err != nil {
+		return err
+	}
+
+	var files outputs
+	defer files.discard()
+	f, err := files.create(*out, 0o644, *force)
+	if err != nil {
+		return err
+	}
+	size := archived.Len()
+	if _, err := archived.WriteTo(f); err != nil {
+		return fmt.Errorf("cannot write %s: %w", *out, err)
+	}
+	if err := files.commit(); err != nil {
+		return err
+	}
+	fmt.Fprintf(a.stdout, "%s: %d bytes, init and %d kernel modules\n", *out, size, len(c.Modules))
+	return nil
+}
+
+// readInit reads the init, by default the one built beside this program.
+func readInit(path string) ([]byte, error) {
+	if path == "" {
+		self, err := os.Executable()
+		if err != nil {
+			return nil, fmt.Errorf("cannot find the init: %w", err)
+		}
+		path = filepath.Join(filepath.Dir(self), "init")
+	}
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return nil, hinted(fmt.Errorf("cannot read the init: %w", err), "./build.sh tools builds it; --init names another")
+	}
+	return data, nil
+}

@@ -1,0 +1,160 @@
+// Command cocoroot is the owner's tool: it builds what a confidential guest
+// boots from, and starts it.
+//
+//	cocoroot initrd  write the initrd
+//	cocoroot seal    make an encrypted, verifiable image of a root file system
+//	cocoroot secret  build the table of secrets that is injected
+//	cocoroot launch  start a guest under QEMU
+//
+// Exit codes: 0 ok, 1 failed, 2 usage, 4 secret refused, 5 image tampered.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+
+	"github.com/spf13/pflag"
+	"golang.org/x/sys/unix"
+)
+
+// The exit codes.
+const (
+	exitOK       = 0
+	exitFailed   = 1
+	exitUsage    = 2
+	exitSecret   = 4
+	exitTampered = 5
+)
+
+// command is one verb.
+type command struct {
+	name  string
+	args  string // behind the verb, for the usage line
+	brief string
+	run   func(ctx context.Context, a *app, flags *pflag.FlagSet, args []string) error
+}
+
+func commands() []command {
+	return []command{
+		{"initrd", "-o FILE", "write the initrd, the same bytes wherever it is built", runInitrd},
+		{"seal", "ROOTFS -o IMAGE", "make an encrypted, verifiable image of a folder or a tar", runSeal},
+		{"secret", "build GUID=FILE… -o TABLE", "build the table of secrets that is injected", runSecret},
+		{"launch", "--simulate --firmware F --kernel F --initrd F --cmdline-file F --disk IMAGE", "start a guest under QEMU", runLaunch},
+	}
+}
+
+// app is where a verb speaks.
+type app struct {
+	stdout, stderr io.Writer
+}
+
+// failure is an error with an exit code and, mostly, the next step to take.
+type failure struct {
+	code int
+	err  error
+	hint string
+}
+
+func (f *failure) Error() string { return f.err.Error() }
+func (f *failure) Unwrap() error { return f.err }
+
+// usagef is wrong use of a verb.
+func usagef(format string, args ...any) error {
+	return &failure{code: exitUsage, err: fmt.Errorf(format, args...)}
+}
+
+// hinted adds the next step to err.
+func hinted(err error, format string, args ...any) error {
+	return &failure{code: exitFailed, err: err, hint: fmt.Sprintf(format, args...)}
+}
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, unix.SIGTERM)
+	defer stop()
+	a := &app{os.Stdout, os.Stderr}
+	code := a.main(ctx, os.Args[1:])
+	stop()
+	os.Exit(code)
+}
+
+// main runs the verb and returns the exit code.
+func (a *app) main(ctx context.Context, args []string) int {
+	if len(args) == 0 || args[0] == "help" || args[0] == "--help" || args[0] == "-h" {
+		if len(args) == 0 {
+			a.help(a.stderr)
+			return exitUsage
+		}
+		a.help(a.stdout)
+		return exitOK
+	}
+	for _, c := range commands() {
+		if c.name == args[0] {
+			return a.report(c, a.call(ctx, c, args[1:]))
+		}
+	}
+	fmt.Fprintf(a.stderr, "cocoroot: error: there is no command %q\n", args[0])
+	fmt.Fprintln(a.stderr, "cocoroot: hint: cocoroot help lists the commands")
+	return exitUsage
+}
+
+// call runs one verb. Its function registers flags, and parses with a.parse.
+func (a *app) call(ctx context.Context, c command, args []string) error {
+	flags := pflag.NewFlagSet(c.name, pflag.ContinueOnError)
+	flags.SetOutput(a.stdout)
+	flags.SortFlags = false
+	flags.Usage = func() {
+		fmt.Fprintf(a.stdout, "usage: cocoroot %s %s\n\n%s.\n\n%s", c.name, c.args, c.brief, flags.FlagUsages())
+	}
+	return c.run(ctx, a, flags, args)
+}
+
+// parse reads the options, of which those named must be given.
+func parse(flags *pflag.FlagSet, args []string, required ...string) error {
+	if err := flags.Parse(args); err != nil {
+		if errors.Is(err, pflag.ErrHelp) {
+			return err
+		}
+		return usagef("%w", err)
+	}
+	for _, name := range required {
+		if !flags.Changed(name) {
+			return usagef("option --%s is missing", name)
+		}
+	}
+	return nil
+}
+
+// report prints an error as the line it is, and returns the exit code.
+func (a *app) report(c command, err error) int {
+	if err == nil || errors.Is(err, pflag.ErrHelp) {
+		return exitOK
+	}
+	code, hint := exitFailed, ""
+	if f, ok := errors.AsType[*failure](err); ok {
+		code, hint = f.code, f.hint
+	}
+	if code == exitUsage && hint == "" {
+		hint = fmt.Sprintf("cocoroot %s --help shows how it is called", c.name)
+	}
+	if errors.Is(err, context.Canceled) {
+		err = errors.New("interrupted; nothing was written")
+	}
+	fmt.Fprintf(a.stderr, "cocoroot: error: %v\n", err)
+	if hint != "" {
+		fmt.Fprintf(a.stderr, "cocoroot: hint: %s\n", hint)
+	}
+	return code
+}
+
+func (a *app) help(w io.Writer) {
+	fmt.Fprint(w, "cocoroot builds and starts encrypted confidential guests.\n\n")
+	for _, c := range commands() {
+		fmt.Fprintf(w, "  cocoroot %-7s %s\n", c.name, c.brief)
+	}
+	fmt.Fprint(w, "\ncocoroot COMMAND --help shows a command's options.\n")
+	fmt.Fprint(w, "Exit codes: 0 ok, 1 failed, 2 usage, 4 secret refused, 5 image tampered.\n")
+}

@@ -1,0 +1,109 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+)
+
+// output is a file that exists under its name only once it is whole: it is
+// written under a temporary name beside it, synced, and renamed.
+type output struct {
+	*os.File
+	path  string
+	force bool
+}
+
+// outputs are files that appear together or not at all.
+type outputs []*output
+
+// create starts one more file. An existing file is an error without force,
+// and stays untouched until commit with it.
+func (all *outputs) create(path string, mode fs.FileMode, force bool) (*output, error) {
+	fi, err := os.Lstat(path)
+	switch {
+	case err == nil && !fi.Mode().IsRegular():
+		return nil, fmt.Errorf("cannot write %s: it is there and is not a regular file", path)
+	case err == nil && !force:
+		return nil, hinted(fmt.Errorf("cannot write %s: %w", path, fs.ErrExist), "--force replaces it")
+	case err != nil && !errors.Is(err, fs.ErrNotExist):
+		return nil, fmt.Errorf("cannot write %s: %w", path, err)
+	}
+	for _, o := range *all {
+		if filepath.Clean(o.path) == filepath.Clean(path) {
+			return nil, usagef("two outputs are to be written to %s", path)
+		}
+	}
+	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".tmp-*") // mode 0600
+	if err != nil {
+		return nil, fmt.Errorf("cannot write %s: %w", path, err)
+	}
+	o := &output{f, path, force}
+	*all = append(*all, o)
+	if err := f.Chmod(mode); err != nil {
+		return nil, fmt.Errorf("cannot write %s: %w", path, err)
+	}
+	return o, nil
+}
+
+// commit gives every file its name, after all of them are on the disk.
+func (all *outputs) commit() error {
+	for _, o := range *all {
+		if err := o.Sync(); err != nil {
+			return fmt.Errorf("cannot write %s: %w", o.path, err)
+		}
+		if err := o.Close(); err != nil {
+			return fmt.Errorf("cannot write %s: %w", o.path, err)
+		}
+	}
+	for len(*all) > 0 {
+		o := (*all)[0]
+		if err := o.rename(); err != nil {
+			return err
+		}
+		*all = (*all)[1:]
+	}
+	return nil
+}
+
+func (o *output) rename() error {
+	flags := uint(unix.RENAME_NOREPLACE)
+	if o.force {
+		flags = 0
+	}
+	if err := unix.Renameat2(unix.AT_FDCWD, o.Name(), unix.AT_FDCWD, o.path, flags); err != nil {
+		return fmt.Errorf("cannot write %s: %w", o.path, err)
+	}
+	dir, err := os.Open(filepath.Dir(o.path))
+	if err != nil {
+		return fmt.Errorf("cannot write %s: %w", o.path, err)
+	}
+	defer dir.Close()
+	if err := dir.Sync(); err != nil {
+		return fmt.Errorf("cannot write %s: %w", o.path, err)
+	}
+	return nil
+}
+
+// discard removes what was not committed.
+func (all *outputs) discard() {
+	for _, o := range *all {
+		o.Close()
+		os.Remove(o.Name())
+	}
+	*all = nil
+}
+
+// isTerminal reports whether w is a terminal, where progress may be shown.
+func isTerminal(w any) bool {
+	f, ok := w.(*os.File)
+	if !ok {
+		return false
+	}
+	_, err := unix.IoctlGetTermios(int(f.Fd()), unix.TCGETS)
+	return err == nil
+}

@@ -1,0 +1,228 @@
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+
+	"github.com/spf13/pflag"
+
+	"cocoroot/initramfs/cmdline"
+	"cocoroot/initramfs/manifest"
+	"cocoroot/initramfs/squashfs"
+	"cocoroot/unlock/luks2"
+	"cocoroot/unlock/policy"
+	"cocoroot/unlock/sealed"
+	"cocoroot/unlock/secmem"
+)
+
+const (
+	// generatedKey is the randomness in a generated key, bytes; it is
+	// written as twice as many hex digits, for some carriers of secrets cut
+	// at the first NUL.
+	generatedKey = 32
+	// leastKey is the shortest key file in bytes. A key is not stretched, so
+	// it must not be a passphrase that somebody could guess.
+	leastKey = 32
+	// mostKey is what the guest reads at most.
+	mostKey = 1024
+)
+
+// sealOptions is what the verb was told.
+type sealOptions struct {
+	root, image, keyFile, keyOut, cmdlineOut, manifestOut string
+	disk, appended                                        string
+	force, json                                           bool
+}
+
+func runSeal(ctx context.Context, a *app, flags *pflag.FlagSet, args []string) error {
+	var o sealOptions
+	flags.StringVarP(&o.image, "output", "o", "", "where to write the image")
+	flags.StringVar(&o.keyFile, "key-file", "", "use this key: at least 32 random bytes, all of which count (default: make a new one)")
+	flags.StringVar(&o.keyOut, "key-out", "", "where to write the new key (default: IMAGE.key, mode 0600)")
+	flags.StringVar(&o.cmdlineOut, "cmdline-out", "", "where to write the command line (default: IMAGE.cmdline)")
+	flags.StringVar(&o.manifestOut, "manifest-out", "", "where to write the manifest (default: IMAGE.manifest.json)")
+	flags.StringVar(&o.disk, "disk", "/dev/vda", "where the guest finds the image: /dev/NAME, serial:NAME, PARTUUID=… or PARTLABEL=…")
+	flags.StringVar(&o.appended, "append", "", "text for the end of the command line")
+	flags.BoolVar(&o.force, "force", false, "replace existing files")
+	flags.BoolVar(&o.json, "json", false, "print the manifest")
+	if err := parse(flags, args, "output"); err != nil {
+		return err
+	}
+	if flags.NArg() != 1 {
+		return usagef("seal takes one argument, the root file system; there are %d", flags.NArg())
+	}
+	if o.keyFile != "" && o.keyOut != "" {
+		return usagef("--key-file and --key-out exclude each other")
+	}
+	o.root = flags.Arg(0)
+	if o.keyOut == "" {
+		o.keyOut = o.image + ".key"
+	}
+	if o.cmdlineOut == "" {
+		o.cmdlineOut = o.image + ".cmdline"
+	}
+	if o.manifestOut == "" {
+		o.manifestOut = o.image + ".manifest.json"
+	}
+	return seal(ctx, a, o)
+}
+
+// seal makes the image and what belongs to it; all of it appears together.
+func seal(ctx context.Context, a *app, o sealOptions) error {
+	p := policy.Defaults()
+	p.FSType = policy.Squashfs
+	var err error
+	if p.Disk, err = policy.ParseDisk(o.disk); err != nil {
+		return usagef("--disk: %w", err)
+	}
+	// Every output is opened before the long work begins.
+	var files outputs
+	defer files.discard()
+	image, err := files.create(o.image, 0o644, o.force)
+	if err != nil {
+		return err
+	}
+	line, err := files.create(o.cmdlineOut, 0o644, o.force)
+	if err != nil {
+		return err
+	}
+	about, err := files.create(o.manifestOut, 0o644, o.force)
+	if err != nil {
+		return err
+	}
+	key, err := o.key(&files)
+	if err != nil {
+		return err
+	}
+	defer key.Close()
+
+	result, err := o.writeImage(ctx, a, image, key)
+	if err != nil {
+		return err
+	}
+	p.Image = result.Params
+	m := manifest.Manifest{
+		Version: manifest.Version, Image: result.Params, Size: uint64(result.Size), LUKS: result.UUID,
+		FSType: p.FSType, Key: p.Key,
+	}
+	if m.Cmdline, err = cmdline.Build(p, o.appended); err != nil {
+		return err
+	}
+	if _, err := line.WriteString(m.Cmdline + "\n"); err != nil {
+		return fmt.Errorf("cannot write %s: %w", o.cmdlineOut, err)
+	}
+	text, err := m.Marshal()
+	if err != nil {
+		return err
+	}
+	if _, err := about.Write(text); err != nil {
+		return fmt.Errorf("cannot write %s: %w", o.manifestOut, err)
+	}
+	if err := files.commit(); err != nil {
+		return err
+	}
+	if o.json {
+		_, err := a.stdout.Write(text)
+		return err
+	}
+	return o.tell(a, m)
+}
+
+// key reads the key file, or makes a new key and writes it.
+func (o sealOptions) key(files *outputs) (*secmem.Buffer, error) {
+	if o.keyFile != "" {
+		key, err := secmem.ReadFile(o.keyFile, mostKey)
+		if err == nil && len(key.Bytes()) < leastKey {
+			key.Close()
+			return nil, hinted(fmt.Errorf("cannot use %s: a key has at least %d bytes", o.keyFile, leastKey),
+				"without --key-file a new random key is made")
+		}
+		return key, err
+	}
+	f, err := files.create(o.keyOut, 0o600, o.force)
+	if err != nil {
+		return nil, err
+	}
+	random, err := secmem.New(generatedKey)
+	if err != nil {
+		return nil, err
+	}
+	defer random.Close()
+	if _, err := rand.Read(random.Bytes()); err != nil {
+		return nil, fmt.Errorf("cannot make a key: %w", err)
+	}
+	key, err := secmem.New(2 * generatedKey)
+	if err != nil {
+		return nil, err
+	}
+	hex.Encode(key.Bytes(), random.Bytes())
+	if _, err := f.Write(key.Bytes()); err != nil {
+		key.Close()
+		return nil, fmt.Errorf("cannot write %s: %w", o.keyOut, err)
+	}
+	return key, nil
+}
+
+// writeImage makes the file system in a file beside the image, which it is
+// removed from again, and seals it.
+func (o sealOptions) writeImage(ctx context.Context, a *app, image *output, key *secmem.Buffer) (sealed.Result, error) {
+	epoch, err := sourceDate()
+	if err != nil {
+		return sealed.Result{}, err
+	}
+	dir, err := os.MkdirTemp(filepath.Dir(o.image), ".cocoroot-seal-*") // mode 0700
+	if err != nil {
+		return sealed.Result{}, fmt.Errorf("cannot make a folder for the file system: %w", err)
+	}
+	defer os.RemoveAll(dir)
+	bar := newProgress(a.stderr)
+	defer bar.end()
+	bar.say("making the file system")
+	plain := filepath.Join(dir, "fs")
+	if err := squashfs.Make(ctx, o.root, plain, epoch); err != nil {
+		return sealed.Result{}, err
+	}
+	fs, err := os.Open(plain)
+	if err != nil {
+		return sealed.Result{}, fmt.Errorf("cannot read the file system: %w", err)
+	}
+	defer fs.Close()
+	fi, err := fs.Stat()
+	if err != nil {
+		return sealed.Result{}, fmt.Errorf("cannot read the file system: %w", err)
+	}
+	return sealed.Write(ctx, image, fs, fi.Size(), sealed.Options{
+		Passphrase: key.Bytes(), KDF: luks2.PBKDF2(luks2.GeneratedKeyIterations), Random: rand.Reader,
+		Progress: func(done, total int64) { bar.at("sealing", done, total) },
+	})
+}
+
+// sourceDate returns SOURCE_DATE_EPOCH, or 0: the file system's own time says
+// nothing, and must not make two images of one root differ.
+func sourceDate() (int64, error) {
+	text := os.Getenv("SOURCE_DATE_EPOCH")
+	if text == "" {
+		return 0, nil
+	}
+	epoch, err := strconv.ParseUint(text, 10, 32)
+	if err != nil {
+		return 0, usagef("SOURCE_DATE_EPOCH=%q is not a number of seconds", text)
+	}
+	return int64(epoch), nil
+}
+
+// tell says what was made.
+func (o sealOptions) tell(a *app, m manifest.Manifest) error {
+	fmt.Fprintf(a.stdout, "%s: %d bytes, %x\n", o.image, m.Size, m.Image.RootHash)
+	fmt.Fprintf(a.stdout, "%s: the command line to measure\n", o.cmdlineOut)
+	if o.keyFile == "" {
+		fmt.Fprintf(a.stdout, "%s: the key, to be injected as %s; keep it secret\n", o.keyOut, m.Key)
+	}
+	fmt.Fprintf(a.stdout, "%s: the manifest\n", o.manifestOut)
+	return nil
+}

@@ -1,0 +1,110 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"strings"
+
+	"github.com/spf13/pflag"
+
+	"cocoroot/initramfs/ovmf"
+	"cocoroot/unlock/efi"
+	"cocoroot/unlock/secmem"
+	"cocoroot/unlock/secret"
+)
+
+// amdSevArea is the secret area in bytes of OVMF's AmdSev build
+// (OvmfPkg/AmdSev/AmdSevX64.fdf); --firmware reads another one's.
+const amdSevArea = 0xc00
+
+// maxFirmware bounds the firmware image in bytes.
+const maxFirmware = 64 << 20
+
+func runSecret(_ context.Context, a *app, flags *pflag.FlagSet, args []string) error {
+	out := flags.StringP("output", "o", "", "where to write the table, which holds the secrets in clear (mode 0600)")
+	firmware := flags.String("firmware", "", "the firmware that will get the table (default: OVMF AmdSev's area of 3072 bytes)")
+	force := flags.Bool("force", false, "replace an existing file")
+	if err := parse(flags, args); err != nil {
+		return err
+	}
+	if flags.NArg() == 0 || flags.Arg(0) != "build" {
+		return usagef("secret is followed by build")
+	}
+	if *out == "" {
+		return usagef("option --output is missing")
+	}
+	area := amdSevArea
+	if *firmware != "" {
+		var err error
+		if area, err = secretArea(*firmware); err != nil {
+			return err
+		}
+	}
+	table, err := buildTable(flags.Args()[1:], area)
+	if err != nil {
+		return err
+	}
+	defer table.Close()
+
+	var files outputs
+	defer files.discard()
+	f, err := files.create(*out, 0o600, *force)
+	if err != nil {
+		return err
+	}
+	if _, err := f.Write(table.Bytes()); err != nil {
+		return fmt.Errorf("cannot write %s: %w", *out, err)
+	}
+	if err := files.commit(); err != nil {
+		return err
+	}
+	fmt.Fprintf(a.stdout, "%s: %d entries, %d of %d bytes\n", *out, flags.NArg()-1, len(table.Bytes()), area)
+	return nil
+}
+
+// secretArea returns the size in bytes of a firmware's secret area.
+func secretArea(path string) (int, error) {
+	fi, err := os.Stat(path)
+	if err != nil {
+		return 0, fmt.Errorf("cannot read the firmware: %w", err)
+	}
+	if fi.Size() > maxFirmware {
+		return 0, fmt.Errorf("cannot read the firmware: %s has more than %d bytes", path, maxFirmware)
+	}
+	image, err := os.ReadFile(path)
+	if err != nil {
+		return 0, fmt.Errorf("cannot read the firmware: %w", err)
+	}
+	fw, err := ovmf.Parse(image)
+	if err != nil {
+		return 0, fmt.Errorf("cannot read the firmware %s: %w", path, err)
+	}
+	return int(fw.Secret.Size), nil
+}
+
+// buildTable reads GUID=FILE pairs into a secret table that fits area bytes.
+func buildTable(pairs []string, area int) (*secmem.Buffer, error) {
+	var entries []secret.Entry
+	defer func() {
+		for _, e := range entries {
+			e.Data.Close()
+		}
+	}()
+	for _, pair := range pairs {
+		name, path, ok := strings.Cut(pair, "=")
+		if !ok || path == "" {
+			return nil, usagef("%q is not of the form GUID=FILE", pair)
+		}
+		g, err := efi.Parse(name)
+		if err != nil {
+			return nil, usagef("%q: %w", pair, err)
+		}
+		data, err := secmem.ReadFile(path, area)
+		if err != nil {
+			return nil, err
+		}
+		entries = append(entries, secret.Entry{GUID: g, Data: data})
+	}
+	return secret.Build(entries, area)
+}
