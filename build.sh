@@ -302,11 +302,12 @@ tools() {
 	made tools build/init
 }
 
-# build_tools: init alone is built with the experiment that wipes its secrets.
+# build_tools: init alone is built with the experiment that wipes its secrets,
+# and without inlining, which makes the archive a tenth smaller.
 build_tools() {
 	export CGO_ENABLED=0 GOOS=linux GOARCH=amd64 GOAMD64=v1
 	go build -trimpath -ldflags='-s -w' -o "$NEW/cocoroot" ./cmds/cocoroot
-	GOEXPERIMENT=runtimesecret go build -trimpath -ldflags='-s -w' -o "$NEW/init" ./cmds/init
+	GOEXPERIMENT=runtimesecret go build -trimpath -gcflags=all=-l -ldflags='-s -w' -o "$NEW/init" ./cmds/init
 }
 
 # --- Firmware ----------------------------------------------------------------
@@ -480,7 +481,7 @@ demo() {
 	built
 	start demo_boot
 	wait "$GROUP" || die "the demo's guest failed (exit code $?)" "its console is in build/log/demo.log"
-	grep -q "^$DEMO_LINE" build/log/demo.log ||
+	tr -d '\r' <build/log/demo.log | grep -x "$DEMO_LINE" ||
 		die "the guest never said '$DEMO_LINE'" "its console is in build/log/demo.log"
 }
 
@@ -508,7 +509,7 @@ demo_seal() {
 	if [[ $stamp != "$(cat build/demo/stamp 2>/dev/null)" ]]; then
 		rm -f build/demo/stamp
 		quietly seal build/cocoroot seal build/demo/root -o build/demo/image --key-out build/demo/key \
-			--cmdline-out build/demo/cmdline --manifest-out build/demo/manifest.json --force
+			--cmdline-out build/demo/cmdline --manifest-out build/demo/manifest.json --append quiet --force
 		echo "$stamp" >build/demo/stamp
 	fi
 	made image build/demo/image
@@ -529,6 +530,8 @@ all_checks() {
 	tools
 	kernel --check
 	archive
+	demo_root
+	demo_seal
 	debian_root
 	built
 	export CGO_ENABLED=1 GOEXPERIMENT=runtimesecret

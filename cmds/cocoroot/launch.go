@@ -108,7 +108,7 @@ func judge(o launch.Outcome, err error, timeout time.Duration) error {
 		return err
 	case o.Fatal != nil:
 		code := map[fatal.Kind]int{fatal.Failed: exitFailed, fatal.Secret: exitSecret, fatal.Tampered: exitTampered}
-		return &failure{code: code[fatal.KindOf(fatal.Code(o.Fatal.Code))], err: fmt.Errorf("the guest refused to boot: %s", o.Fatal.Code)}
+		return &failure{code: code[fatal.KindOf(o.Fatal.Code)], err: fmt.Errorf("the guest refused to boot: %s", o.Fatal.Code)}
 	case strings.Contains(o.Panic, "dm-verity"):
 		return &failure{code: exitTampered, err: errors.New("the guest stopped at a block that is not the measured one")}
 	case o.Panic != "":

@@ -6,15 +6,14 @@ import (
 	"regexp"
 	"strings"
 	"sync"
+
+	"cocoroot/unlock/fatal"
 )
 
 // maxLine is the number of bytes of a console line that are looked at.
 const maxLine = 8 << 10
 
 var (
-	// Other text may come before: the kernel's time stamp, or half a line of
-	// the kernel that init's cuts in two.
-	fatalLine = regexp.MustCompile(`cocoroot: FATAL ([A-Za-z0-9_-]{1,64}): (.*)`)
 	panicLine = regexp.MustCompile(`Kernel panic - not syncing.*`)
 	// The firmware's boot manager prints in the console's own style.
 	firmwareLine = regexp.MustCompile(`BdsDxe: .*`)
@@ -96,8 +95,8 @@ func (o *observer) endLine() {
 		return
 	}
 	o.seen.Spoke = true
-	if m := fatalLine.FindStringSubmatch(text); m != nil && o.seen.Fatal == nil {
-		o.seen.Fatal = &Fatal{Code: m[1], Text: m[2]}
+	if code, what, ok := fatal.ParseLine(text); ok && o.seen.Fatal == nil {
+		o.seen.Fatal = &Fatal{Code: code, Text: what}
 	}
 	if p := panicLine.FindString(text); p != "" && o.seen.Panic == "" {
 		o.seen.Panic = p

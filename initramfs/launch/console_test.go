@@ -93,5 +93,5 @@ func text(f *Fatal) string {
 	if f == nil {
 		return ""
 	}
-	return f.Code + f.Text
+	return string(f.Code) + f.Text
 }

@@ -29,6 +29,7 @@ import (
 	"cocoroot/initramfs/measure"
 	"cocoroot/initramfs/ovmf"
 	"cocoroot/initramfs/qmp"
+	"cocoroot/unlock/fatal"
 )
 
 var (
@@ -95,7 +96,7 @@ type Config struct {
 
 // Fatal is init's line about why it did not boot the image.
 type Fatal struct {
-	Code string // stable word
+	Code fatal.Code
 	Text string // what happened, and what to do about it
 }
 

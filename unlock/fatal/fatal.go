@@ -129,7 +129,16 @@ func CodeOf(err error, fallback Code) Code {
 	return fallback
 }
 
-const prefix = "cocoroot: FATAL "
+const (
+	prefix = "cocoroot: FATAL "
+	// maxCode is the longest code that ParseLine takes, bytes.
+	maxCode = 64
+)
+
+// notInCode reports whether r cannot stand in a code.
+func notInCode(r rune) bool {
+	return r != '-' && r != '_' && (r < '0' || r > '9') && (r < 'A' || r > 'Z') && (r < 'a' || r > 'z')
+}
 
 // Line returns the console line for a failure. Line breaks in the text, which
 // may quote foreign input, become spaces; other control characters are dropped.
@@ -146,14 +155,15 @@ func Line(c Code, text string) string {
 	return prefix + string(c) + ": " + text
 }
 
-// ParseLine reads a line that Line made; ok is false for any other line.
+// ParseLine reads a line that Line made; ok is false for any other line. Other
+// text may stand before it: the kernel's own half line, which init's cuts.
 func ParseLine(line string) (c Code, text string, ok bool) {
-	rest, found := strings.CutPrefix(line, prefix)
+	_, rest, found := strings.Cut(line, prefix)
 	if !found {
 		return "", "", false
 	}
 	word, text, found := strings.Cut(rest, ": ")
-	if !found || word == "" || strings.ContainsAny(word, " \t") {
+	if !found || word == "" || len(word) > maxCode || strings.ContainsFunc(word, notInCode) {
 		return "", "", false
 	}
 	return Code(word), text, true

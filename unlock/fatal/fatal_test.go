@@ -18,7 +18,7 @@ func TestLineRoundTrip(t *testing.T) {
 	if !ok || c != Verity || text != "block 7 is not [31mthe one" {
 		t.Errorf("ParseLine(%q) = %q, %q, %v", line, c, text, ok)
 	}
-	for _, s := range []string{"", "cocoroot: FATAL", "cocoroot: FATAL X", "cocoroot: step", " cocoroot: FATAL X: y"} {
+	for _, s := range []string{"", "cocoroot: FATAL", "cocoroot: FATAL X", "cocoroot: step", "cocoroot: FATAL X Y: z"} {
 		if _, _, ok := ParseLine(s); ok {
 			t.Errorf("ParseLine(%q) accepted", s)
 		}

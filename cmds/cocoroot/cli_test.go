@@ -1,0 +1,209 @@
+package main
+
+import (
+	"bytes"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"cocoroot/unlock/policy"
+)
+
+// call runs the tool as main does and returns its exit code and output.
+func call(t *testing.T, args ...string) (int, string, string) {
+	t.Helper()
+	var stdout, stderr bytes.Buffer
+	a := &app{&stdout, &stderr}
+	code := a.main(t.Context(), args)
+	return code, stdout.String(), stderr.String()
+}
+
+// names returns what lies in a folder, hidden files too.
+func names(t *testing.T, dir string) string {
+	t.Helper()
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var all []string
+	for _, e := range entries {
+		all = append(all, e.Name())
+	}
+	return strings.Join(all, " ")
+}
+
+func put(t *testing.T, path, data string) string {
+	t.Helper()
+	if err := os.WriteFile(path, []byte(data), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+func needTool(t *testing.T, name string) {
+	t.Helper()
+	if _, err := exec.LookPath(name); err == nil {
+		return
+	}
+	if os.Getenv("COCOROOT_REQUIRE_TOOLS") == "1" {
+		t.Fatalf("%s is not installed", name)
+	}
+	t.Skipf("%s is not installed", name)
+}
+
+const guid = "736869e5-84f0-4973-92ec-06879ce3da0b"
+
+// Bad input gives one error line, the documented exit code, and no file.
+func TestBadInput(t *testing.T) {
+	needTool(t, "mksquashfs")
+	in := t.TempDir()
+	key := put(t, filepath.Join(in, "key"), strings.Repeat("k", 64))
+	short := put(t, filepath.Join(in, "short"), "secret")
+	empty := put(t, filepath.Join(in, "empty"), "")
+	big := put(t, filepath.Join(in, "big"), strings.Repeat("b", 3072))
+	junk := put(t, filepath.Join(in, "junk"), strings.Repeat("j", 5000))
+	root := filepath.Join(in, "root")
+	if err := os.Mkdir(root, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	line := put(t, filepath.Join(in, "cmdline"), "console=ttyS0\n")
+	launch := func(more ...string) []string {
+		return append([]string{"launch", "--simulate", "--firmware", junk, "--kernel", junk, "--initrd", junk,
+			"--cmdline-file", line, "--disk", junk}, more...)
+	}
+	for name, tc := range map[string]struct {
+		args []string
+		code int
+	}{
+		"no command":               {nil, exitUsage},
+		"unknown command":          {[]string{"sael"}, exitUsage},
+		"unknown option":           {[]string{"seal", "--shell"}, exitUsage},
+		"seal without output":      {[]string{"seal", root}, exitUsage},
+		"seal without root":        {[]string{"seal", "-o", "OUT"}, exitUsage},
+		"seal of two roots":        {[]string{"seal", root, root, "-o", "OUT"}, exitUsage},
+		"seal of nothing":          {[]string{"seal", in + "/absent", "-o", "OUT"}, exitFailed},
+		"seal of junk":             {[]string{"seal", junk, "-o", "OUT"}, exitFailed},
+		"seal with short key":      {[]string{"seal", root, "-o", "OUT", "--key-file", short}, exitFailed},
+		"seal with empty key":      {[]string{"seal", root, "-o", "OUT", "--key-file", empty}, exitFailed},
+		"seal with two keys":       {[]string{"seal", root, "-o", "OUT", "--key-file", key, "--key-out", "OUT.k"}, exitUsage},
+		"seal for no disk":         {[]string{"seal", root, "-o", "OUT", "--disk", "vda"}, exitUsage},
+		"seal with bad text":       {[]string{"seal", root, "-o", "OUT", "--append", "cocoroot.shell=1"}, exitFailed},
+		"seal with long text":      {[]string{"seal", root, "-o", "OUT", "--append", strings.Repeat("x", 2000)}, exitFailed},
+		"seal onto one file":       {[]string{"seal", root, "-o", "OUT", "--key-out", "OUT"}, exitUsage},
+		"seal onto a folder":       {[]string{"seal", root, "-o", in, "--force"}, exitFailed},
+		"seal into no folder":      {[]string{"seal", root, "-o", "OUT/x/y"}, exitFailed},
+		"initrd without output":    {[]string{"initrd"}, exitUsage},
+		"initrd with argument":     {[]string{"initrd", "-o", "OUT", "x"}, exitUsage},
+		"initrd of junk":           {[]string{"initrd", "-o", "OUT", "--init", junk}, exitFailed},
+		"initrd without init":      {[]string{"initrd", "-o", "OUT", "--init", in + "/absent"}, exitFailed},
+		"initrd, modules alone":    {[]string{"initrd", "-o", "OUT", "--init", junk, "--modules", in}, exitUsage},
+		"secret without verb":      {[]string{"secret", "-o", "OUT"}, exitUsage},
+		"secret without output":    {[]string{"secret", "build", guid + "=" + key}, exitUsage},
+		"secret of nothing":        {[]string{"secret", "build", "-o", "OUT"}, exitFailed},
+		"secret, no pair":          {[]string{"secret", "build", key, "-o", "OUT"}, exitUsage},
+		"secret, bad GUID":         {[]string{"secret", "build", "x=" + key, "-o", "OUT"}, exitUsage},
+		"secret, twice":            {[]string{"secret", "build", guid + "=" + key, guid + "=" + short, "-o", "OUT"}, exitFailed},
+		"secret, absent file":      {[]string{"secret", "build", guid + "=" + in + "/absent", "-o", "OUT"}, exitFailed},
+		"secret, too big":          {[]string{"secret", "build", guid + "=" + big, "-o", "OUT"}, exitFailed},
+		"secret, junk firmware":    {[]string{"secret", "build", guid + "=" + key, "-o", "OUT", "--firmware", junk}, exitFailed},
+		"launch without simulate":  {[]string{"launch", "--firmware", junk, "--kernel", junk, "--initrd", junk, "--cmdline-file", line, "--disk", junk}, exitFailed},
+		"launch without kernel":    {[]string{"launch", "--simulate", "--firmware", junk}, exitUsage},
+		"launch of junk firmware":  {launch(), exitFailed},
+		"launch with absent line":  {launch("--cmdline-file", in+"/absent"), exitFailed},
+		"launch with bad secret":   {launch("--secret", "x"), exitFailed},
+		"launch with absent QEMU":  {launch("--qemu", in+"/absent"), exitFailed},
+		"launch with bad argument": {launch("x"), exitUsage},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			args := make([]string, len(tc.args))
+			for i, a := range tc.args {
+				args[i] = strings.Replace(a, "OUT", filepath.Join(dir, "out"), 1)
+			}
+			code, _, stderr := call(t, args...)
+			if code != tc.code {
+				t.Errorf("exit code = %d; want %d", code, tc.code)
+			}
+			if tc.args != nil && strings.Count(stderr, "cocoroot: error: ") != 1 {
+				t.Errorf("stderr = %q; want one error line", stderr)
+			}
+			if left := names(t, dir); left != "" {
+				t.Errorf("left behind: %s", left)
+			}
+		})
+	}
+	if got := names(t, in); got != "big cmdline empty junk key root short" {
+		t.Errorf("the inputs' folder has %s", got)
+	}
+}
+
+func TestSealWritesAllFourFiles(t *testing.T) {
+	needTool(t, "mksquashfs")
+	dir := t.TempDir()
+	root := filepath.Join(dir, "root")
+	if err := os.Mkdir(root, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	image := filepath.Join(dir, "image")
+	if code, _, stderr := call(t, "seal", root, "-o", image); code != exitOK || stderr != "" {
+		t.Fatalf("seal = %d, %q; want success without a word on stderr", code, stderr)
+	}
+	if got := names(t, dir); got != "image image.cmdline image.key image.manifest.json root" {
+		t.Errorf("files = %s", got)
+	}
+	fi, err := os.Stat(image + ".key")
+	if err != nil || fi.Mode() != 0o600 || fi.Size() != 64 {
+		t.Errorf("key: %v, mode %v, %d bytes; want mode 0600, 64 bytes", err, fi.Mode(), fi.Size())
+	}
+	line, err := os.ReadFile(image + ".cmdline")
+	if err != nil || bytes.Count(line, []byte("\n")) != 1 {
+		t.Fatalf("command line = %q, %v; want one line", line, err)
+	}
+	p, err := policy.Parse(string(line))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if fi, err := os.Stat(image); err != nil || uint64(fi.Size()) != p.Image.DeviceSize() {
+		t.Errorf("image: %v, %d bytes; want %d", err, fi.Size(), p.Image.DeviceSize())
+	}
+
+	before, _ := os.ReadFile(image)
+	if code, _, stderr := call(t, "seal", root, "-o", image); code != exitFailed || !strings.Contains(stderr, "hint: --force") {
+		t.Errorf("second seal = %d, %q; want a refusal that names --force", code, stderr)
+	}
+	if after, _ := os.ReadFile(image); !bytes.Equal(before, after) {
+		t.Error("the refused seal changed the image")
+	}
+	if code, out, _ := call(t, "seal", root, "-o", image, "--force", "--json"); code != exitOK || !strings.HasPrefix(out, "{") {
+		t.Errorf("seal --force --json = %d, %q; want the manifest", code, out)
+	}
+}
+
+func TestSecretBuild(t *testing.T) {
+	dir := t.TempDir()
+	key := put(t, filepath.Join(dir, "key"), "MY-LUKS-PASSPHRASE")
+	table := filepath.Join(dir, "table")
+	code, out, stderr := call(t, "secret", "build", guid+"="+key, "-o", table)
+	if code != exitOK {
+		t.Fatalf("secret build = %d, %q", code, stderr)
+	}
+	if strings.Contains(out, "MY-LUKS") {
+		t.Error("the secret is in the output")
+	}
+	if fi, err := os.Stat(table); err != nil || fi.Mode() != 0o600 || fi.Size() != 64 {
+		t.Errorf("table: %v, %v; want mode 0600, 64 bytes", fi, err)
+	}
+}
+
+func TestHelp(t *testing.T) {
+	if code, out, _ := call(t, "help"); code != exitOK || !strings.Contains(out, "cocoroot seal") {
+		t.Errorf("help = %d, %q", code, out)
+	}
+	for _, c := range commands() {
+		if code, out, stderr := call(t, c.name, "--help"); code != exitOK || !strings.Contains(out, "usage: cocoroot "+c.name) || stderr != "" {
+			t.Errorf("%s --help = %d, %q, %q", c.name, code, out, stderr)
+		}
+	}
+}
