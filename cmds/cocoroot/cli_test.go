@@ -3,11 +3,11 @@ package main
 import (
 	"bytes"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
 
+	"cocoroot/unlock/oracle"
 	"cocoroot/unlock/policy"
 )
 
@@ -42,22 +42,11 @@ func put(t *testing.T, path, data string) string {
 	return path
 }
 
-func needTool(t *testing.T, name string) {
-	t.Helper()
-	if _, err := exec.LookPath(name); err == nil {
-		return
-	}
-	if os.Getenv("COCOROOT_REQUIRE_TOOLS") == "1" {
-		t.Fatalf("%s is not installed", name)
-	}
-	t.Skipf("%s is not installed", name)
-}
-
 const guid = "736869e5-84f0-4973-92ec-06879ce3da0b"
 
 // Bad input gives one error line, the documented exit code, and no file.
 func TestBadInput(t *testing.T) {
-	needTool(t, "mksquashfs")
+	oracle.Tool(t, "mksquashfs")
 	in := t.TempDir()
 	key := put(t, filepath.Join(in, "key"), strings.Repeat("k", 64))
 	short := put(t, filepath.Join(in, "short"), "secret")
@@ -140,7 +129,7 @@ func TestBadInput(t *testing.T) {
 }
 
 func TestSealWritesAllFourFiles(t *testing.T) {
-	needTool(t, "mksquashfs")
+	oracle.Tool(t, "mksquashfs")
 	dir := t.TempDir()
 	root := filepath.Join(dir, "root")
 	if err := os.Mkdir(root, 0o755); err != nil {

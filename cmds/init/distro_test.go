@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"cocoroot/unlock/oracle"
 )
 
 // stateUnit says on the console how systemd finds itself once the boot is
@@ -35,7 +37,7 @@ func TestDebian(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	root := filepath.Join(dir, "root.tar")
-	addToTar(t, artifact(t, "debian12.tar"), root)
+	addToTar(t, oracle.Artifact(t, "debian12.tar"), root)
 	g := seal(t, dir, root).boots(t)
 	g.memory = 2048
 	e := g.run(t, 2*bootLimit)
@@ -112,9 +114,9 @@ func TestURootCarriesInit(t *testing.T) {
 func urootInitrd(t *testing.T, withModules bool) string {
 	t.Helper()
 	out := filepath.Join(t.TempDir(), "initramfs.cpio")
-	args := []string{"tool", "u-root", "-o", out, "-initcmd=/bin/cocoroot-init", "-defaultsh=", "-files=" + artifact(t, "init") + ":bin/cocoroot-init"}
+	args := []string{"tool", "u-root", "-o", out, "-initcmd=/bin/cocoroot-init", "-defaultsh=", "-files=" + oracle.Artifact(t, "init") + ":bin/cocoroot-init"}
 	if withModules {
-		tree := artifact(t, "modules/lib/modules")
+		tree := oracle.Artifact(t, "modules/lib/modules")
 		found, err := filepath.Glob(tree + "/*/kernel/drivers/virt/coco/efi_secret/efi_secret.ko")
 		if err != nil || len(found) != 1 {
 			t.Fatalf("efi_secret.ko = %v, %v; want one", found, err)

@@ -20,6 +20,7 @@ import (
 	"cocoroot/initramfs/ovmf"
 	"cocoroot/initramfs/qmp"
 	"cocoroot/unlock/efi"
+	"cocoroot/unlock/oracle"
 	"cocoroot/unlock/policy"
 	"cocoroot/unlock/secmem"
 	"cocoroot/unlock/secret"
@@ -28,9 +29,6 @@ import (
 
 // The boots run the real chain: OVMF, kernel, efi_secret and init under QEMU,
 // without SEV hardware. build.sh test makes what they need.
-
-// buildDir is where build.sh leaves its artifacts.
-const buildDir = "../../build"
 
 // bootLimit ends a guest that neither boots nor fails. A boot takes 5 to 30 s.
 const bootLimit = 4 * time.Minute
@@ -45,30 +43,6 @@ const ran = "boot-test: the image's program runs"
 // otherGUID is an entry that is not the disk key.
 var otherGUID = efi.MustParse("11111111-2222-3333-4444-555555555555")
 
-// artifact returns the path of something that build.sh built.
-func artifact(t *testing.T, name string) string {
-	t.Helper()
-	path, err := filepath.Abs(filepath.Join(buildDir, name))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := os.Stat(path); err == nil {
-		return path
-	}
-	missing(t, path+" is not built; ./build.sh test builds it")
-	return ""
-}
-
-// missing skips where something that a test needs is not there, and fails
-// where nothing may be missing.
-func missing(t *testing.T, text string) {
-	t.Helper()
-	if os.Getenv("COCOROOT_REQUIRE_TOOLS") == "1" {
-		t.Fatal(text)
-	}
-	t.Skip(text)
-}
-
 // sealedImage is what cocoroot seal made of a root.
 type sealedImage struct {
 	path    string
@@ -81,7 +55,7 @@ type sealedImage struct {
 func seal(t *testing.T, dir, root string, args ...string) sealedImage {
 	t.Helper()
 	path := filepath.Join(dir, "image")
-	cmd := exec.Command(artifact(t, "cocoroot"), append([]string{"seal", root, "-o", path}, args...)...)
+	cmd := exec.Command(oracle.Artifact(t, "cocoroot"), append([]string{"seal", root, "-o", path}, args...)...)
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("cocoroot seal: %v\n%s", err, out)
 	}
@@ -106,7 +80,7 @@ func read(t *testing.T, path string) []byte {
 func testRoot(t *testing.T, dir, script string) string {
 	t.Helper()
 	root := filepath.Join(dir, "root")
-	if err := os.CopyFS(root, os.DirFS(artifact(t, "demo/root"))); err != nil {
+	if err := os.CopyFS(root, os.DirFS(oracle.Artifact(t, "demo/root"))); err != nil {
 		t.Fatal(err)
 	}
 	write(t, filepath.Join(root, "sbin/init"), []byte("#!/bin/sh\nPATH=/bin\necho \""+ran+"\"\n"+script+"\npoweroff -f\n"))
@@ -162,7 +136,7 @@ func standardImage(t *testing.T) sealedImage {
 		standard.image = seal(t, dir, root)
 	})
 	if standard.image.path == "" {
-		missing(t, "the image of the boot tests could not be sealed")
+		t.Fatal("the image of the boot tests could not be sealed")
 	}
 	return standard.image
 }
@@ -193,7 +167,7 @@ func (s sealedImage) boots(t *testing.T) *guest {
 	t.Helper()
 	return &guest{
 		image: s.path, cmdline: s.cmdline, entries: []secret.Entry{entry(t, policy.DefaultKey, s.key)},
-		kernel: artifact(t, "bzImage"), initrd: artifact(t, "initrd.img"),
+		kernel: oracle.Artifact(t, "bzImage"), initrd: oracle.Artifact(t, "initrd.img"),
 	}
 }
 
@@ -222,7 +196,7 @@ func (g *guest) run(t *testing.T, limit time.Duration) ended {
 	t.Helper()
 	area := secretArea(t)
 	c := launch.Config{
-		Firmware: artifact(t, "OVMF.amdsev.fd"), Kernel: g.kernel, Initrd: g.initrd, Cmdline: g.cmdline,
+		Firmware: oracle.Artifact(t, "OVMF.amdsev.fd"), Kernel: g.kernel, Initrd: g.initrd, Cmdline: g.cmdline,
 		Memory: g.memory, SecretTable: g.table, HashesTable: g.hashes, ExtraArgs: g.extra,
 	}
 	if g.image != "" {
@@ -267,7 +241,7 @@ func readMemory(ctx context.Context, t *testing.T, q *qmp.Client, base, size uin
 
 func secretArea(t *testing.T) ovmf.Area {
 	t.Helper()
-	fw, err := ovmf.Parse(read(t, artifact(t, "OVMF.amdsev.fd")))
+	fw, err := ovmf.Parse(read(t, oracle.Artifact(t, "OVMF.amdsev.fd")))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -16,6 +15,7 @@ import (
 	"cocoroot/initramfs/measure"
 	"cocoroot/initramfs/ovmf"
 	"cocoroot/initramfs/qmp"
+	"cocoroot/unlock/oracle"
 )
 
 // firmware returns the path of an AmdSev build: the one that build.sh has
@@ -23,24 +23,8 @@ import (
 // no live test.
 func firmware(t *testing.T) string {
 	t.Helper()
-	root, err := filepath.Abs("../..")
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, err = exec.LookPath("qemu-system-x86_64")
-	if err == nil {
-		for _, p := range []string{"build/OVMF.amdsev.fd", "../shared/vectors/OVMF.amdsev.fd"} {
-			p = filepath.Join(root, p)
-			if _, err = os.Stat(p); err == nil {
-				return p
-			}
-		}
-	}
-	if os.Getenv("COCOROOT_REQUIRE_TOOLS") == "1" {
-		t.Fatal(err)
-	}
-	t.Skip(err)
-	return ""
+	oracle.Tool(t, "qemu-system-x86_64")
+	return oracle.Artifact(t, "OVMF.amdsev.fd")
 }
 
 func write(t *testing.T, name string, b []byte) string {

@@ -8,11 +8,11 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 	"testing/iotest"
+
+	"cocoroot/unlock/oracle"
 )
 
 // TestMarshalByHand spells the 176 bytes out.
@@ -109,7 +109,7 @@ type vectors struct {
 
 func TestVectorSEV(t *testing.T) {
 	var v vectors
-	if err := json.Unmarshal(vector(t, "measure.json"), &v); err != nil {
+	if err := json.Unmarshal(oracle.Vector(t, "measure.json"), &v); err != nil {
 		t.Fatal(err)
 	}
 	n := 0
@@ -122,7 +122,7 @@ func TestVectorSEV(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got := sevDigest(vector(t, v.OVMF), table); got != v.Digest {
+		if got := sevDigest(oracle.Vector(t, v.OVMF), table); got != v.Digest {
 			t.Errorf("%s: SHA-256(firmware, table) = %s; want %s", v.Name, got, v.Digest)
 		}
 	}
@@ -133,7 +133,7 @@ func TestVectorSEV(t *testing.T) {
 
 func TestVectorLarge(t *testing.T) {
 	var v vectors
-	if err := json.Unmarshal(vector(t, "measure.json"), &v); err != nil {
+	if err := json.Unmarshal(oracle.Vector(t, "measure.json"), &v); err != nil {
 		t.Fatal(err)
 	}
 	table, err := NewHashesTable(
@@ -147,7 +147,7 @@ func TestVectorLarge(t *testing.T) {
 	if got := hex.EncodeToString(table.Marshal()); got != v.Large.HashesTable {
 		t.Errorf("Marshal() = %s; want %s", got, v.Large.HashesTable)
 	}
-	if got := sevDigest(vector(t, "OVMF.amdsev.fd"), table); got != v.Large.Digests["sev"] {
+	if got := sevDigest(oracle.Vector(t, "OVMF.amdsev.fd"), table); got != v.Large.Digests["sev"] {
 		t.Errorf("SHA-256(firmware, table) = %s; want %s", got, v.Large.Digests["sev"])
 	}
 }
@@ -167,20 +167,4 @@ func counter(seed string, n int) io.Reader {
 		b = append(b, h[:]...)
 	}
 	return bytes.NewReader(b[:n])
-}
-
-// vector reads a public vector, which lies beside the repository.
-func vector(t *testing.T, name string) []byte {
-	t.Helper()
-	root, err := filepath.Abs("../..")
-	if err != nil {
-		t.Fatal(err)
-	}
-	b, err := os.ReadFile(filepath.Join(root, "../shared/vectors", name))
-	if err != nil && os.Getenv("COCOROOT_REQUIRE_TOOLS") != "1" {
-		t.Skip(err)
-	} else if err != nil {
-		t.Fatal(err)
-	}
-	return b
 }

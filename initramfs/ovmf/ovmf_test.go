@@ -3,13 +3,12 @@ package ovmf
 import (
 	"encoding/binary"
 	"errors"
-	"os"
-	"path/filepath"
 	"reflect"
 	"slices"
 	"testing"
 
 	"cocoroot/unlock/efi"
+	"cocoroot/unlock/oracle"
 )
 
 // entry is one entry of a synthesized footer.
@@ -182,7 +181,7 @@ func TestRealImages(t *testing.T) {
 		{"ovmf_OvmfX64_suffix.bin", Area{}, Area{}, 6},
 	} {
 		t.Run(tt.file, func(t *testing.T) {
-			got, err := Parse(vector(t, tt.file))
+			got, err := Parse(oracle.Vector(t, tt.file))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -191,20 +190,4 @@ func TestRealImages(t *testing.T) {
 			}
 		})
 	}
-}
-
-// vector reads a public vector, which lies beside the repository.
-func vector(t *testing.T, name string) []byte {
-	t.Helper()
-	root, err := filepath.Abs("../..")
-	if err != nil {
-		t.Fatal(err)
-	}
-	b, err := os.ReadFile(filepath.Join(root, "../shared/vectors", name))
-	if err != nil && os.Getenv("COCOROOT_REQUIRE_TOOLS") != "1" {
-		t.Skip(err)
-	} else if err != nil {
-		t.Fatal(err)
-	}
-	return b
 }

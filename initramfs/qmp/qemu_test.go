@@ -8,17 +8,13 @@ import (
 	"path/filepath"
 	"testing"
 	"time"
+
+	"cocoroot/unlock/oracle"
 )
 
 // TestQEMU drives a QEMU without machine: stop, go, refuse, quit.
 func TestQEMU(t *testing.T) {
-	const name = "qemu-system-x86_64"
-	if _, err := exec.LookPath(name); err != nil {
-		if os.Getenv("COCOROOT_REQUIRE_TOOLS") == "1" {
-			t.Fatal(err)
-		}
-		t.Skip(err)
-	}
+	name := oracle.Tool(t, "qemu-system-x86_64")
 	dir, err := os.MkdirTemp("", "qmp")
 	if err != nil {
 		t.Fatal(err)

@@ -10,19 +10,9 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-)
 
-// needTool skips where a tool is missing, and fails where none may be.
-func needTool(t *testing.T, name string) {
-	t.Helper()
-	if _, err := exec.LookPath(name); err == nil {
-		return
-	}
-	if os.Getenv("COCOROOT_REQUIRE_TOOLS") == "1" {
-		t.Fatalf("%s is not installed", name)
-	}
-	t.Skipf("%s is not installed", name)
-}
+	"cocoroot/unlock/oracle"
+)
 
 func makeFS(t *testing.T, source string) []byte {
 	t.Helper()
@@ -38,7 +28,7 @@ func makeFS(t *testing.T, source string) []byte {
 }
 
 func TestMakeIsReproducible(t *testing.T) {
-	needTool(t, Program)
+	oracle.Tool(t, Program)
 	t.Setenv("SOURCE_DATE_EPOCH", "12345") // must neither matter nor disturb
 	folder := t.TempDir()
 	if err := os.WriteFile(filepath.Join(folder, "file"), bytes.Repeat([]byte("data"), 1000), 0o640); err != nil {
@@ -52,8 +42,8 @@ func TestMakeIsReproducible(t *testing.T) {
 }
 
 func TestMakeOfTar(t *testing.T) {
-	needTool(t, Program)
-	needTool(t, "unsquashfs")
+	oracle.Tool(t, Program)
+	oracle.Tool(t, "unsquashfs")
 	var b bytes.Buffer
 	w := tar.NewWriter(&b)
 	for _, h := range []*tar.Header{
@@ -86,7 +76,7 @@ func TestMakeOfTar(t *testing.T) {
 }
 
 func TestMakeRefuses(t *testing.T) {
-	needTool(t, Program)
+	oracle.Tool(t, Program)
 	dir := t.TempDir()
 	gz := filepath.Join(dir, "root.tar.gz")
 	if err := os.WriteFile(gz, append([]byte{0x1f, 0x8b}, make([]byte, 600)...), 0o600); err != nil {

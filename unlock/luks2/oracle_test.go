@@ -6,6 +6,8 @@ import (
 	"strings"
 	"testing"
 
+	"cocoroot/unlock/oracle"
+
 	"github.com/anatol/luks.go"
 )
 
@@ -13,15 +15,15 @@ import (
 var kdfs = map[string]KDF{"pbkdf2": PBKDF2(1000), "argon2id": Argon2id(4, 64, 2)}
 
 func TestCryptsetupOpensFormat(t *testing.T) {
-	cryptsetup := oracle(t, "cryptsetup")
+	cryptsetup := oracle.Tool(t, "cryptsetup")
 	keyFile := file(t, "key", passphrase, 0)
 	for name, kdf := range kdfs {
 		t.Run(name, func(t *testing.T) {
 			o := options()
 			o.KDF = kdf
 			image := file(t, "image", region(t, o), 8<<20)
-			run(t, cryptsetup, "open", "--test-passphrase", "--key-file", keyFile, image)
-			dump := run(t, cryptsetup, "luksDump", image)
+			oracle.Run(t, cryptsetup, "open", "--test-passphrase", "--key-file", keyFile, image)
+			dump := oracle.Run(t, cryptsetup, "luksDump", image)
 			for _, want := range []string{
 				"offset: 1048576 [bytes]", "length: (whole device)", "cipher: aes-xts-plain64", "sector: 4096 [bytes]",
 				"Key:        512 bits", "PBKDF:      " + name, "AF stripes: 4000",
@@ -32,12 +34,12 @@ func TestCryptsetupOpensFormat(t *testing.T) {
 				}
 			}
 			key := t.TempDir() + "/volume-key"
-			run(t, cryptsetup, "luksDump", "-q", "--dump-volume-key", "--volume-key-file", key, "--key-file", keyFile, image)
+			oracle.Run(t, cryptsetup, "luksDump", "-q", "--dump-volume-key", "--volume-key-file", key, "--key-file", keyFile, image)
 			if got, err := os.ReadFile(key); err != nil || !bytes.Equal(got, o.VolumeKey) {
 				t.Errorf("cryptsetup finds the volume key %x, %v; want %x", got, err, o.VolumeKey)
 			}
 			// A tool that repairs headers has nothing to do here.
-			run(t, cryptsetup, "repair", "-q", image)
+			oracle.Run(t, cryptsetup, "repair", "-q", image)
 			after, err := os.ReadFile(image)
 			if err != nil {
 				t.Fatal(err)
@@ -56,12 +58,12 @@ func withRandom(o Options) Options {
 }
 
 func TestCryptsetupRecoversFromTheSecondHeader(t *testing.T) {
-	cryptsetup := oracle(t, "cryptsetup")
+	cryptsetup := oracle.Tool(t, "cryptsetup")
 	r := region(t, options())
 	clear(r[:4096])
 	image := file(t, "image", r, 8<<20)
-	run(t, cryptsetup, "repair", "-q", image)
-	run(t, cryptsetup, "open", "--test-passphrase", "--key-file", file(t, "key", passphrase, 0), image)
+	oracle.Run(t, cryptsetup, "repair", "-q", image)
+	oracle.Run(t, cryptsetup, "open", "--test-passphrase", "--key-file", file(t, "key", passphrase, 0), image)
 }
 
 func TestLibraryUnsealsFormat(t *testing.T) {
@@ -111,14 +113,14 @@ func unseal(t *testing.T, image []byte, size int64) Info {
 // TestCheckAcceptsCryptsetup holds Check against headers that cryptsetup
 // made, in all the ways that the documentation names.
 func TestCheckAcceptsCryptsetup(t *testing.T) {
-	cryptsetup := oracle(t, "cryptsetup")
+	cryptsetup := oracle.Tool(t, "cryptsetup")
 	key := file(t, "key", passphrase, 0)
 	cheap := []string{"--pbkdf", "pbkdf2", "--pbkdf-force-iterations", "1000"}
 	argon := func(kind string) []string {
 		return []string{"--pbkdf", kind, "--pbkdf-memory", "64", "--pbkdf-force-iterations", "4", "--pbkdf-parallel", "2"}
 	}
 	format := func(t *testing.T, image string, args ...string) {
-		run(t, cryptsetup, append([]string{"luksFormat", "-q", "--type", "luks2", "--cipher", "aes-xts-plain64", "--key-size", "512", "--key-file", key, image}, args...)...)
+		oracle.Run(t, cryptsetup, append([]string{"luksFormat", "-q", "--type", "luks2", "--cipher", "aes-xts-plain64", "--key-size", "512", "--key-file", key, image}, args...)...)
 	}
 	tests := map[string]struct {
 		make func(t *testing.T, image string)
@@ -135,26 +137,26 @@ func TestCheckAcceptsCryptsetup(t *testing.T) {
 		"labels":       {func(t *testing.T, i string) { format(t, i, append(cheap, "--label", "root", "--subsystem", "x")...) }, func(i Info) bool { return true }},
 		"high priority": {func(t *testing.T, i string) {
 			format(t, i, cheap...)
-			run(t, cryptsetup, "config", "--key-slot", "0", "--priority", "prefer", i)
+			oracle.Run(t, cryptsetup, "config", "--key-slot", "0", "--priority", "prefer", i)
 		}, func(i Info) bool { return true }},
 		"key changed": {func(t *testing.T, i string) {
 			format(t, i, cheap...)
-			run(t, cryptsetup, append([]string{"luksAddKey", "-q", "--key-file", key, i, key}, cheap...)...)
-			run(t, cryptsetup, "luksKillSlot", "-q", "--key-file", key, i, "0")
+			oracle.Run(t, cryptsetup, append([]string{"luksAddKey", "-q", "--key-file", key, i, key}, cheap...)...)
+			oracle.Run(t, cryptsetup, "luksKillSlot", "-q", "--key-file", key, i, "0")
 		}, func(i Info) bool { return i.Keyslot == 1 }},
 		"encrypted in place": {func(t *testing.T, i string) {
-			run(t, cryptsetup, append([]string{"reencrypt", "-q", "--encrypt", "--type", "luks2", "--cipher", "aes-xts-plain64", "--key-size", "512", "--reduce-device-size", "32M", "--key-file", key, i}, cheap...)...)
+			oracle.Run(t, cryptsetup, append([]string{"reencrypt", "-q", "--encrypt", "--type", "luks2", "--cipher", "aes-xts-plain64", "--key-size", "512", "--reduce-device-size", "32M", "--key-file", key, i}, cheap...)...)
 		}, func(i Info) bool { return i.Offset == 16<<20 }},
 		"reencrypted": {func(t *testing.T, i string) {
 			format(t, i, cheap...)
-			run(t, cryptsetup, append([]string{"reencrypt", "-q", "--key-file", key, "--force-offline-reencrypt", i}, cheap...)...)
+			oracle.Run(t, cryptsetup, append([]string{"reencrypt", "-q", "--key-file", key, "--force-offline-reencrypt", i}, cheap...)...)
 		}, func(i Info) bool { return i.Keyslot == 1 || i.Keyslot == 0 }},
 		"converted from LUKS1": {func(t *testing.T, i string) {
-			run(t, cryptsetup, "luksFormat", "-q", "--type", "luks1", "--cipher", "aes-xts-plain64", "--key-size", "512", "--hash", "sha256", "--pbkdf-force-iterations", "1000", "--key-file", key, i)
+			oracle.Run(t, cryptsetup, "luksFormat", "-q", "--type", "luks1", "--cipher", "aes-xts-plain64", "--key-size", "512", "--hash", "sha256", "--pbkdf-force-iterations", "1000", "--key-file", key, i)
 			if _, err := HeaderSize(start(t, i)); err != ErrLUKS1 {
 				t.Errorf("HeaderSize of a LUKS1 header = %v; want ErrLUKS1", err)
 			}
-			run(t, cryptsetup, "convert", "-q", "--type", "luks2", i)
+			oracle.Run(t, cryptsetup, "convert", "-q", "--type", "luks2", i)
 		}, func(i Info) bool { return i.Offset == 2<<20 }},
 	}
 	for name, test := range tests {
@@ -171,7 +173,7 @@ func TestCheckAcceptsCryptsetup(t *testing.T) {
 // TestCheckRefusesCryptsetup: headers that cryptsetup makes and the guest
 // must not take.
 func TestCheckRefusesCryptsetup(t *testing.T) {
-	cryptsetup := oracle(t, "cryptsetup")
+	cryptsetup := oracle.Tool(t, "cryptsetup")
 	key := file(t, "key", passphrase, 0)
 	for name, args := range map[string][]string{
 		"cbc":     {"--cipher", "aes-cbc-essiv:sha256", "--key-size", "256"},
@@ -179,14 +181,14 @@ func TestCheckRefusesCryptsetup(t *testing.T) {
 		"sha1":    {"--cipher", "aes-xts-plain64", "--key-size", "512", "--hash", "sha1"},
 	} {
 		image := file(t, "image", nil, 20<<20)
-		run(t, cryptsetup, append([]string{"luksFormat", "-q", "--type", "luks2", "--pbkdf", "pbkdf2", "--pbkdf-force-iterations", "1000", "--key-file", key, image}, args...)...)
+		oracle.Run(t, cryptsetup, append([]string{"luksFormat", "-q", "--type", "luks2", "--pbkdf", "pbkdf2", "--pbkdf-force-iterations", "1000", "--key-file", key, image}, args...)...)
 		if info, err := Check(header(t, start(t, image)), 20<<20, Limits{}); err == nil {
 			t.Errorf("%s: Check = %+v; want an error", name, info)
 		}
 	}
 	image := file(t, "image", nil, 20<<20)
-	run(t, cryptsetup, "luksFormat", "-q", "--type", "luks2", "--cipher", "aes-xts-plain64", "--key-size", "512", "--pbkdf", "pbkdf2", "--pbkdf-force-iterations", "1000", "--key-file", key, image)
-	run(t, cryptsetup, "luksAddKey", "-q", "--key-file", key, "--pbkdf", "pbkdf2", "--pbkdf-force-iterations", "1000", image, key)
+	oracle.Run(t, cryptsetup, "luksFormat", "-q", "--type", "luks2", "--cipher", "aes-xts-plain64", "--key-size", "512", "--pbkdf", "pbkdf2", "--pbkdf-force-iterations", "1000", "--key-file", key, image)
+	oracle.Run(t, cryptsetup, "luksAddKey", "-q", "--key-file", key, "--pbkdf", "pbkdf2", "--pbkdf-force-iterations", "1000", image, key)
 	if info, err := Check(header(t, start(t, image)), 20<<20, Limits{}); err == nil {
 		t.Errorf("two keyslots: Check = %+v; want an error", info)
 	}

@@ -13,6 +13,7 @@ import (
 	"github.com/anatol/luks.go"
 
 	"cocoroot/unlock/luks2"
+	"cocoroot/unlock/oracle"
 	"cocoroot/unlock/verity"
 )
 
@@ -20,7 +21,7 @@ import (
 var sizes = []int{1, blockSize, 5*blockSize - 1, 300 * blockSize, batchSize + 3*blockSize + 5}
 
 func TestStockToolsVerify(t *testing.T) {
-	veritysetup := oracle(t, "veritysetup")
+	veritysetup := oracle.Tool(t, "veritysetup")
 	for _, size := range sizes {
 		dst, r := seal(t, source(size), options())
 		image := file(t, "image", dst.data)
@@ -44,7 +45,7 @@ func verify(veritysetup, image string, p verity.Params) (string, error) {
 }
 
 func TestFlippedBitsAreFound(t *testing.T) {
-	veritysetup := oracle(t, "veritysetup")
+	veritysetup := oracle.Tool(t, "veritysetup")
 	dst, r := seal(t, source(200*blockSize+5), options())
 	data := int64(r.Params.DataSize())
 	tree := int64(r.Params.HashStart()) * blockSize
@@ -67,7 +68,7 @@ func TestFlippedBitsAreFound(t *testing.T) {
 }
 
 func TestStockToolsDecrypt(t *testing.T) {
-	cryptsetup := oracle(t, "cryptsetup")
+	cryptsetup := oracle.Tool(t, "cryptsetup")
 	key := file(t, "key", passphrase)
 	for _, size := range sizes {
 		o := options()
@@ -77,12 +78,12 @@ func TestStockToolsDecrypt(t *testing.T) {
 		src := source(size)
 		dst, r := seal(t, src, o)
 		image := file(t, "image", dst.data[:r.Params.DataSize()])
-		run(t, cryptsetup, "open", "--test-passphrase", "--key-file", key, image)
-		dump := run(t, cryptsetup, "luksDump", image)
+		oracle.Run(t, cryptsetup, "open", "--test-passphrase", "--key-file", key, image)
+		dump := oracle.Run(t, cryptsetup, "luksDump", image)
 		if !strings.Contains(dump, r.UUID) || !strings.Contains(dump, "offset: 1048576 [bytes]") {
 			t.Errorf("luksDump =\n%s\nwant UUID %s and offset 1048576", dump, r.UUID)
 		}
-		run(t, cryptsetup, "reencrypt", "-q", "--decrypt", "--force-offline-reencrypt", "--header", filepath.Join(t.TempDir(), "header"), "--key-file", key, image)
+		oracle.Run(t, cryptsetup, "reencrypt", "-q", "--decrypt", "--force-offline-reencrypt", "--header", filepath.Join(t.TempDir(), "header"), "--key-file", key, image)
 		plain, err := os.ReadFile(image)
 		if err != nil {
 			t.Fatal(err)
@@ -108,32 +109,6 @@ func TestLibraryUnseals(t *testing.T) {
 	if v.UUID != r.UUID || v.StorageOffset != uint64(r.DataOffset) || v.StorageSize != uint64(r.DataSize) || v.StorageSectorSize != blockSize {
 		t.Errorf("UnsealVolume = %+v; want what Write reports: %+v", v, r)
 	}
-}
-
-// oracle returns the path of a program whose word counts as truth. Where it
-// is missing the test is skipped, and fails when COCOROOT_REQUIRE_TOOLS=1.
-func oracle(t *testing.T, name string) string {
-	t.Helper()
-	for _, p := range []string{name, "/usr/sbin/" + name, "/sbin/" + name} {
-		if path, err := exec.LookPath(p); err == nil {
-			return path
-		}
-	}
-	if os.Getenv("COCOROOT_REQUIRE_TOOLS") == "1" {
-		t.Fatalf("%s is not installed, and COCOROOT_REQUIRE_TOOLS=1", name)
-	}
-	t.Skipf("%s is not installed", name)
-	return ""
-}
-
-// run returns what the program prints and fails the test when it fails.
-func run(t *testing.T, prog string, args ...string) string {
-	t.Helper()
-	out, err := exec.Command(prog, args...).CombinedOutput()
-	if err != nil {
-		t.Fatalf("%s %q: %v\n%s", prog, args, err, out)
-	}
-	return string(out)
 }
 
 // file writes data to a new file and returns its path.

@@ -11,6 +11,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"cocoroot/unlock/oracle"
 )
 
 // pattern returns blocks of data that all differ.
@@ -143,7 +145,7 @@ func TestWriteHashAreaReportsTheWriter(t *testing.T) {
 // TestAgainstVeritysetup compares every byte of the hash area with the one
 // that veritysetup makes, and lets it verify and dump ours.
 func TestAgainstVeritysetup(t *testing.T) {
-	veritysetup := oracle(t, "veritysetup")
+	veritysetup := oracle.Tool(t, "veritysetup")
 	salts := [][]byte{nil, {0xab}, bytes.Repeat([]byte{7, 8}, 16), bytes.Repeat([]byte{9}, MaxSaltSize)}
 	for i, blocks := range []int{1, 2, 127, 128, 129, 255, 16384, 16385} {
 		salt := salts[i%len(salts)]
@@ -161,20 +163,20 @@ func TestAgainstVeritysetup(t *testing.T) {
 			write(t, ours, area)
 
 			saltArg := "--salt=" + p.SaltText()
-			run(t, veritysetup, "format", saltArg, "--uuid=12340000-0000-0000-0000-0000000000ff", dataFile, theirs)
+			oracle.Run(t, veritysetup, "format", saltArg, "--uuid=12340000-0000-0000-0000-0000000000ff", dataFile, theirs)
 			if want := read(t, theirs); !bytes.Equal(area, want) {
 				t.Errorf("hash area differs from veritysetup's (%d and %d bytes)", len(area), len(want))
 			}
 			rootHash := hex.EncodeToString(p.RootHash[:])
-			run(t, veritysetup, "verify", dataFile, ours, rootHash)
-			dump := run(t, veritysetup, "dump", ours)
+			oracle.Run(t, veritysetup, "verify", dataFile, ours, rootHash)
+			dump := oracle.Run(t, veritysetup, "dump", ours)
 			for _, want := range []string{fmt.Sprintf("Data blocks:     \t%d\n", blocks), "12340000-0000-0000-0000-0000000000ff", "Hash type:       \t1\n"} {
 				if !strings.Contains(dump, want) {
 					t.Errorf("veritysetup dump =\n%s\nwant %q in it", dump, want)
 				}
 			}
 			write(t, ours, append(bytes.Clone(data), area...))
-			run(t, veritysetup, "verify", ours, ours, rootHash, "--no-superblock", saltArg,
+			oracle.Run(t, veritysetup, "verify", ours, ours, rootHash, "--no-superblock", saltArg,
 				"--hash=sha256", "--format=1", "--data-block-size=4096", "--hash-block-size=4096",
 				fmt.Sprintf("--data-blocks=%d", p.DataBlocks), fmt.Sprintf("--hash-offset=%d", p.HashStart()*BlockSize))
 		})
