@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -23,20 +22,43 @@ import (
 	"cocoroot/unlock/unseal"
 )
 
-// afterDisk is how long everything but the wait for the disk may take. It is
-// meant for the slowest key derivation that the allow-list lets through.
-const afterDisk = 2 * time.Minute
+const (
+	// afterDisk is how long everything but the wait for the disk may take. It
+	// is meant for the slowest key derivation that the allow-list lets through.
+	afterDisk = 2 * time.Minute
+	// watchdogGrace is how long after the deadline the watchdog ends a boot
+	// that has not ended itself: the child that unseals is killed first.
+	watchdogGrace = unseal.Grace + time.Second
+)
 
 // boot is one boot: what is known so far and what has been done.
 type boot struct {
+	state    atomic.Int32 // one of the states below
 	policy   policy.Policy
+	store    atomic.Pointer[secret.Store] // nil while the kernel shows none
 	disk     disk.Disk
 	guids    []efi.GUID // the entries that were injected
 	steps    []unseal.Step
 	deadline context.Context
+	release  context.CancelFunc // of deadline
+	watchdog *time.Timer        // fires a little after deadline
+}
 
-	mounted, loaded atomic.Bool // what failing must do first, to be able to wipe
-	failing         sync.Once   // the first failure is the one that counts
+// The states of a boot. The goroutine that moves it away from booting is the
+// only one that goes on: a guest that is being ended does not start the image,
+// and one that is being started is not ended.
+const (
+	booting int32 = iota
+	switching
+	failing
+)
+
+// claim moves the boot to another state, or stops this goroutine for good
+// when another one has done so before.
+func (b *boot) claim(state int32) {
+	if !b.state.CompareAndSwap(booting, state) {
+		select {}
+	}
 }
 
 // run boots; it does not return.
@@ -50,7 +72,23 @@ func (b *boot) run() {
 	// The host's ctrl-alt-del and whatever signal it can cause do nothing.
 	_ = unix.Reboot(unix.LINUX_REBOOT_CMD_CAD_OFF)
 	signal.Notify(make(chan os.Signal, 1))
+	b.watch()
 	b.fail(b.boot())
+}
+
+// watch sets the deadline of the whole boot from the policy; until that is
+// read, from its defaults.
+func (b *boot) watch() {
+	if b.watchdog != nil {
+		b.watchdog.Stop() // one that has fired already stops the boot at its next step
+		b.release()
+	}
+	limit := b.policy.Timeout + afterDisk
+	b.deadline, b.release = context.WithTimeout(context.Background(), limit)
+	b.watchdog = time.AfterFunc(limit+watchdogGrace, func() {
+		b.claim(failing)
+		b.end(fatal.Errorf(fatal.Deadline, "the boot did not end within %s; the disk may not answer, or the machine is too slow", limit))
+	})
 }
 
 // boot goes through the steps in the order of the design; it returns only
@@ -76,6 +114,9 @@ func (b *boot) boot() error {
 		{"switch", fatal.Switch, b.switchRoot},
 	} {
 		began := time.Now()
+		if b.state.Load() == failing {
+			select {} // the watchdog ends the guest
+		}
 		if err := s.do(); err != nil {
 			return fatal.Errorf(fatal.CodeOf(err, s.code), "%w", err)
 		}
@@ -86,11 +127,7 @@ func (b *boot) boot() error {
 	return errors.New("nothing was started") // not reached: switchRoot does not succeed and return
 }
 
-func (b *boot) mountAPI() error {
-	err := root.MountAPI()
-	b.mounted.Store(err == nil)
-	return err
-}
+func (b *boot) mountAPI() error { return root.MountAPI() }
 
 func (b *boot) readPolicy() error {
 	line, err := os.ReadFile("/proc/cmdline")
@@ -102,23 +139,21 @@ func (b *boot) readPolicy() error {
 		return fmt.Errorf("%w; use the command line that cocoroot seal wrote", err)
 	}
 	b.policy = p
-	var cancel context.CancelFunc
-	b.deadline, cancel = context.WithTimeout(context.Background(), p.Timeout+afterDisk)
-	_ = cancel // it ends with the boot
-	go func() {
-		<-b.deadline.Done()
-		b.fail(fatal.Errorf(fatal.Deadline, "the boot did not end within %s; the disk may not answer, or the machine is too slow", p.Timeout+afterDisk))
-	}()
+	b.watch()
 	return nil
 }
 
 func (b *boot) loadModules() error {
-	b.loaded.Store(true) // also when it fails: what can be loaded is
 	n, err := modules.Load()
-	if err == nil {
-		say("%d kernel modules loaded", n)
+	if err != nil {
+		return err
 	}
-	return err
+	say("%d kernel modules loaded", n)
+	// Without a store the disk is still looked for: unsealing says why.
+	if _, err := b.openStore(); !errors.Is(err, secret.ErrNoStore) {
+		return err
+	}
+	return nil
 }
 
 func (b *boot) findDisk() error {
@@ -145,7 +180,7 @@ func (b *boot) unseal() error {
 // wipe removes the disk key, which has been used, and what the workload is
 // not to have.
 func (b *boot) wipe() error {
-	store, err := secret.OpenStore(secret.Dirs)
+	store, err := b.openStore()
 	if err != nil {
 		return err
 	}
@@ -187,6 +222,8 @@ func (b *boot) seal() error { return b.verity().PanicOnCorruption() }
 
 func (b *boot) switchRoot() error {
 	say("starting %s", b.policy.Init)
+	// From here on the boot is not ended from outside; the disk key is gone.
+	b.claim(switching)
 	// What followed "--" on the command line reached us as arguments.
 	argv := append([]string{b.policy.Init}, os.Args[1:]...)
 	return root.Switch(b.policy.Init, argv, os.Environ())

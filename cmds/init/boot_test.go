@@ -3,6 +3,7 @@ package main_test
 import (
 	"bytes"
 	"encoding/binary"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -237,6 +238,33 @@ func TestDiskFailures(t *testing.T) {
 			g.fails(t, tc.want)
 		})
 	}
+}
+
+// Switching root fails half-way, with the kernel's file systems moved already:
+// the entries that the workload would have kept are wiped all the same.
+func TestSwitchFailureWipes(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	root := testRoot(t, dir, "")
+	if err := os.Remove(filepath.Join(root, "run")); err != nil {
+		t.Fatal(err)
+	}
+	g := seal(t, dir, root, "--append", "cocoroot.overlay=none").boots(t)
+	g.entries = append(g.entries, entry(t, otherGUID, []byte("a secret for the workload")))
+	g.fails(t, "SWITCH")
+}
+
+// A disk that answers a kilobyte a second: the guest does not wait for ever.
+func TestDeadline(t *testing.T) {
+	t.Parallel()
+	g := standardImage(t).boots(t)
+	g.extra = []string{
+		"-drive", "if=none,id=slow,format=raw,readonly=on,throttling.bps-total=1024,file=" + g.image,
+		"-device", "virtio-blk-pci,drive=slow,serial=slow",
+	}
+	g.image = ""
+	g.cmdline = strings.Replace(g.cmdline, "=/dev/vda", "=serial:slow", 1) + " cocoroot.timeout=20s"
+	g.fails(t, "DEADLINE")
 }
 
 func TestPolicyRefused(t *testing.T) {

@@ -1,72 +1,111 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"time"
 
 	"golang.org/x/sys/unix"
 
+	"cocoroot/unlock/dm"
 	"cocoroot/unlock/fatal"
 	"cocoroot/unlock/modules"
 	"cocoroot/unlock/policy"
 	"cocoroot/unlock/root"
 	"cocoroot/unlock/secret"
+	"cocoroot/unlock/unseal"
 )
 
-// consolePatience bounds how long a console that takes no bytes can hold up
-// the end of the guest. The host is at its other side.
-const consolePatience = 2 * time.Second
+// What can hold up the end of the guest, and for how long at most: a console
+// that takes no bytes, a disk that does not answer, with the host at the other
+// side of both, and a module whose devices do not.
+const (
+	patience     = 2 * time.Second
+	loadPatience = 10 * time.Second
+)
 
 // say prints one line of progress.
 func say(format string, args ...any) {
 	fmt.Printf("cocoroot: "+format+"\n", args...)
 }
 
-// fail ends the guest: every secret is wiped, one line says why, and the
-// policy's action follows. It does not return. A failure during a failure
-// (the deadline, say) waits for the first one.
+// fail ends the guest after a step has failed; it does not return.
 func (b *boot) fail(err error) {
-	b.failing.Do(func() {
-		text := err.Error()
-		if wipeErr := b.wipeAll(); wipeErr != nil {
-			text += "; and a secret could not be wiped: " + wipeErr.Error()
-		}
-		report(fatal.Line(fatal.CodeOf(err, fatal.Crash), text))
-		act(b.policy.OnFail)
+	if !b.state.CompareAndSwap(switching, failing) {
+		b.claim(failing)
+	}
+	b.end(err)
+}
+
+// end wipes every secret, prints one line that says why, and does what the
+// policy says. It does not return, whatever happens in it.
+func (b *boot) end(err error) {
+	defer act(b.policy.OnFail)
+	text := err.Error()
+	if wipeErr := b.wipeAll(); wipeErr != nil {
+		text += "; and a secret could not be wiped: " + wipeErr.Error()
+	}
+	// dm-crypt's key goes too, as far as the disk lets the mapping go.
+	within(patience, func() {
+		root.Unmount()
+		_ = dm.Remove(unseal.RootName)
 	})
-	select {}
+	within(patience, func() { report(fatal.Line(fatal.CodeOf(err, fatal.Crash), text)) })
 }
 
 // wipeAll removes every secret entry, whatever step the boot has reached:
 // when it failed before the driver was loaded, the driver is loaded now, for
 // only the kernel can reach the page.
 func (b *boot) wipeAll() error {
-	if !b.mounted.Load() {
-		_ = root.MountAPI() // what can be mounted is
+	if b.store.Load() == nil {
+		within(loadPatience, func() {
+			_ = root.MountAPI() // what can be mounted is
+			_, _ = modules.Load()
+		})
 	}
-	if !b.loaded.Load() {
-		_, _ = modules.Load() // without the driver there is no store, below
-	}
-	store, err := secret.OpenStore(secret.Dirs)
-	if err != nil {
+	store, err := b.openStore()
+	if errors.Is(err, secret.ErrNoStore) {
 		return nil // nothing was injected, or nothing that the kernel took
+	}
+	if err != nil {
+		return err
 	}
 	return store.RemoveAll(nil)
 }
 
-// report prints the line and waits until the console has sent it.
-func report(line string) {
+// openStore opens the kernel's folder of secrets once; from then on it stays
+// within reach, also while the root is switched.
+func (b *boot) openStore() (*secret.Store, error) {
+	if s := b.store.Load(); s != nil {
+		return s, nil
+	}
+	s, err := secret.OpenStore(secret.Dirs)
+	if err != nil {
+		return nil, err
+	}
+	b.store.CompareAndSwap(nil, s)
+	return b.store.Load(), nil
+}
+
+// within runs f and goes on after the time, though f may not have ended.
+func within(d time.Duration, f func()) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		fmt.Println(line)
-		_ = unix.IoctlSetInt(int(os.Stdout.Fd()), unix.TCSBRK, 1) // tcdrain
+		defer func() { _ = recover() }() // the guest is being ended already
+		f()
 	}()
 	select {
 	case <-done:
-	case <-time.After(consolePatience):
+	case <-time.After(d):
 	}
+}
+
+// report prints the line and waits until the console has sent it.
+func report(line string) {
+	fmt.Println(line)
+	_ = unix.IoctlSetInt(int(os.Stdout.Fd()), unix.TCSBRK, 1) // tcdrain
 }
 
 func act(a policy.Action) {

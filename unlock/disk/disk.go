@@ -30,6 +30,9 @@ var (
 // disk's own sector is.
 const sectorSize = 512
 
+// maxDrain is how many events are dropped between two looks.
+const maxDrain = 64
+
 // Disk is a block device that was found.
 type Disk struct {
 	Path string // under /dev
@@ -101,11 +104,12 @@ func nextEvent(ctx context.Context, fd int) error {
 		return fmt.Errorf("cannot wait for devices: %w", err)
 	}
 	var scratch [4096]byte
-	for {
+	for range maxDrain { // a flood of events does not hold up the search
 		if _, err := unix.Read(fd, scratch[:]); err != nil && err != unix.ENOBUFS {
-			return nil
+			break
 		}
 	}
+	return nil
 }
 
 // find looks through the block devices that sysfs shows now.

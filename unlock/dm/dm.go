@@ -153,3 +153,11 @@ func Path(name string) (string, error) {
 	}
 	return fmt.Sprintf("/dev/dm-%d", unix.Minor(info.DevNo)), nil
 }
+
+// Remove takes a device that is not in use away; dm-crypt's key goes with it.
+func Remove(name string) error {
+	if err := devmapper.Remove(name); err != nil {
+		return fmt.Errorf("cannot remove the mapped device %s: %w", name, err)
+	}
+	return nil
+}

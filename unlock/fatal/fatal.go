@@ -147,7 +147,7 @@ func Line(c Code, text string) string {
 		switch {
 		case r == '\n' || r == '\t':
 			return ' '
-		case r < ' ' || r == 0x7f:
+		case r < ' ' || r >= 0x7f && r < 0xa0: // C0, DEL, C1
 			return -1
 		}
 		return r

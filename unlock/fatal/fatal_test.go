@@ -10,7 +10,7 @@ import (
 )
 
 func TestLineRoundTrip(t *testing.T) {
-	line := Line(Verity, "block 7\nis not \x1b[31mthe one")
+	line := Line(Verity, "block 7\nis not \x1b[31mthe\u009b one")
 	if strings.ContainsAny(line, "\n\x1b") {
 		t.Errorf("Line = %q; want one line without escape codes", line)
 	}

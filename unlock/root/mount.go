@@ -5,6 +5,7 @@
 package root
 
 import (
+	"errors"
 	"fmt"
 	"os"
 
@@ -43,17 +44,20 @@ var apiMounts = []apiMount{
 	{"/run", "tmpfs", "mode=0755", unix.MS_NOSUID | unix.MS_NODEV, true},
 }
 
-// MountAPI mounts proc, sysfs, securityfs, devtmpfs and a tmpfs on /run.
+// MountAPI mounts proc, sysfs, securityfs, devtmpfs and a tmpfs on /run. It
+// goes on after a failure, and what is mounted already is none.
 func MountAPI() error {
+	var errs []error
 	for _, m := range apiMounts {
-		if err := os.MkdirAll(m.path, 0o755); err != nil {
-			return fmt.Errorf("cannot mount %s: %w", m.fsType, err)
+		err := os.MkdirAll(m.path, 0o755)
+		if err == nil {
+			_, err = mount.Mount(m.fsType, m.path, m.fsType, m.data, m.flags)
 		}
-		if _, err := mount.Mount(m.fsType, m.path, m.fsType, m.data, m.flags); err != nil {
-			return fmt.Errorf("cannot mount %s: %w", m.fsType, err)
+		if err != nil && !errors.Is(err, unix.EBUSY) {
+			errs = append(errs, fmt.Errorf("cannot mount %s: %w", m.fsType, err))
 		}
 	}
-	return nil
+	return errors.Join(errs...)
 }
 
 // Mount mounts the image on device read-only and puts the writable layer of
@@ -75,6 +79,13 @@ func Mount(device string, p policy.Policy) error {
 		return nil
 	}
 	return mountOverlay(p.Overlay)
+}
+
+// Unmount detaches what Mount mounted, as far as it is there.
+func Unmount() {
+	for _, dir := range []string{newRoot, lower, upper} {
+		_ = mount.Unmount(dir, false, true)
+	}
 }
 
 // mountOverlay puts a tmpfs over the image. The overlay holds on to both

@@ -91,6 +91,11 @@ func ReadFile(path string, limit int) (*Buffer, error) {
 		return nil, fmt.Errorf("cannot open %s: %w", path, err)
 	}
 	defer unix.Close(fd)
+	return Read(fd, path, limit)
+}
+
+// Read is ReadFile for an open descriptor; name stands in errors.
+func Read(fd int, name string, limit int) (*Buffer, error) {
 	b, err := New(limit + 1)
 	if err != nil {
 		return nil, err
@@ -98,11 +103,11 @@ func ReadFile(path string, limit int) (*Buffer, error) {
 	n, err := fill(fd, b.Bytes())
 	switch {
 	case err != nil:
-		err = fmt.Errorf("cannot read %s: %w", path, err)
+		err = fmt.Errorf("cannot read %s: %w", name, err)
 	case n == 0:
-		err = fmt.Errorf("cannot use %s: %w", path, ErrEmpty)
+		err = fmt.Errorf("cannot use %s: %w", name, ErrEmpty)
 	case n > limit:
-		err = fmt.Errorf("cannot use %s: %w: more than %d bytes", path, ErrTooLong, limit)
+		err = fmt.Errorf("cannot use %s: %w: more than %d bytes", name, ErrTooLong, limit)
 	}
 	if err != nil {
 		b.Close()

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"path/filepath"
 
 	"golang.org/x/sys/unix"
 
@@ -35,32 +34,41 @@ var (
 )
 
 // Store is the kernel's folder of entries. Removing an entry makes the kernel
-// zero its bytes in the reserved page.
+// zero its bytes in the reserved page. The folder is held open, so that the
+// entries stay within reach when what it is mounted on moves.
 type Store struct {
-	path string
+	dir *os.File
 }
 
 // OpenStore returns the first of the folders that exists.
 // With none of them the error is ErrNoStore.
-func OpenStore(dirs []string) (Store, error) {
+func OpenStore(dirs []string) (*Store, error) {
 	for _, d := range dirs {
-		fi, err := os.Stat(d)
-		if err == nil && fi.IsDir() {
-			return Store{d}, nil
+		f, err := os.OpenFile(d, os.O_RDONLY|unix.O_DIRECTORY, 0)
+		if err == nil {
+			return &Store{f}, nil
 		}
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return Store{}, fmt.Errorf("cannot look for secrets: %w", err)
+		if !errors.Is(err, fs.ErrNotExist) {
+			return nil, fmt.Errorf("cannot look for secrets: %w", err)
 		}
 	}
-	return Store{}, ErrNoStore
+	return nil, ErrNoStore
 }
+
+// Close lets go of the folder; the entries stay.
+func (s *Store) Close() error { return s.dir.Close() }
+
+func (s *Store) fd() int { return int(s.dir.Fd()) }
 
 // GUIDs returns the names of the entries. A name that is no GUID is an error:
 // the kernel makes none.
-func (s Store) GUIDs() ([]efi.GUID, error) {
+func (s *Store) GUIDs() ([]efi.GUID, error) {
 	names, err := s.names()
 	if err != nil {
 		return nil, err
+	}
+	if len(names) > MaxEntries {
+		return nil, fmt.Errorf("cannot read the names of the secrets: %w", ErrTooMany)
 	}
 	guids := make([]efi.GUID, len(names))
 	for i, n := range names {
@@ -71,44 +79,46 @@ func (s Store) GUIDs() ([]efi.GUID, error) {
 	return guids, nil
 }
 
-func (s Store) names() ([]string, error) {
-	d, err := os.Open(s.path)
+func (s *Store) names() ([]string, error) {
+	// Opened anew, for a listing goes on where the last one ended.
+	fd, err := unix.Openat(s.fd(), ".", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return nil, fmt.Errorf("cannot list the secrets: %w", err)
 	}
+	d := os.NewFile(uintptr(fd), s.dir.Name())
 	defer d.Close()
 	names, err := d.Readdirnames(0)
 	if err != nil {
 		return nil, fmt.Errorf("cannot list the secrets: %w", err)
-	}
-	if len(names) > MaxEntries {
-		return nil, fmt.Errorf("cannot list the secrets: %w", ErrTooMany)
 	}
 	return names, nil
 }
 
 // Read returns the bytes of an entry in locked memory.
 // ErrAbsent means that there is no such entry.
-func (s Store) Read(g efi.GUID) (*secmem.Buffer, error) {
-	b, err := secmem.ReadFile(filepath.Join(s.path, g.String()), MaxKeySize)
-	if errors.Is(err, fs.ErrNotExist) {
+func (s *Store) Read(g efi.GUID) (*secmem.Buffer, error) {
+	fd, err := unix.Openat(s.fd(), g.String(), unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err == unix.ENOENT {
 		return nil, fmt.Errorf("%w: %s", ErrAbsent, g)
 	}
-	return b, err
+	if err != nil {
+		return nil, fmt.Errorf("cannot read the secret %s: %w", g, err)
+	}
+	defer unix.Close(fd)
+	return secmem.Read(fd, "the secret "+g.String(), MaxKeySize)
 }
 
 // Remove removes an entry and looks again whether it is gone: older kernels
 // have a locking fault in the middle of the removal. An entry that is not
 // there is no error.
-func (s Store) Remove(g efi.GUID) error { return s.remove(g.String()) }
+func (s *Store) Remove(g efi.GUID) error { return s.remove(g.String()) }
 
-func (s Store) remove(name string) error {
-	path := filepath.Join(s.path, name)
-	if err := unix.Unlink(path); err != nil && err != unix.ENOENT {
+func (s *Store) remove(name string) error {
+	if err := unix.Unlinkat(s.fd(), name, 0); err != nil && err != unix.ENOENT {
 		return fmt.Errorf("cannot remove the secret %s: %w", name, err)
 	}
 	var st unix.Stat_t
-	if err := unix.Lstat(path, &st); err != unix.ENOENT {
+	if err := unix.Fstatat(s.fd(), name, &st, unix.AT_SYMLINK_NOFOLLOW); err != unix.ENOENT {
 		return fmt.Errorf("cannot remove the secret %s: %w", name, ErrStill)
 	}
 	return nil
@@ -117,7 +127,7 @@ func (s Store) remove(name string) error {
 // RemoveAll removes every entry for which keep is false, goes on after a
 // failure, and lists the folder again at the end. A nil keep keeps nothing;
 // then files whose name is no GUID go too.
-func (s Store) RemoveAll(keep func(efi.GUID) bool) error {
+func (s *Store) RemoveAll(keep func(efi.GUID) bool) error {
 	var errs []error
 	for again := range 2 {
 		names, err := s.names()

@@ -16,7 +16,7 @@ var (
 )
 
 // store makes a folder that looks like the kernel's.
-func store(t *testing.T, files map[string]string) Store {
+func store(t *testing.T, files map[string]string) *Store {
 	t.Helper()
 	dir := t.TempDir()
 	for name, data := range files {
@@ -28,6 +28,7 @@ func store(t *testing.T, files map[string]string) Store {
 	if err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() { s.Close() })
 	return s
 }
 
@@ -77,7 +78,7 @@ func TestRemoveAllKeepsWhatIsNamed(t *testing.T) {
 // A folder cannot be unlinked, so it stands for an entry that stays.
 func TestRemoveAllReportsWhatStays(t *testing.T) {
 	s := store(t, map[string]string{two.String(): "b"})
-	if err := os.Mkdir(filepath.Join(s.path, one.String()), 0o700); err != nil {
+	if err := os.Mkdir(filepath.Join(s.dir.Name(), one.String()), 0o700); err != nil {
 		t.Fatal(err)
 	}
 	if err := s.RemoveAll(nil); !errors.Is(err, ErrStill) {
@@ -85,6 +86,22 @@ func TestRemoveAllReportsWhatStays(t *testing.T) {
 	}
 	if names, _ := s.names(); !slices.Equal(names, []string{one.String()}) {
 		t.Errorf("left = %q; want only what cannot be removed", names)
+	}
+}
+
+// switch_root moves the folder away from its path; the wipe must still work.
+func TestRemoveAllAfterAMove(t *testing.T) {
+	s := store(t, map[string]string{one.String(): "a"})
+	moved := s.dir.Name() + "-moved"
+	if err := os.Rename(s.dir.Name(), moved); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(moved) })
+	if err := s.RemoveAll(nil); err != nil {
+		t.Fatal(err)
+	}
+	if left, _ := os.ReadDir(moved); len(left) != 0 {
+		t.Errorf("left = %v; want nothing", left)
 	}
 }
 
@@ -100,7 +117,11 @@ func FuzzNames(f *testing.F) {
 		if name != filepath.Base(name) || os.WriteFile(filepath.Join(dir, name), nil, 0o600) != nil {
 			t.Skip("not a file name")
 		}
-		s := Store{dir}
+		s, err := OpenStore([]string{dir})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer s.Close()
 		guids, err := s.GUIDs()
 		if err == nil && (len(guids) != 1 || guids[0].String() != lower(name)) {
 			t.Fatalf("GUIDs = %v for %q", guids, name)

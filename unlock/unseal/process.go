@@ -31,6 +31,9 @@ type report struct {
 	Steps []Step     `json:"steps"`
 }
 
+// Grace is how long a killed child may take to end.
+const Grace = 5 * time.Second
+
 const (
 	reportFD = 3
 	// maxReport bounds what the first process reads from the child, bytes.
@@ -42,8 +45,8 @@ const (
 func isInvalid(err error) bool { return errors.Is(err, unix.EINVAL) }
 
 // Run does the job in a child and returns its steps. When ctx ends the child
-// is killed, and Run returns without waiting for a child that cannot die
-// because the disk does not answer.
+// is killed, and Run waits for its end, which gives its memory back, but no
+// longer than Grace: a child whose disk does not answer cannot die.
 func Run(ctx context.Context, job Job) ([]Step, error) {
 	text, err := json.Marshal(job)
 	if err != nil {
@@ -91,6 +94,10 @@ func Run(ctx context.Context, job Job) ([]Step, error) {
 		return e.steps, e.err
 	case <-ctx.Done():
 		child.Kill()
+		select {
+		case <-done:
+		case <-time.After(Grace):
+		}
 		return nil, fatal.Errorf(fatal.Deadline, "unlocking did not end in time; the disk may not answer, or the key derivation is too costly for this machine")
 	}
 }

@@ -127,6 +127,7 @@ func readKey(g efi.GUID) (*secmem.Buffer, error) {
 	if err != nil {
 		return nil, &fatal.Error{Code: fatal.SecretNone, Err: err}
 	}
+	defer store.Close()
 	key, err := store.Read(g)
 	switch {
 	case errors.Is(err, secret.ErrAbsent):
