@@ -73,9 +73,10 @@ settle() {
 	KERNEL_MODULES=${KERNEL_MODULES:+$(realpath -m -- "$KERNEL_MODULES")}
 	cd "$(dirname "$(realpath -- "${BASH_SOURCE[0]}")")"
 
-	mkdir -p build/log "$CACHE/tmp"
+	mkdir -p build/log "$CACHE"
 	exec {LOCK}>"$CACHE/lock"
 	flock -n "$LOCK" || { say "waiting for another build.sh that uses $CACHE" && flock "$LOCK"; }
+	mkdir -p "$CACHE/tmp"
 	rm -rf "$CACHE"/tmp/* # left by a run that was killed
 	TMP=$(mktemp -d "$CACHE/tmp/XXXXXX")
 	NEW=$(mktemp -d build/.new.XXXXXX)
@@ -134,7 +135,7 @@ quietly() {
 	wait "$GROUP" || code=$?
 	((code == 0)) && return
 	tail -n 40 "$log" >&2
-	die "exit code $code from: ${*:0:4}" "the whole log is $log"
+	die "exit code $code from: ${*:1:3}" "the whole log is $log"
 }
 
 # put FILE NAME gives a finished file or folder its name in build/, unless the
@@ -165,13 +166,15 @@ packages() {
 	names=${missing[*]}
 	command -v apt-get >/dev/null || die "missing $reason: $names (Debian's names)" "install them with this system's own tools"
 	say "installing $names $reason"
-	apt_as_root install "${missing[@]}" || { apt_as_root update && apt_as_root install "${missing[@]}"; } ||
-		die "cannot install $names, needed $reason" "as root: apt-get install $names (see build/log/apt.log)"
+	apt_as_root install "${missing[@]}" || { apt_as_root update && apt_as_root install "${missing[@]}"; } || {
+		tail -n 5 build/log/apt.log 2>/dev/null >&2 || true
+		die "cannot install $names, needed $reason" "as root: apt-get install $names"
+	}
 }
 
 apt_as_root() {
 	local sudo=()
-	((EUID == 0)) || sudo=(sudo)
+	((EUID == 0)) || sudo=("$(command -v sudo)") || return
 	"${sudo[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -qy --no-install-recommends \
 		-o DPkg::Lock::Timeout=600 "$@" >>build/log/apt.log 2>&1
 }
@@ -182,10 +185,10 @@ release() { sed -n 's/^VERSION_CODENAME=//p' /etc/os-release; }
 # with "system" the system's own package lists.
 open_suite() {
 	local dir=$CACHE/apt/$1
-	if [[ -z $(mirror) ]]; then
-		apt_as_root update || die "apt-get update failed" "see build/log/apt.log"
-	fi
+	command -v apt-get >/dev/null || die "this is not a Debian system" "put a Go into PATH, and say OVMF=FILE KERNEL=FILE"
+	[[ -n $(mirror) ]] || apt_as_root update || die "the package lists are missing" "as root: apt-get update"
 	[[ $1 != system && -z $(find "$dir/updated" -mmin -1440 2>/dev/null) ]] || return 0
+	[[ -n $(mirror) ]] || die "no Debian mirror in this system's apt configuration" "say OVMF=FILE KERNEL=FILE"
 	mkdir -p "$dir"/{lists,cache/archives}/partial
 	printf '%s\n' 'Types: deb' 'Components: main' 'Targets: Packages' "Suites: $1" "URIs: $(mirror)" >"$dir/suite.sources"
 	mirror_key | sed 's/^/Signed-By: /' >>"$dir/suite.sources"
@@ -194,7 +197,8 @@ open_suite() {
 	elif [[ -e $dir/updated ]]; then
 		say "cannot refresh the package lists of $1: using those of $(date -r "$dir/updated" +%F)"
 	else
-		die "cannot get the package lists of $1" "see build/log/apt-suite.log"
+		tail -n 5 build/log/apt-suite.log >&2
+		die "cannot get the package lists of $1 from $(mirror)"
 	fi
 }
 
@@ -223,6 +227,7 @@ apt_in() {
 		-o "Dir::Etc::SourceList=$dir/suite.sources" -o Dir::Etc::SourceParts=/dev/null
 		-o "Dir::State::Lists=$dir/lists" -o "Dir::Cache=$dir/cache"
 		-o Acquire::Languages=none -o APT::Update::Error-Mode=any
+		-o Acquire::AllowInsecureRepositories=false -o APT::Get::AllowUnauthenticated=false
 	)
 	"$tool" "${options[@]}" "$@"
 }
@@ -232,7 +237,7 @@ offered() { apt_in "$1" apt-cache policy "$2" | awk '$1 == "Candidate:" && $2 !=
 
 # names SUITE PATTERN prints the package names that match all of it, oldest
 # version first.
-names() { apt_in "$1" apt-cache pkgnames | grep -xE "$2" | sort -V; }
+names() { apt_in "$1" apt-cache pkgnames | { grep -xE "$2" || true; } | sort -V; }
 
 # fetch SUITE PACKAGE[=VERSION] DIR; apt checks signature and hash.
 fetch() { mkdir -p "$3" && cd "$3" && apt_in "$1" apt-get download "$2"; }
@@ -306,7 +311,7 @@ tools() {
 # and without inlining, which makes the archive a tenth smaller.
 build_tools() {
 	export CGO_ENABLED=0 GOOS=linux GOARCH=amd64 GOAMD64=v1
-	go build -trimpath -ldflags='-s -w' -o "$NEW/cocoroot" ./cmds/cocoroot
+	GOEXPERIMENT='' go build -trimpath -ldflags='-s -w' -o "$NEW/cocoroot" ./cmds/cocoroot
 	GOEXPERIMENT=runtimesecret go build -trimpath -gcflags=all=-l -ldflags='-s -w' -o "$NEW/init" ./cmds/init
 }
 
@@ -385,17 +390,17 @@ kernel_source() {
 
 # kernel_inputs prints all that the bytes of the kernel depend on.
 kernel_inputs() {
-	local tool
+	local tool PATH=$SYSTEM_PATH
 	printf 'source %s %s %s\n' "$SOURCE" "$VERSION" "$(source_sha256)"
 	printf 'fragment %s\n' "$(sha256 "$FRAGMENT")"
 	printf 'recipe %s\n' "$(declare -f compile | sha256)"
 	for tool in gcc "$(gcc -print-prog-name=cc1)" as ld zstd; do
-		tool=$(PATH=$SYSTEM_PATH && realpath "$(command -v "$tool")")
+		tool=$(realpath "$(command -v "$tool")")
 		printf 'tool %s %s %s\n' "$tool" "$(package_of "$tool")" "$(sha256 "$tool")"
 	done
 }
 
-source_sha256() { apt_in "$SUITE" apt-cache show "$SOURCE=$VERSION" | sed -n 's/^SHA256: //p'; }
+source_sha256() { apt_in "$SUITE" apt-cache show "$SOURCE=$VERSION" | awk '$1 == "SHA256:" && !n++ { print $2 }'; }
 
 package_of() {
 	local name
@@ -473,6 +478,7 @@ archive() {
 # --- Demo --------------------------------------------------------------------
 
 demo() {
+	local code=0
 	packages 'for the demo' "${BOOT_PACKAGES[@]}"
 	firmware
 	initrd
@@ -480,7 +486,8 @@ demo() {
 	demo_seal
 	built
 	start demo_boot
-	wait "$GROUP" || die "the demo's guest failed (exit code $?)" "its console is in build/log/demo.log"
+	wait "$GROUP" || code=$?
+	((code == 0)) || exit "$code"
 	tr -d '\r' <build/log/demo.log | grep -x "$DEMO_LINE" ||
 		die "the guest never said '$DEMO_LINE'" "its console is in build/log/demo.log"
 }
@@ -502,11 +509,11 @@ demo_root() {
 	put "$root" build/demo/root
 }
 
-# demo_seal seals again only when the root or the tool changed.
+# demo_seal seals again only when root, tool or options changed.
 demo_seal() {
 	local stamp
-	stamp=$({ tar -c --sort=name --mtime=@0 --owner=0 --group=0 -C build/demo root && cat build/cocoroot; } | sha256)
-	if [[ $stamp != "$(cat build/demo/stamp 2>/dev/null)" ]]; then
+	stamp=$({ tar -c --sort=name --mtime=@0 --owner=0 --group=0 -C build/demo root && cat build/cocoroot && declare -f demo_seal; } | sha256)
+	if [[ $stamp != "$(cat build/demo/stamp 2>/dev/null)" || ! -e build/demo/image ]]; then
 		rm -f build/demo/stamp
 		quietly seal build/cocoroot seal build/demo/root -o build/demo/image --key-out build/demo/key \
 			--cmdline-out build/demo/cmdline --manifest-out build/demo/manifest.json --append quiet --force
@@ -524,7 +531,7 @@ demo_boot() {
 # --- Tests -------------------------------------------------------------------
 
 all_checks() {
-	local host
+	local all host
 	packages 'for the tests' "${BOOT_PACKAGES[@]}" "${C_PACKAGES[@]}" shellcheck=shellcheck mmdebstrap=mmdebstrap
 	firmware
 	tools
@@ -535,7 +542,8 @@ all_checks() {
 	debian_root
 	built
 	export CGO_ENABLED=1 GOEXPERIMENT=runtimesecret
-	mapfile -t host < <(go list ./... | grep -v ^cocoroot/cmds/)
+	all=$(go list ./...)
+	mapfile -t host < <(grep -v ^cocoroot/cmds/ <<<"$all")
 	check gofmt formatted
 	check shellcheck shellcheck build.sh .ci/run templates/demo/init
 	check vet go vet ./...
