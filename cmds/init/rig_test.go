@@ -111,7 +111,7 @@ echo "boot-test: arguments $*"
 echo "boot-test: environment $(env | sort | tr '\n' ' ')"
 echo "boot-test: mounts $(cut -d' ' -f2 /proc/mounts | sort | tr '\n' ' ')"
 echo "boot-test: entries $(ls /sys/kernel/security/secrets/coco | tr '\n' ' ')"
-echo "boot-test: verity $(dd if=/dev/zero of=/written bs=1k count=1 2>&1 | wc -l)"
+touch /written && echo "boot-test: root is writable"
 echo "boot-test: late file next"
 grep -a -q LATE-CONTENT /late && echo "boot-test: late file read"
 `

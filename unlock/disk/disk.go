@@ -145,8 +145,6 @@ func matches(sys fs.FS, name string, want policy.Disk) bool {
 	case policy.BySerial:
 		serial, err := readLine(sys, name, "serial")
 		return err == nil && serial == want.Name
-	case policy.ByPARTUUID:
-		return uevent(sys, name, "PARTUUID") == want.Name
 	case policy.ByPARTLABEL:
 		return uevent(sys, name, "PARTNAME") == want.Name
 	}
@@ -154,7 +152,7 @@ func matches(sys fs.FS, name string, want policy.Disk) bool {
 }
 
 // uevent returns a value of a device's uevent file. The kernel reads the
-// partition's name and GUID from the GPT (PARTUUID: Linux 6.10 and later).
+// partition's name from the GPT; Linux 6.12 does not show its GUID here.
 func uevent(sys fs.FS, name, key string) string {
 	text, err := fs.ReadFile(sys, "class/block/"+name+"/uevent")
 	if err != nil {

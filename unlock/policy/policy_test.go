@@ -81,6 +81,7 @@ func TestParseRefuses(t *testing.T) {
 		{"quote inside", least + ` cocoroot.key=1"1`, ErrMalformed},
 		{"path", strings.Replace(least, "/dev/vda", "/dev/../vda", 1), ErrMalformed},
 		{"not under dev", strings.Replace(least, "/dev/vda", "/vda", 1), ErrMalformed},
+		{"disk by GUID", strings.Replace(least, "/dev/vda", "PARTUUID="+guid, 1), ErrMalformed},
 		{"file system", strings.Replace(least, "squashfs", "ntfs", 1), ErrMalformed},
 		{"relative init", least + " init=sh", ErrMalformed},
 		{"too long", least + strings.Repeat(" x", MaxLength), ErrMalformed},

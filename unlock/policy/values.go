@@ -18,7 +18,6 @@ type DiskKind int
 const (
 	ByPath      DiskKind = iota + 1 // /dev/vda
 	BySerial                        // serial:NAME, the virtio-blk serial
-	ByPARTUUID                      // PARTUUID=…, the GPT partition's GUID
 	ByPARTLABEL                     // PARTLABEL=…, the GPT partition's name
 )
 
@@ -38,7 +37,6 @@ var diskForms = []struct {
 }{
 	{ByPath, "/dev/", 32},
 	{BySerial, "serial:", 20},
-	{ByPARTUUID, "PARTUUID=", 36},
 	{ByPARTLABEL, "PARTLABEL=", 36},
 }
 
@@ -49,15 +47,12 @@ func isName(s string, most int) bool {
 	return s != "" && len(s) <= most && s[0] != '.' && strings.Trim(s, allowed) == ""
 }
 
-var errDisk = errors.New("not one of /dev/NAME, serial:NAME, PARTUUID=…, PARTLABEL=…")
+var errDisk = errors.New("not one of /dev/NAME, serial:NAME, PARTLABEL=…")
 
-// ParseDisk reads the value of cocoroot.disk=. A PARTUUID is in lower case.
+// ParseDisk reads the value of cocoroot.disk=.
 func ParseDisk(s string) (Disk, error) {
 	for _, f := range diskForms {
 		if name, ok := strings.CutPrefix(s, f.prefix); ok && isName(name, f.most) {
-			if g, err := efi.Parse(name); f.kind == ByPARTUUID && (err != nil || g.String() != name) {
-				break
-			}
 			return Disk{f.kind, name}, nil
 		}
 	}

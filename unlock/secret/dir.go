@@ -108,11 +108,9 @@ func (s *Store) Read(g efi.GUID) (*secmem.Buffer, error) {
 	return secmem.Read(fd, "the secret "+g.String(), MaxKeySize)
 }
 
-// Remove removes an entry and looks again whether it is gone: older kernels
+// remove removes an entry and looks again whether it is gone: older kernels
 // have a locking fault in the middle of the removal. An entry that is not
 // there is no error.
-func (s *Store) Remove(g efi.GUID) error { return s.remove(g.String()) }
-
 func (s *Store) remove(name string) error {
 	if err := unix.Unlinkat(s.fd(), name, 0); err != nil && err != unix.ENOENT {
 		return fmt.Errorf("cannot remove the secret %s: %w", name, err)
