@@ -157,9 +157,18 @@ type guest struct {
 	table   []byte // instead of the table of entries
 	kernel  string
 	initrd  string
-	hashes  []byte // instead of the table of what boots
-	extra   []string
-	memory  int
+	hashes  []byte   // instead of the table of what boots
+	extra   []string // for QEMU
+	memory  int      // MiB
+
+	// What an attacker does: onStart before the guest's first instruction
+	// (the client may be kept), onEnd when it has ended, with its memory
+	// still there.
+	onStart func(context.Context, *qmp.Client) error
+	onEnd   func(context.Context, *qmp.Client) error
+	// device attaches the image in another way than as virtio-blk: QEMU's
+	// -device arguments, for the drive "sealed".
+	device []string
 }
 
 // boots returns a guest that boots the image.
@@ -200,7 +209,14 @@ func (g *guest) run(t *testing.T, limit time.Duration) ended {
 		Memory: g.memory, SecretTable: g.table, HashesTable: g.hashes, ExtraArgs: g.extra,
 	}
 	if g.image != "" {
-		c.Disks = []launch.Disk{{Path: g.image, Serial: "sealed"}}
+		if g.device == nil {
+			c.Disks = []launch.Disk{{Path: g.image, Serial: "sealed"}}
+		} else {
+			c.ExtraArgs = append([]string{"-drive", "if=none,id=sealed,format=raw,readonly=on,file=" + g.image}, c.ExtraArgs...)
+			for _, d := range g.device {
+				c.ExtraArgs = append(c.ExtraArgs, "-device", d)
+			}
+		}
 	}
 	if g.table == nil && g.entries != nil {
 		table, err := secret.Build(g.entries, int(area.Size))
@@ -211,10 +227,13 @@ func (g *guest) run(t *testing.T, limit time.Duration) ended {
 		c.SecretTable = table.Bytes()
 	}
 	var e ended
+	c.OnStart = g.onStart
 	c.OnShutdown = func(ctx context.Context, q *qmp.Client) error {
 		var err error
-		e.page, err = readMemory(ctx, t, q, uint64(area.Base), uint64(area.Size))
-		return err
+		if e.page, err = readMemory(ctx, t, q, uint64(area.Base), uint64(area.Size)); err != nil || g.onEnd == nil {
+			return err
+		}
+		return g.onEnd(ctx, q)
 	}
 	var console bytes.Buffer
 	ctx, cancel := context.WithTimeout(t.Context(), limit)
