@@ -35,7 +35,8 @@ const (
 // sealOptions is what the verb was told.
 type sealOptions struct {
 	root, image, keyFile, keyOut, cmdlineOut, manifestOut string
-	disk, appended                                        string
+	disk                                                  string
+	line                                                  cmdline.Options
 	force, json                                           bool
 }
 
@@ -47,7 +48,8 @@ func runSeal(ctx context.Context, a *app, flags *pflag.FlagSet, args []string) e
 	flags.StringVar(&o.cmdlineOut, "cmdline-out", "", "where to write the command line (default: IMAGE.cmdline)")
 	flags.StringVar(&o.manifestOut, "manifest-out", "", "where to write the manifest (default: IMAGE.manifest.json)")
 	flags.StringVar(&o.disk, "disk", "/dev/vda", "where the guest finds the image: /dev/NAME, serial:NAME or PARTLABEL=…")
-	flags.StringVar(&o.appended, "append", "", "text for the end of the command line")
+	flags.StringVar(&o.line.Append, "append", "", "text for the end of the command line")
+	flags.BoolVar(&o.line.NoACPI, "no-acpi", false, "write a command line with acpi=off: no code from the host's ACPI tables runs, and the guest has one CPU and resets where it would power off")
 	flags.BoolVar(&o.force, "force", false, "replace existing files")
 	flags.BoolVar(&o.json, "json", false, "print the manifest")
 	if err := parse(flags, args, "output"); err != nil {
@@ -110,7 +112,7 @@ func seal(ctx context.Context, a *app, o sealOptions) error {
 		Version: manifest.Version, Image: result.Params, Size: uint64(result.Size), LUKS: result.UUID,
 		FSType: p.FSType, Key: p.Key,
 	}
-	if m.Cmdline, err = cmdline.Build(p, o.appended); err != nil {
+	if m.Cmdline, err = cmdline.Build(p, o.line); err != nil {
 		return err
 	}
 	if _, err := line.WriteString(m.Cmdline + "\n"); err != nil {

@@ -22,7 +22,18 @@ const MaxLength = 2000
 var (
 	ErrTooLong = errors.New("the command line is too long")
 	ErrText    = errors.New("text for the command line has a character that cannot stand there")
+	ErrACPI    = errors.New("the appended text has its own acpi=")
 )
+
+// Options is what a line has beside its policy.
+type Options struct {
+	// NoACPI keeps the kernel from reading the host's ACPI tables, and so
+	// from running the code in them. The guest then has one CPU, and cannot
+	// power off: a failure that would have ends in a reset.
+	NoACPI bool
+	// Append is text for the end of the line.
+	Append string
+}
 
 // fixed is what every line begins with.
 var fixed = []string{
@@ -37,16 +48,25 @@ var fixed = []string{
 	"systemd.import_credentials=no", "systemd.gpt_auto=no", "systemd.swap=no",
 }
 
-// Build returns the line for a policy, with appended text at its end. The
-// line is read back as the guest will read it: what the guest would refuse,
-// or understand in another way, is an error here.
-func Build(p policy.Policy, appended string) (string, error) {
+// Build returns the line for a policy. It is read back as the guest will read
+// it: what the guest would refuse, or understand in another way, is an error
+// here.
+func Build(p policy.Policy, o Options) (string, error) {
 	words := append([]string{}, fixed...)
+	if o.NoACPI {
+		if strings.Contains(o.Append, "acpi=") { // the last one counts
+			return "", fmt.Errorf("cannot write the command line: %w", ErrACPI)
+		}
+		words = append(words, "acpi=off")
+		if p.OnFail == policy.PowerOff {
+			p.OnFail = policy.Reboot
+		}
+	}
 	words = append(words, "rootfstype="+string(p.FSType))
 	words = append(words, p.Words()...)
 	line := strings.Join(words, " ")
-	if appended != "" {
-		line += " " + appended
+	if o.Append != "" {
+		line += " " + o.Append
 	}
 	if strings.ContainsFunc(line, func(r rune) bool { return r < ' ' || r >= 0x7f }) {
 		return "", fmt.Errorf("cannot write the command line: %w", ErrText)

@@ -2,6 +2,7 @@ package cmdline
 
 import (
 	"errors"
+	"slices"
 	"strings"
 	"testing"
 
@@ -18,7 +19,7 @@ func somePolicy() policy.Policy {
 }
 
 func TestBuild(t *testing.T) {
-	got, err := Build(somePolicy(), "quiet cocoroot.timeout=5s -- single")
+	got, err := Build(somePolicy(), Options{Append: "quiet cocoroot.timeout=5s -- single"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -41,12 +42,52 @@ func TestBuildRefuses(t *testing.T) {
 		{"not ASCII", "ä", ErrText},
 		{"unknown", "cocoroot.debug=1", policy.ErrUnknown},
 		{"repeated", "cocoroot.disk=/dev/vdb", policy.ErrRepeated},
+		{"ACPI again", "acpi=force", ErrACPI},
+		{"power-off without ACPI", "cocoroot.onfail=poweroff", policy.ErrRepeated},
 	} {
-		if _, err := Build(somePolicy(), tc.appended); !errors.Is(err, tc.want) {
+		if _, err := Build(somePolicy(), Options{NoACPI: true, Append: tc.appended}); !errors.Is(err, tc.want) {
 			t.Errorf("%s: Build error = %v; want %v", tc.name, err, tc.want)
 		}
 	}
-	if _, err := Build(somePolicy(), "rootfstype=ext4"); err == nil {
+	if _, err := Build(somePolicy(), Options{Append: "rootfstype=ext4"}); err == nil {
 		t.Error("Build took a second rootfstype")
+	}
+}
+
+func TestBuildWithoutACPI(t *testing.T) {
+	for onFail, want := range map[policy.Action]policy.Action{
+		policy.PowerOff: policy.Reboot, // a power-off would only halt
+		policy.Reboot:   policy.Reboot,
+		policy.Halt:     policy.Halt,
+	} {
+		p := somePolicy()
+		p.OnFail = onFail
+		line, err := Build(p, Options{NoACPI: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		read, err := policy.Parse(line)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !slices.Contains(strings.Fields(line), "acpi=off") || read.OnFail != want {
+			t.Errorf("%s: Build = %s\nwant acpi=off and cocoroot.onfail=%s", onFail, line, want)
+		}
+	}
+}
+
+// A panic cannot wipe: no line may leave the guest standing there with its
+// memory.
+func TestPanicEnds(t *testing.T) {
+	for _, o := range []Options{{}, {NoACPI: true}} {
+		line, err := Build(somePolicy(), o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, want := range []string{"panic=-1", "oops=panic"} {
+			if !slices.Contains(strings.Fields(line), want) {
+				t.Errorf("Build(%+v) = %s\nlacks %s", o, line, want)
+			}
+		}
 	}
 }
