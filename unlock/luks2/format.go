@@ -16,8 +16,8 @@ import (
 
 var (
 	// ErrKDF is returned for a KDF that Format cannot write, or that costs
-	// more than the guest's default limits.
-	ErrKDF = errors.New("not a usable KDF: want PBKDF2 or Argon2id within the default limits")
+	// more than the guest allows.
+	ErrKDF = errors.New("not a usable KDF: want PBKDF2 or Argon2id within the limits of an unlock")
 	// ErrKey is returned for a volume key or a passphrase that cannot be one.
 	ErrKey = errors.New("not a usable key")
 )

@@ -9,16 +9,18 @@ import (
 	"testing"
 )
 
-// seedTexts returns JSON texts that Check accepts, and the texts with one
-// fault each.
+// seedTexts returns JSON texts that Check accepts, and those of the hostile
+// headers.
 func seedTexts(t testing.TB) (good, bad []string) {
 	text := jsonText(header(t, region(t, options())))
 	o := options()
 	o.KDF = Argon2id(4, 64, 2)
 	argon := jsonText(header(t, region(t, o)))
 	good = []string{text, argon, strings.Replace(text, `"dynamic"`, `"8192"`, 1), strings.ReplaceAll(text, ",", " , ")}
-	for _, f := range faults {
-		bad = append(bad, f.put(text))
+	for _, h := range corpus(t) {
+		if b, ok := h.text(text); ok {
+			bad = append(bad, b)
+		}
 	}
 	return good, bad
 }
@@ -94,19 +96,38 @@ func loosely(t *testing.T, text string, info Info) {
 		t.Errorf("Check(%q) = %+v; encoding/json reads %+v", text, info, m)
 	}
 	for _, d := range m.Digests {
-		if len(d.Digest) < 28 || len(d.Keyslots) != 1 || d.Keyslots[0].String() != strconv.Itoa(info.Keyslot) {
+		if len(d.Digest) < 44 || len(d.Keyslots) != 1 || d.Keyslots[0].String() != strconv.Itoa(info.Keyslot) {
 			t.Errorf("Check(%q) accepts the digest %+v", text, d)
 		}
 	}
 }
 
-// FuzzCheckHeader is about the binary header: its 512 bytes stand before a
-// good JSON text, and the checksum is made right where repair says so.
+// headerSeeds are the first sectors of the headers whose binary part is
+// hostile, and a good one at the start.
+func headerSeeds(t testing.TB) [][]byte {
+	good := region(t, options())
+	seeds := [][]byte{good[:offPadding2]}
+	for _, h := range corpus(t) {
+		if _, ok := h.text(""); ok {
+			continue
+		}
+		image, err := h.image(good)
+		if err != nil {
+			t.Fatal(err)
+		}
+		seeds = append(seeds, image[:min(len(image), offPadding2)])
+	}
+	return seeds
+}
+
+// FuzzCheckHeader is about the binary header: its first 512 bytes stand before
+// a good JSON text, and the checksum is made right where repair says so.
 func FuzzCheckHeader(f *testing.F) {
+	for _, seed := range headerSeeds(f) {
+		f.Add(seed, true)
+		f.Add(seed, false)
+	}
 	good := header(f, region(f, options()))
-	f.Add(good[:offPadding2], true)
-	f.Add(good[:offPadding2], false)
-	f.Add([]byte(secondaryMagic), true)
 	f.Fuzz(func(t *testing.T, first []byte, repair bool) {
 		h := bytes.Clone(good)
 		copy(h, first)
@@ -123,8 +144,26 @@ func FuzzCheckHeader(f *testing.F) {
 	})
 }
 
-// TestFuzzSeeds shows that the seeds get past the checksum and into the JSON.
-func TestFuzzSeeds(t *testing.T) {
+// TestFuzzCheckHeaderSeeds shows that one seed is accepted, and that the
+// others are refused in each part of the binary header.
+func TestFuzzCheckHeaderSeeds(t *testing.T) {
+	good := header(t, region(t, options()))
+	seen := map[string]int{}
+	for _, seed := range headerSeeds(t) {
+		h := bytes.Clone(good)
+		copy(h, seed)
+		_, err := Check(resum(h), deviceSize, Limits{})
+		seen[named(err)]++
+	}
+	for _, want := range []string{"<nil>", "ErrNotLUKS2", "ErrSecondary", "ErrLUKS1", "header: size", "header: offset", "header: checksum algorithm", "header: padding", "header: UUID"} {
+		if seen[want] == 0 {
+			t.Errorf("no seed ends in %s: %v", want, seen)
+		}
+	}
+}
+
+// TestFuzzCheckJSONSeeds shows that the seeds get past the checksum and into the JSON.
+func TestFuzzCheckJSONSeeds(t *testing.T) {
 	h := header(t, region(t, options()))
 	good, bad := seedTexts(t)
 	if len(good) < 4 || len(bad) < 100 {

@@ -75,22 +75,29 @@ const (
 )
 
 var (
-	// ErrNotLUKS2 is returned for bytes that do not begin with a LUKS2 header.
-	ErrNotLUKS2 = errors.New("no LUKS2 header: the image is not LUKS2, or the disk is another one")
-	// ErrLUKS1 is returned for the older format.
-	ErrLUKS1 = errors.New("a LUKS1 header: convert the image with `cryptsetup convert --type luks2` and seal it again")
+	// ErrNotLUKS2 is returned for bytes that do not begin with a LUKS header.
+	ErrNotLUKS2 = errors.New("no LUKS2 header at the start of the image: it is not encrypted, or its header is detached, or is of another version; seal it with cocoroot seal")
+	// ErrSecondary is returned where the second copy of the header stands first.
+	ErrSecondary = errors.New("the second copy of the LUKS2 header stands where the first belongs; see whether cryptsetup repair helps, or seal the image again")
+	// ErrLUKS1 is returned for the older format. The converted header keeps
+	// LUKS1's short digest, which Check refuses, hence the second command.
+	ErrLUKS1 = errors.New("a LUKS1 header; convert it with `cryptsetup convert --type luks2` and then `cryptsetup reencrypt`, and hash the image again, or seal its content with cocoroot seal")
 	// ErrChecksum is returned where the header does not match its checksum.
-	ErrChecksum = errors.New("the LUKS2 header does not match its checksum: the image is damaged")
+	ErrChecksum = errors.New("the LUKS2 header does not match its checksum: the image was damaged before it was hashed; seal it again")
 )
+
+// sealAgain is what helps against a header that is no good at all.
+const sealAgain = "seal the image with cocoroot seal, or format it with cryptsetup luksFormat --type luks2 --cipher aes-xts-plain64 --key-size 512, one keyslot, no options"
 
 // A FieldError says which field of a LUKS2 header is not acceptable.
 type FieldError struct {
 	Field  string // path in the JSON, such as keyslots.0.kdf.memory, or "header: NAME"
 	Reason string
+	Next   string // what the owner can do
 }
 
 func (e *FieldError) Error() string {
-	return "cannot accept the LUKS2 header: " + e.Field + ": " + e.Reason
+	return "cannot accept the LUKS2 header: " + e.Field + ": " + e.Reason + "; " + e.Next
 }
 
 // UUID is a UUID in the order of its text (RFC 9562), as LUKS2 and dm-verity
@@ -117,7 +124,14 @@ func (u UUID) String() string {
 // first BinaryHeaderSize bytes: 16 KiB to 4 MiB. These and the bytes up to
 // that size are what Check wants. The bytes may be anybody's.
 func HeaderSize(first []byte) (int, error) {
-	if len(first) < BinaryHeaderSize || string(first[offMagic:offVersion]) != primaryMagic {
+	if len(first) < BinaryHeaderSize {
+		return 0, ErrNotLUKS2
+	}
+	switch string(first[offMagic:offVersion]) {
+	case primaryMagic:
+	case secondaryMagic:
+		return 0, ErrSecondary
+	default:
 		return 0, ErrNotLUKS2
 	}
 	switch binary.BigEndian.Uint16(first[offVersion:]) {
@@ -129,7 +143,7 @@ func HeaderSize(first []byte) (int, error) {
 	}
 	size := binary.BigEndian.Uint64(first[offSize:])
 	if size < minHeaderSize || size > maxHeaderSize || size&(size-1) != 0 {
-		return 0, &FieldError{"header: size", fmt.Sprintf("%d is not a power of two from %d to %d", size, minHeaderSize, maxHeaderSize)}
+		return 0, &FieldError{"header: size", fmt.Sprintf("%d is not a power of two from %d to %d", size, minHeaderSize, maxHeaderSize), sealAgain}
 	}
 	return int(size), nil
 }
@@ -145,13 +159,13 @@ func checkBinary(header []byte) (uuid string, text []byte, err error) {
 		return "", nil, fmt.Errorf("cannot check %d bytes of a LUKS2 header of %d", len(header), size)
 	}
 	if off := binary.BigEndian.Uint64(header[offOffset:]); off != 0 {
-		return "", nil, &FieldError{"header: offset", fmt.Sprintf("%d is not 0", off)}
+		return "", nil, &FieldError{"header: offset", fmt.Sprintf("%d is not 0", off), sealAgain}
 	}
 	if !paddedWith(header[offAlgorithm:offSalt], checksumName) {
-		return "", nil, &FieldError{"header: checksum algorithm", "is not " + checksumName}
+		return "", nil, &FieldError{"header: checksum algorithm", "is not " + checksumName, sealAgain}
 	}
 	if !zero(header[offPadding:offChecksum]) || !zero(header[offChecksum+sha256.Size:BinaryHeaderSize]) {
-		return "", nil, &FieldError{"header: padding", "is not zero"}
+		return "", nil, &FieldError{"header: padding", "is not zero", sealAgain}
 	}
 	sum := checksum(header)
 	if !bytes.Equal(sum[:], header[offChecksum:offChecksum+sha256.Size]) {
@@ -159,14 +173,14 @@ func checkBinary(header []byte) (uuid string, text []byte, err error) {
 	}
 	uuid, _, _ = cut(header[offUUID:offSubsystem])
 	if !isUUID(uuid) || !paddedWith(header[offUUID:offSubsystem], uuid) {
-		return "", nil, &FieldError{"header: UUID", "is not a UUID"}
+		return "", nil, &FieldError{"header: UUID", "is not a UUID", sealAgain}
 	}
 	json, rest, found := cut(header[BinaryHeaderSize:])
 	if !found {
-		return "", nil, &FieldError{"header: JSON area", "has no NUL at the end"}
+		return "", nil, &FieldError{"header: JSON area", "has no NUL at the end", sealAgain}
 	}
 	if !zero(rest) {
-		return "", nil, &FieldError{"header: JSON area", "has bytes behind its text"}
+		return "", nil, &FieldError{"header: JSON area", "has bytes behind its text", sealAgain}
 	}
 	return uuid, []byte(json), nil
 }

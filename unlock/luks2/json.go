@@ -115,12 +115,22 @@ func (d *decoder) array(depth int) (any, error) {
 
 // A checker keeps the first fault. All reads after it give zero values, so
 // that a check reads like a list of what is allowed.
-type checker struct{ err error }
+type checker struct {
+	err  error
+	next string // what the owner can do about a fault that is found now
+}
 
 func (c *checker) fail(path, format string, args ...any) {
 	if c.err == nil {
-		c.err = &FieldError{Field: path, Reason: fmt.Sprintf(format, args...)}
+		c.err = &FieldError{Field: path, Reason: fmt.Sprintf(format, args...), Next: c.next}
 	}
+}
+
+// advise sets what the owner can do until restore is called.
+func (c *checker) advise(next string) (restore func()) {
+	before := c.next
+	c.next = next
+	return func() { c.next = before }
 }
 
 // An object is a JSON object whose keys are exactly the expected ones.

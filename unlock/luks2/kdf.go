@@ -47,15 +47,16 @@ func (k KDF) String() string {
 	return fmt.Sprintf("%s with %d passes, %d KiB, %d lanes", k.Type, k.Time, k.MemoryKiB, k.CPUs)
 }
 
-// validate holds k against the default limits, as the guest will.
+// validate holds k against the limits, as the guest will.
 func (k KDF) validate() error {
 	var ok bool
 	switch k.Type {
 	case kdfPBKDF2:
-		ok = k.Iterations >= minIterations && k.Iterations <= DefaultMaxIterations && k == PBKDF2(k.Iterations)
+		ok = k.Iterations >= minIterations && k.Iterations <= MaxIterations && k == PBKDF2(k.Iterations)
 	case kdfArgon2id:
-		ok = k.Time >= 1 && k.Time <= DefaultMaxTime && k.CPUs >= 1 && k.CPUs <= DefaultMaxCPUs &&
-			k.MemoryKiB >= 8*uint32(k.CPUs) && k.MemoryKiB <= DefaultMaxMemoryKiB && k.Iterations == 0
+		ok = k.Time >= 1 && k.Time <= MaxTime && k.CPUs >= 1 && k.CPUs <= MaxCPUs &&
+			k.MemoryKiB >= 8*uint32(k.CPUs) && k.MemoryKiB <= MaxMemoryKiB &&
+			uint64(k.Time)*uint64(k.MemoryKiB) <= MaxKiBPasses && k.Iterations == 0
 	}
 	if !ok {
 		return fmt.Errorf("%w: %s", ErrKDF, k)

@@ -2,6 +2,7 @@ package luks2
 
 import (
 	"bytes"
+	"errors"
 	"os"
 	"strings"
 	"testing"
@@ -157,6 +158,12 @@ func TestCheckAcceptsCryptsetup(t *testing.T) {
 				t.Errorf("HeaderSize of a LUKS1 header = %v; want ErrLUKS1", err)
 			}
 			oracle.Run(t, cryptsetup, "convert", "-q", "--type", "luks2", i)
+			_, err := Check(header(t, start(t, i)), 40<<20, Limits{})
+			var field *FieldError
+			if !errors.As(err, &field) || field.Field != "digests.0.digest" {
+				t.Errorf("Check of a converted header = %v; want a FieldError of its digest", err)
+			}
+			oracle.Run(t, cryptsetup, append([]string{"reencrypt", "-q", "--key-file", key, "--force-offline-reencrypt", i}, cheap...)...)
 		}, func(i Info) bool { return i.Offset == 2<<20 }},
 	}
 	for name, test := range tests {

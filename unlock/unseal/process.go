@@ -166,11 +166,11 @@ func child(steps *[]Step) (err error) {
 // limitMemory bounds the child: half of the RAM, and a little for itself.
 // The kernel then refuses more, and Go ends the child, not the machine.
 func limitMemory() error {
-	var info unix.Sysinfo_t
-	if err := unix.Sysinfo(&info); err != nil {
-		return fmt.Errorf("cannot read the size of the memory: %w", err)
+	ram, err := totalRAM()
+	if err != nil {
+		return err
 	}
-	limit := info.Totalram*uint64(info.Unit)/2 + baseMemory
+	limit := ram/2 + baseMemory
 	if err := unix.Setrlimit(unix.RLIMIT_DATA, &unix.Rlimit{Cur: limit, Max: limit}); err != nil {
 		return fmt.Errorf("cannot limit the memory: %w", err)
 	}
@@ -179,4 +179,13 @@ func limitMemory() error {
 	}
 	debug.SetMemoryLimit(int64(limit))
 	return nil
+}
+
+// totalRAM returns the bytes of memory that the kernel has.
+func totalRAM() (uint64, error) {
+	var info unix.Sysinfo_t
+	if err := unix.Sysinfo(&info); err != nil {
+		return 0, fmt.Errorf("cannot read the size of the memory: %w", err)
+	}
+	return info.Totalram * uint64(info.Unit), nil
 }

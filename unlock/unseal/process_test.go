@@ -2,6 +2,7 @@ package unseal
 
 import (
 	"os"
+	"reflect"
 	"strings"
 	"testing"
 
@@ -57,21 +58,28 @@ func TestSameVolume(t *testing.T) {
 	if err := sameVolume(&good, "/dev/dm-0", info); err != nil {
 		t.Fatalf("sameVolume = %v; want nil", err)
 	}
-	for name, change := range map[string]func(*luks.Volume){
-		"device":     func(v *luks.Volume) { v.BackingDevice = "/dev/vda" },
-		"flags":      func(v *luks.Volume) { v.Flags = []string{"allow-discards"} },
-		"UUID":       func(v *luks.Volume) { v.UUID = "x" },
-		"type":       func(v *luks.Volume) { v.LuksType = "LUKS1" },
-		"encryption": func(v *luks.Volume) { v.StorageEncryption = "cipher_null-ecb" },
-		"tweak":      func(v *luks.Volume) { v.StorageIvTweak = 1 },
-		"sector":     func(v *luks.Volume) { v.StorageSectorSize = 512 },
-		"offset":     func(v *luks.Volume) { v.StorageOffset = 0 },
-		"size":       func(v *luks.Volume) { v.StorageSize = 4096 },
-	} {
+	changes := map[string]func(*luks.Volume){
+		"BackingDevice":     func(v *luks.Volume) { v.BackingDevice = "/dev/vda" },
+		"Flags":             func(v *luks.Volume) { v.Flags = []string{"allow-discards"} },
+		"UUID":              func(v *luks.Volume) { v.UUID = "x" },
+		"LuksType":          func(v *luks.Volume) { v.LuksType = "LUKS1" },
+		"StorageEncryption": func(v *luks.Volume) { v.StorageEncryption = "cipher_null-ecb" },
+		"StorageIvTweak":    func(v *luks.Volume) { v.StorageIvTweak = 1 },
+		"StorageSectorSize": func(v *luks.Volume) { v.StorageSectorSize = 512 },
+		"StorageOffset":     func(v *luks.Volume) { v.StorageOffset = 0 },
+		"StorageSize":       func(v *luks.Volume) { v.StorageSize = 4096 },
+	}
+	for name, change := range changes {
 		v := good
 		change(&v)
 		if err := sameVolume(&v, "/dev/dm-0", info); fatal.CodeOf(err, "") != fatal.LUKSHeader {
 			t.Errorf("%s: sameVolume = %v; want LUKS-HEADER", name, err)
+		}
+	}
+	// A field that a newer library adds has to be thought about.
+	for _, f := range reflect.VisibleFields(reflect.TypeFor[luks.Volume]()) {
+		if f.IsExported() && changes[f.Name] == nil {
+			t.Errorf("sameVolume does not know luks.Volume.%s", f.Name)
 		}
 	}
 }

@@ -81,9 +81,13 @@ func checkHeader(v *dm.Verity, path string, size uint64) (luks2.Info, error) {
 	if err != nil {
 		return luks2.Info{}, blameVerity(v, err)
 	}
-	info, err := luks2.Check(header, size, luks2.Limits{})
+	ram, err := totalRAM()
 	if err != nil {
-		return luks2.Info{}, refused(err)
+		return luks2.Info{}, err
+	}
+	info, err := luks2.Check(header, size, luks2.Limits{RAM: ram})
+	if err != nil {
+		return luks2.Info{}, &fatal.Error{Code: fatal.LUKSHeader, Err: err}
 	}
 	return info, nil
 }
@@ -96,17 +100,13 @@ func readHeader(f io.ReaderAt) ([]byte, error) {
 	}
 	size, err := luks2.HeaderSize(first)
 	if err != nil {
-		return nil, refused(err)
+		return nil, &fatal.Error{Code: fatal.LUKSHeader, Err: err}
 	}
 	header := make([]byte, size)
 	if _, err := f.ReadAt(header, 0); err != nil {
 		return nil, fatal.Errorf(fatal.Disk, "cannot read the LUKS header: %w", err)
 	}
 	return header, nil
-}
-
-func refused(err error) error {
-	return fatal.Errorf(fatal.LUKSHeader, "%w; seal the image with cocoroot seal, or with cryptsetup's LUKS2 defaults and one keyslot", err)
 }
 
 // blameVerity names the hash as the cause of err where the kernel has met a
