@@ -587,7 +587,7 @@ debian_root() {
 
 # bootstrap SOURCES TAR
 bootstrap() {
-	SOURCE_DATE_EPOCH=1700000000 mmdebstrap --variant=minbase --include=systemd,systemd-sysv,dbus,udev \
+	SOURCE_DATE_EPOCH=1700000000 mmdebstrap --variant=minbase --include=systemd,systemd-sysv,dbus,udev,dmsetup,cryptsetup-bin \
 		--dpkgopt='path-exclude=/usr/share/doc/*' --dpkgopt='path-exclude=/usr/share/man/*' \
 		--dpkgopt='path-exclude=/usr/share/locale/*' bookworm "$2" "$1"
 }

@@ -13,49 +13,120 @@ import (
 	"cocoroot/unlock/oracle"
 )
 
-// stateUnit says on the console how systemd finds itself once the boot is
-// over, and powers off. It opens the console for every line, for the getty
-// there hangs it up when it starts.
+// stateUnit runs stateScript once the boot is over.
 const stateUnit = `[Unit]
 Description=Report the state of the system
 After=multi-user.target
 
 [Service]
-ExecStart=/bin/sh -c ' \
-  state=$(systemctl is-system-running --wait); \
-  echo "boot-test: state $state" >/dev/console; \
-  echo "boot-test: target $(systemctl is-active multi-user.target)" >/dev/console; \
-  systemctl --failed --no-legend --plain | sed "s/^/boot-test: failed /" >/dev/console; \
-  systemctl poweroff'
+ExecStart=/usr/local/sbin/boot-test
 
 [Install]
 WantedBy=multi-user.target
 `
 
-// TestDebian boots a real Debian 12 root with systemd to multi-user.target.
+// stateScript says on the console how systemd and udev find themselves, and
+// ends the guest. It opens the console for every line, for the getty there
+// hangs it up when it starts.
+const stateScript = `#!/bin/sh
+say() { echo "boot-test: $*" >/dev/console; }
+say "state $(systemctl is-system-running --wait)"
+say "target $(systemctl is-active multi-user.target)"
+systemctl --failed --no-legend --plain | while read -r unit; do say "failed $unit"; done
+for name in verity root; do
+	say "$name device $(systemctl is-active dev-mapper-cocoroot\\x2d$name.device)"
+	say "$name link $(readlink -f /dev/mapper/cocoroot-$name)"
+	say "$name udev $(udevadm info --query=property --property=DM_NAME,ID_FS_TYPE,SYSTEMD_READY --value /dev/mapper/cocoroot-$name | tr '\n' ' ')"
+done
+say "root status $(cryptsetup status cocoroot-root | head -n 2 | tr -s '\n ' ' ')"
+say "root is $(findmnt --noheadings --output FSTYPE /)"
+say "mounts $(cut -d ' ' -f 2,3 /proc/mounts | grep -cE '^/(newroot|lower|upper|init)|rootfs') of ours"
+say "status $(setpriv --reuid=65534 --clear-groups grep -c '"image"' /run/cocoroot/status.json)"
+say "arguments $(tr '\0' ' ' </proc/1/cmdline)"
+say "environment $(tr '\0' ' ' </proc/1/environ)"
+case $(cat /proc/cmdline) in
+*ends=reboot*) systemctl reboot ;;
+*) systemctl poweroff ;;
+esac
+`
+
+// busyRoot is what systemd-shutdown says about mapped devices that the root
+// lies on, in a guest of any kind: it tries to take them away before it ends,
+// and nothing can, for its own program is on them.
+var busyRoot = []string{
+	"Could not detach DM /dev/dm-1: Device or resource busy",
+	"Could not detach DM /dev/dm-0: Device or resource busy",
+	"Failed to finalize DM devices, ignoring.",
+}
+
+// TestDebian boots a real Debian 12 root with systemd and udev to
+// multi-user.target, and ends it in both ways.
 func TestDebian(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	root := filepath.Join(dir, "root.tar")
 	addToTar(t, oracle.Artifact(t, "debian12.tar"), root)
-	g := seal(t, dir, root).boots(t)
-	g.memory = 2048
-	e := g.run(t, 2*bootLimit)
-	if e.err != nil || e.Reason != "guest-shutdown" || e.Fatal != nil || e.Panic != "" {
-		t.Fatalf("outcome = %+v, %v; want a clean power-off", e.Outcome, e.err)
-	}
-	for _, want := range []string{"boot-test: state running", "boot-test: target active"} {
-		if !strings.Contains(e.console, want) {
-			t.Errorf("the console lacks %q", want)
+	image := seal(t, dir, root)
+	t.Run("poweroff", func(t *testing.T) {
+		e := bootDebian(t, image, " init=/lib/systemd/systemd greeting=hello -- --default-timeout-stop-sec=80")
+		if e.Reason != "guest-shutdown" {
+			t.Errorf("the guest ended by %q; want a power-off", e.Reason)
 		}
-	}
-	if strings.Contains(e.console, "boot-test: failed") {
-		t.Error("units failed")
-	}
-	g.wiped(t, e)
+		for _, want := range []string{
+			"state running",
+			"target active",
+			"verity device active", "verity link /dev/dm-0", "verity udev cocoroot-verity crypto_LUKS 1",
+			"root device active", "root link /dev/dm-1", "root udev cocoroot-root squashfs 1",
+			"root status /dev/mapper/cocoroot-root is active and is in use. type: LUKS2",
+			"root is overlay",
+			"mounts 0 of ours",
+			"status 1",
+			"arguments /lib/systemd/systemd --default-timeout-stop-sec=80",
+			"environment HOME=/ TERM=linux greeting=hello",
+		} {
+			if !strings.Contains(strings.ReplaceAll(e.console, " \r\n", "\r\n"), "boot-test: "+want+"\r\n") {
+				t.Errorf("the console lacks the line %q", want)
+			}
+		}
+	})
+	t.Run("reboot", func(t *testing.T) {
+		if e := bootDebian(t, image, " ends=reboot"); e.Reason != "guest-reset" {
+			t.Errorf("the guest ended by %q; want a reset", e.Reason)
+		}
+	})
 }
 
-// addToTar copies a tar and adds the unit and its link.
+// bootDebian boots the image with more on its command line; the guest must
+// end by itself, and its systemd without a complaint.
+func bootDebian(t *testing.T, image sealedImage, more string) ended {
+	t.Helper()
+	g := image.boots(t)
+	g.memory = 2048
+	g.cmdline += more
+	e := g.run(t, 2*bootLimit)
+	if e.err != nil || e.Fatal != nil || e.Panic != "" {
+		t.Fatalf("outcome = %+v, %v; want an end of the guest's own", e.Outcome, e.err)
+	}
+	g.wiped(t, e)
+	_, end, ok := strings.Cut(e.console, "systemd-shutdown[1]: ")
+	if !ok {
+		t.Fatal("systemd-shutdown did not run")
+	}
+	for _, known := range busyRoot {
+		end = strings.ReplaceAll(end, known, "")
+	}
+	for _, bad := range []string{"Failed", "Could not", "rror", "imed out"} {
+		if strings.Contains(end, bad) {
+			t.Errorf("the end of the console has %q", bad)
+		}
+	}
+	if strings.Contains(e.console, "FAILED") || strings.Contains(e.console, "boot-test: failed") {
+		t.Error("units failed")
+	}
+	return e
+}
+
+// addToTar copies a tar and adds the unit, its link and its script.
 func addToTar(t *testing.T, from, to string) {
 	t.Helper()
 	in, err := os.Open(from)
@@ -84,16 +155,22 @@ func addToTar(t *testing.T, from, to string) {
 			t.Fatal(err)
 		}
 	}
-	const unit = "/etc/systemd/system/cocoroot-state.service"
-	if err := w.WriteHeader(&tar.Header{Name: "." + unit, Typeflag: tar.TypeReg, Mode: 0o644, Size: int64(len(stateUnit))}); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := io.WriteString(w, stateUnit); err != nil {
-		t.Fatal(err)
-	}
-	link := &tar.Header{Name: "./etc/systemd/system/multi-user.target.wants/cocoroot-state.service", Typeflag: tar.TypeSymlink, Linkname: unit, Mode: 0o777}
-	if err := w.WriteHeader(link); err != nil {
-		t.Fatal(err)
+	const unit = "/etc/systemd/system/boot-test.service"
+	for _, f := range []struct {
+		header tar.Header
+		text   string
+	}{
+		{tar.Header{Name: "." + unit, Mode: 0o644}, stateUnit},
+		{tar.Header{Name: "./usr/local/sbin/boot-test", Mode: 0o755}, stateScript},
+		{tar.Header{Name: "./etc/systemd/system/multi-user.target.wants/boot-test.service", Linkname: unit, Typeflag: tar.TypeSymlink, Mode: 0o777}, ""},
+	} {
+		f.header.Size = int64(len(f.text))
+		if err := w.WriteHeader(&f.header); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.WriteString(w, f.text); err != nil {
+			t.Fatal(err)
+		}
 	}
 	if err := w.Close(); err != nil {
 		t.Fatal(err)

@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"cocoroot/unlock/dm"
 	"cocoroot/unlock/efi"
 	"cocoroot/unlock/root"
 	"cocoroot/unlock/unseal"
@@ -28,6 +29,9 @@ type statusStep struct {
 }
 
 func (b *boot) writeStatus() error {
+	if err := b.tellUdev(); err != nil {
+		return err
+	}
 	s := status{Version: 1, Image: b.policy.Image, Disk: b.disk.Path, Key: b.policy.Key, Secrets: b.guids}
 	for _, step := range b.steps {
 		s.Steps = append(s.Steps, toStatus(step))
@@ -40,6 +44,16 @@ func (b *boot) writeStatus() error {
 		return err
 	}
 	return os.WriteFile(filepath.Join(root.RunDir, "status.json"), append(text, '\n'), 0o444)
+}
+
+// tellUdev makes the two devices known to the udev of the real root.
+func (b *boot) tellUdev() error {
+	for _, name := range []string{unseal.VerityName, unseal.RootName} {
+		if err := dm.TellUdev(dm.UdevDir, name); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func toStatus(s unseal.Step) statusStep {
