@@ -60,7 +60,7 @@ func runLaunch(ctx context.Context, a *app, flags *pflag.FlagSet, args []string)
 		if err != nil {
 			return err
 		}
-		table, err := buildTable(*secrets, area)
+		table, err := buildTable(a, *secrets, area)
 		if err != nil {
 			return err
 		}

@@ -3,10 +3,11 @@
 //
 //	cocoroot initrd  write the initrd
 //	cocoroot seal    make an encrypted, verifiable image of a root file system
-//	cocoroot secret  build the table of secrets that is injected
+//	cocoroot secret  build and inspect the table of secrets that is injected
 //	cocoroot launch  start a guest under QEMU
 //
-// Exit codes: 0 ok, 1 failed, 2 usage, 4 secret refused, 5 image tampered.
+// Exit codes: 0 ok, 1 failed, 2 usage, 3 measurement mismatch, 4 secret
+// refused, 5 image tampered.
 package main
 
 import (
@@ -16,6 +17,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"strings"
 
 	"github.com/spf13/pflag"
 	"golang.org/x/sys/unix"
@@ -26,11 +28,12 @@ const (
 	exitOK       = 0
 	exitFailed   = 1
 	exitUsage    = 2
+	exitMismatch = 3
 	exitSecret   = 4
 	exitTampered = 5
 )
 
-// command is one verb.
+// command is one verb, or one of a verb's own.
 type command struct {
 	name  string
 	args  string // behind the verb, for the usage line
@@ -42,7 +45,7 @@ func commands() []command {
 	return []command{
 		{"initrd", "-o FILE", "write the initrd, the same bytes wherever it is built", runInitrd},
 		{"seal", "ROOTFS -o IMAGE", "make an encrypted, verifiable image of a folder or a tar", runSeal},
-		{"secret", "build GUID=FILE… -o TABLE", "build the table of secrets that is injected", runSecret},
+		{"secret", "COMMAND", "build and inspect the table of secrets that is injected", runSecret},
 		{"launch", "--simulate --firmware F --kernel F --initrd F --cmdline-file F --disk IMAGE", "start a guest under QEMU", runLaunch},
 	}
 }
@@ -112,6 +115,27 @@ func (a *app) call(ctx context.Context, c command, args []string) error {
 	return c.run(ctx, a, flags, args)
 }
 
+// choose runs the one of a verb's own commands that args begin with.
+func (a *app) choose(ctx context.Context, verb string, all []command, args []string) error {
+	if len(args) > 0 && (args[0] == "help" || args[0] == "--help" || args[0] == "-h") {
+		fmt.Fprintf(a.stdout, "usage: cocoroot %s COMMAND\n\n", verb)
+		for _, c := range all {
+			fmt.Fprintf(a.stdout, "  cocoroot %s %-8s %s\n", verb, c.name, c.brief)
+		}
+		fmt.Fprintf(a.stdout, "\ncocoroot %s COMMAND --help shows a command's options.\n", verb)
+		return nil
+	}
+	var names []string
+	for _, c := range all {
+		if len(args) > 0 && c.name == args[0] {
+			c.name = verb + " " + c.name
+			return a.call(ctx, c, args[1:])
+		}
+		names = append(names, c.name)
+	}
+	return usagef("%s is followed by one of %s", verb, strings.Join(names, ", "))
+}
+
 // parse reads the options, of which those named must be given.
 func parse(flags *pflag.FlagSet, args []string, required ...string) error {
 	if err := flags.Parse(args); err != nil {
@@ -156,5 +180,5 @@ func (a *app) help(w io.Writer) {
 		fmt.Fprintf(w, "  cocoroot %-7s %s\n", c.name, c.brief)
 	}
 	fmt.Fprint(w, "\ncocoroot COMMAND --help shows a command's options.\n")
-	fmt.Fprint(w, "Exit codes: 0 ok, 1 failed, 2 usage, 4 secret refused, 5 image tampered.\n")
+	fmt.Fprint(w, "Exit codes: 0 ok, 1 failed, 2 usage, 3 measurement mismatch, 4 secret refused, 5 image tampered.\n")
 }

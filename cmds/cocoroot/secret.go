@@ -21,27 +21,25 @@ const amdSevArea = 0xc00
 // maxFirmware bounds the firmware image in bytes.
 const maxFirmware = 64 << 20
 
-func runSecret(_ context.Context, a *app, flags *pflag.FlagSet, args []string) error {
+func runSecret(ctx context.Context, a *app, _ *pflag.FlagSet, args []string) error {
+	return a.choose(ctx, "secret", []command{
+		{"build", "GUID=FILE… -o TABLE", "build the table of secrets that is injected", runSecretBuild},
+		{"inspect", "TABLE", "say what a table holds and what the guest will see of it, without the secrets", runSecretInspect},
+	}, args)
+}
+
+func runSecretBuild(_ context.Context, a *app, flags *pflag.FlagSet, args []string) error {
 	out := flags.StringP("output", "o", "", "where to write the table, which holds the secrets in clear (mode 0600)")
 	firmware := flags.String("firmware", "", "the firmware that will get the table (default: OVMF AmdSev's area of 3072 bytes)")
 	force := flags.Bool("force", false, "replace an existing file")
-	if err := parse(flags, args); err != nil {
+	if err := parse(flags, args, "output"); err != nil {
 		return err
 	}
-	if flags.NArg() == 0 || flags.Arg(0) != "build" {
-		return usagef("secret is followed by build")
+	area, err := tableArea(*firmware)
+	if err != nil {
+		return err
 	}
-	if *out == "" {
-		return usagef("option --output is missing")
-	}
-	area := amdSevArea
-	if *firmware != "" {
-		var err error
-		if area, err = secretArea(*firmware); err != nil {
-			return err
-		}
-	}
-	table, err := buildTable(flags.Args()[1:], area)
+	table, err := buildTable(a, flags.Args(), area)
 	if err != nil {
 		return err
 	}
@@ -59,8 +57,16 @@ func runSecret(_ context.Context, a *app, flags *pflag.FlagSet, args []string) e
 	if err := files.commit(); err != nil {
 		return err
 	}
-	fmt.Fprintf(a.stdout, "%s: %d entries, %d of %d bytes\n", *out, flags.NArg()-1, len(table.Bytes()), area)
+	fmt.Fprintf(a.stdout, "%s: %d entries, %d of %d bytes\n", *out, flags.NArg(), len(table.Bytes()), area)
 	return nil
+}
+
+// tableArea returns the size in bytes of the area that a table has to fit.
+func tableArea(firmware string) (int, error) {
+	if firmware == "" {
+		return amdSevArea, nil
+	}
+	return secretArea(firmware)
 }
 
 // secretArea returns the size in bytes of a firmware's secret area.
@@ -84,7 +90,8 @@ func secretArea(path string) (int, error) {
 }
 
 // buildTable reads GUID=FILE pairs into a secret table that fits area bytes.
-func buildTable(pairs []string, area int) (*secmem.Buffer, error) {
+// It warns of a newline at a file's end, which becomes part of the secret.
+func buildTable(a *app, pairs []string, area int) (*secmem.Buffer, error) {
 	var entries []secret.Entry
 	defer func() {
 		for _, e := range entries {
@@ -103,6 +110,9 @@ func buildTable(pairs []string, area int) (*secmem.Buffer, error) {
 		data, err := secmem.ReadFile(path, area)
 		if err != nil {
 			return nil, err
+		}
+		if b := data.Bytes(); b[len(b)-1] == '\n' {
+			fmt.Fprintf(a.stderr, "cocoroot: warning: %s ends in a newline, which is now part of the secret\n", path)
 		}
 		entries = append(entries, secret.Entry{GUID: g, Data: data})
 	}

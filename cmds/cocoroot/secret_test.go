@@ -1,0 +1,74 @@
+package main
+
+import (
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+func TestSecretInspect(t *testing.T) {
+	dir := t.TempDir()
+	key := put(t, filepath.Join(dir, "key"), "MY-LUKS-PASSPHRASE\n")
+	table := filepath.Join(dir, "table")
+	if code, _, stderr := call(t, "secret", "build", guid+"="+key, "-o", table); code != exitOK || !strings.Contains(stderr, "ends in a newline") {
+		t.Errorf("build of a key with a newline = %d, %q; want a warning", code, stderr)
+	}
+	good, err := os.ReadFile(table)
+	if err != nil {
+		t.Fatal(err)
+	}
+	header := append([]byte("x"), good[1:]...)
+	zeros := append([]byte(nil), good...)
+	zeros[16] += 20 // the length counts the padding and more
+	zeros = append(zeros, make([]byte, 32)...)
+
+	for name, tc := range map[string]struct {
+		table string
+		code  int
+		says  string // on stdout
+		hint  string
+	}{
+		"good":          {string(good), exitOK, "ends in a newline: disk key", ""},
+		"wrong header":  {string(header), exitFailed, "sees no secrets", "says nothing"},
+		"truncated":     {string(good[:40]), exitFailed, "refuses the whole table", "refuses the whole table"},
+		"zeros counted": {string(zeros), exitFailed, "refuses the whole table", "refuses the whole table"},
+		"too long":      {string(good) + strings.Repeat("\x00", 4096), exitFailed, "entry: " + guid, "hashes table"},
+	} {
+		path := put(t, filepath.Join(dir, "t"), tc.table)
+		code, out, stderr := call(t, "secret", "inspect", path)
+		if code != tc.code || !strings.Contains(out, tc.says) || !strings.Contains(stderr, tc.hint) {
+			t.Errorf("%s: inspect = %d, %q, %q; want %d, %q, %q", name, code, out, stderr, tc.code, tc.says, tc.hint)
+		}
+		if strings.Contains(out+stderr, "MY-LUKS") {
+			t.Errorf("%s: the secret is in the output", name)
+		}
+	}
+
+	_, out, _ := call(t, "secret", "inspect", table, "--json")
+	var r tableReport
+	if err := json.Unmarshal([]byte(out), &r); err != nil || len(r.Entries) != 1 || r.Entries[0].Data != nil || r.Entries[0].Size != 19 {
+		t.Errorf("inspect --json = %s, %v; want one entry without its data", out, err)
+	}
+	if _, out, _ := call(t, "secret", "inspect", table, "--show-secrets"); !strings.Contains(out, "MY-LUKS") {
+		t.Errorf("inspect --show-secrets = %q; want the secret", out)
+	}
+}
+
+func TestSecretUsage(t *testing.T) {
+	for name, args := range map[string][]string{
+		"no command":     {"secret"},
+		"wrong command":  {"secret", "bulid"},
+		"no table":       {"secret", "inspect"},
+		"two tables":     {"secret", "inspect", "a", "b"},
+		"unknown option": {"secret", "inspect", "a", "--show"},
+	} {
+		if code, out, stderr := call(t, args...); code != exitUsage || out != "" || !strings.Contains(stderr, "hint: ") {
+			t.Errorf("%s: %d, %q, %q; want usage", name, code, out, stderr)
+		}
+	}
+	if code, out, _ := call(t, "secret", "inspect", "--help"); code != exitOK || !strings.Contains(out, "usage: cocoroot secret inspect TABLE") {
+		t.Errorf("secret inspect --help = %d, %q", code, out)
+	}
+}
