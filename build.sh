@@ -13,6 +13,7 @@ export LC_ALL=C TZ=UTC
 readonly DISK_KEY=736869e5-84f0-4973-92ec-06879ce3da0b # the default of cocoroot.key=
 readonly DEMO_LINE='demo: running from the encrypted root'
 readonly FRAGMENT=templates/kernel/cocoroot.config
+readonly MODULAR=templates/kernel/modular.config
 readonly SYSTEM_PATH=/usr/sbin:/usr/bin:/sbin:/bin # where a kernel build may find its tools
 
 # Debian packages, each with what shows that it is there: a command or a file.
@@ -33,6 +34,7 @@ usage() {
 		  firmware          build/OVMF.amdsev.fd
 		  kernel [--check]  build/bzImage and build/modules; --check builds them a
 		                    second time, in another folder, and compares
+		  kernels           build/modular and build/debian-kernel, which tests boot
 		  initrd            build/initrd.img
 		  clean [--cache]   remove build/; with --cache the cache as well
 		  help              this text
@@ -53,6 +55,7 @@ main() {
 	tools) settle; tools ;;
 	firmware) settle; firmware ;;
 	kernel | 'kernel --check') settle; kernel "${2:-}" ;;
+	kernels) settle; kernels ;;
 	initrd) settle; initrd ;;
 	clean | 'clean --cache') settle; clean "${2:-}" ;;
 	'' | help | -h | --help) usage ;;
@@ -348,31 +351,75 @@ kernel() {
 		packages 'to build the kernel' "${KERNEL_PACKAGES[@]}"
 		kernel_source
 		kernel_inputs >"$TMP/inputs"
-		kernel_cached "$CACHE/kernel/$(sha256 "$TMP/inputs")" "$1"
+		kernel_cached . "$TMP/inputs" "$1"
+		put "$MADE/bzImage" build/bzImage
+		put "$MADE/config" build/kernel.config
+		put "$MADE/lib" build/modules/lib
 		put "$TMP/inputs" build/kernel.inputs
 	fi
 	made kernel build/bzImage
 }
 
-# kernel_cached DIR [--check] makes what is missing in DIR.
-kernel_cached() {
-	if [[ ! -e $1 ]]; then
-		say "building the kernel from $SOURCE $VERSION, about $((18 / $(nproc) + 1)) minutes"
-		fetch_source
-		quietly kernel compile "$TMP/kernel" "$TMP/made"
-		mkdir -p "$CACHE/kernel"
-		mv "$TMP/made" "$1"
+# kernels leaves what `cocoroot initrd --modules` is tested with: build/modular,
+# whose drivers are modules, as distributions have them, and build/debian-kernel.
+kernels() {
+	modular_kernel
+	debian_kernel
+}
+
+# modular_kernel is made like the kernel, with MODULAR's lines in the place of
+# those of the same symbols.
+modular_kernel() {
+	[[ -z $KERNEL ]] || return 0 # this system may not be able to build one
+	packages 'to build the kernel' "${KERNEL_PACKAGES[@]}"
+	[[ -n ${VERSION:-} ]] || kernel_source
+	mkdir -p "$TMP/modular/${FRAGMENT%/*}"
+	awk -F '[ =]' '
+		{ name = /^CONFIG_/ ? $1 : /^# CONFIG_/ ? $2 : "" }
+		NR == FNR { if (name) replaced[name]; next }
+		!(name in replaced)
+		' "$MODULAR" "$FRAGMENT" | cat - "$MODULAR" >"$TMP/modular/$FRAGMENT"
+	(cd "$TMP/modular" && kernel_inputs) >"$TMP/modular/inputs"
+	kernel_cached "$TMP/modular" "$TMP/modular/inputs" ''
+	put "$MADE/bzImage" build/modular/bzImage
+	put "$MADE/lib" build/modular/lib
+	made kernel build/modular/bzImage
+}
+
+# debian_kernel gets Debian's kernel for clouds. It is not installed, so depmod
+# is run here.
+debian_kernel() {
+	local dir=$CACHE/debian-kernel
+	packages 'for the tests' kmod=/sbin/depmod
+	if ! compgen -G "$dir/lib/modules/*/modules.dep" >/dev/null; then
+		rm -rf "$dir"
+		open_suite bookworm
+		unpack bookworm debian-kernel "$(names bookworm 'linux-image-6\.1\.0-[0-9]+-cloud-amd64' | tail -n 1)"
+		/sbin/depmod -b "$dir" "$(ls "$dir/lib/modules")"
+		cp "$dir"/boot/vmlinuz-* "$dir/bzImage"
 	fi
-	if [[ $2 == --check && ! -e $1/reproducible ]]; then
+	ln -sfnT "$dir" build/debian-kernel
+	made kernel build/debian-kernel/bzImage
+}
+
+# kernel_cached FOLDER INPUTS [--check] leaves MADE, what compile makes in
+# FOLDER, where it finds its fragment.
+kernel_cached() {
+	MADE=$CACHE/kernel/$(sha256 "$2")
+	if [[ ! -e $MADE ]]; then
+		say "building a kernel from $SOURCE $VERSION, about $((18 / $(nproc) + 1)) minutes"
+		fetch_source
+		quietly kernel compile_in "$1" "$TMP/kernel" "$TMP/made"
+		mkdir -p "$CACHE/kernel"
+		mv "$TMP/made" "$MADE"
+	fi
+	if [[ $3 == --check && ! -e $MADE/reproducible ]]; then
 		say "building the kernel again, in another folder, to compare"
 		fetch_source
-		quietly kernel-again compile "$TMP/else/where" "$TMP/again"
-		diff -r "$1" "$TMP/again" || die "two builds of the kernel differ"
-		date +%F >"$1/reproducible"
+		quietly kernel-again compile_in "$1" "$TMP/else/where" "$TMP/again"
+		diff -r "$MADE" "$TMP/again" || die "two builds of the kernel differ"
+		date +%F >"$MADE/reproducible"
 	fi
-	put "$1/bzImage" build/bzImage
-	put "$1/config" build/kernel.config
-	put "$1/lib" build/modules/lib
 }
 
 # kernel_source chooses SUITE, SOURCE and VERSION: Linux 6.12, for which the
@@ -418,6 +465,9 @@ fetch_source() {
 	mkdir "$CACHE/source"
 	mv "$TMP/source"/*.deb "$DEB"
 }
+
+# compile_in FOLDER SCRATCH OUT
+compile_in() { cd "$1"; compile "$2" "$3"; }
 
 # compile SCRATCH OUT
 compile() {
@@ -532,11 +582,13 @@ demo_boot() {
 
 all_checks() {
 	local all host
-	packages 'for the tests' "${BOOT_PACKAGES[@]}" "${C_PACKAGES[@]}" shellcheck=shellcheck mmdebstrap=mmdebstrap
+	packages 'for the tests' "${BOOT_PACKAGES[@]}" "${C_PACKAGES[@]}" shellcheck=shellcheck mmdebstrap=mmdebstrap \
+		kmod=/sbin/depmod zstd=zstd xz-utils=xz
 	firmware
 	tools
 	kernel --check
 	archive
+	kernels
 	demo_root
 	demo_seal
 	debian_root
@@ -598,7 +650,7 @@ bootstrap() {
 clean() {
 	if [[ $1 == --cache ]]; then
 		chmod -R u+w "$CACHE/gopath" 2>/dev/null || true # Go's module cache is read-only
-		rm -rf "$CACHE"/{apt,busybox,debian-root,firmware,go,gocache,gopath,kernel,lock,source,tmp}
+		rm -rf "$CACHE"/{apt,busybox,debian-kernel,debian-root,firmware,go,gocache,gopath,kernel,lock,source,tmp}
 		rmdir --ignore-fail-on-non-empty "$CACHE"
 	fi
 	rm -rf build

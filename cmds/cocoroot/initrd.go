@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -10,13 +11,14 @@ import (
 	"github.com/spf13/pflag"
 
 	"cocoroot/initramfs/archive"
+	"cocoroot/initramfs/kmod"
 )
 
 func runInitrd(_ context.Context, a *app, flags *pflag.FlagSet, args []string) error {
 	out := flags.StringP("output", "o", "", "where to write the archive")
 	initFile := flags.String("init", "", "the init to carry (default: the file init beside this program)")
-	modules := flags.String("modules", "", "folder that has lib/modules/VERSION (with --kver)")
-	version := flags.String("kver", "", "version of the kernel that the modules are for")
+	modules := flags.String("modules", "", "folder that has lib/modules/VERSION or usr/lib/modules/VERSION")
+	version := flags.String("kver", "", "version of the kernel that the modules are for (default: the only one there)")
 	force := flags.Bool("force", false, "replace an existing file")
 	if err := parse(flags, args, "output"); err != nil {
 		return err
@@ -24,8 +26,8 @@ func runInitrd(_ context.Context, a *app, flags *pflag.FlagSet, args []string) e
 	if flags.NArg() > 0 {
 		return usagef("initrd takes no argument, %q is one", flags.Arg(0))
 	}
-	if (*modules == "") != (*version == "") {
-		return usagef("--modules and --kver go together")
+	if *modules == "" && *version != "" {
+		return usagef("--kver needs --modules")
 	}
 	var c archive.Contents
 	var err error
@@ -33,7 +35,7 @@ func runInitrd(_ context.Context, a *app, flags *pflag.FlagSet, args []string) e
 		return err
 	}
 	if *modules != "" {
-		if c.Modules, err = archive.FindModules(*modules, *version, archive.EFISecret); err != nil {
+		if c.Modules, err = a.chooseModules(*modules, *version); err != nil {
 			return err
 		}
 	}
@@ -57,6 +59,27 @@ func runInitrd(_ context.Context, a *app, flags *pflag.FlagSet, args []string) e
 	}
 	fmt.Fprintf(a.stdout, "%s: %d bytes, init and %d kernel modules\n", *out, size, len(c.Modules))
 	return nil
+}
+
+// chooseModules takes from a kernel's modules what the guest loads, and says
+// what it will have to do without.
+func (a *app) chooseModules(dir, version string) ([]archive.Module, error) {
+	choice, err := kmod.Choose(dir, version)
+	switch {
+	case errors.Is(err, kmod.ErrNoIndex):
+		return nil, hinted(err, "depmod -b %s VERSION makes it; a package that was unpacked and not installed has none", dir)
+	case errors.Is(err, kmod.ErrVersion):
+		return nil, hinted(err, "--modules names the folder above lib/modules, --kver the kernel")
+	case err != nil:
+		return nil, err
+	}
+	for _, l := range choice.Lacks {
+		fmt.Fprintf(a.stderr, "cocoroot: warning: a guest with kernel %s has no %s: %s\n", choice.Version, l.Name, l.Effect)
+		if l.Name == kmod.EFISecret {
+			fmt.Fprintln(a.stderr, "cocoroot: hint: Fedora, SUSE and Ubuntu ship it, Debian does not; ./build.sh kernel makes a kernel that has it")
+		}
+	}
+	return choice.Modules, nil
 }
 
 // readInit reads the init, by default the one built beside this program.

@@ -146,7 +146,7 @@ func (b *boot) readPolicy() error {
 func (b *boot) loadModules() error {
 	n, err := modules.Load()
 	if err != nil {
-		return err
+		return fmt.Errorf("%w; build the archive with this kernel's modules (cocoroot initrd --modules)", err)
 	}
 	say("%d kernel modules loaded", n)
 	// Without a store the disk is still looked for: unsealing says why.

@@ -58,7 +58,7 @@ func (b *boot) end(err error) {
 // when it failed before the driver was loaded, the driver is loaded now, for
 // only the kernel can reach the page.
 func (b *boot) wipeAll() error {
-	if b.store.Load() == nil {
+	if _, err := b.openStore(); errors.Is(err, secret.ErrNoStore) {
 		within(loadPatience, func() {
 			_ = root.MountAPI() // what can be mounted is
 			_, _ = modules.Load()

@@ -30,7 +30,7 @@ var (
 
 // Module is one kernel module, uncompressed.
 type Module struct {
-	Path string // absolute, under modules.Dir
+	modules.Entry
 	Data []byte
 }
 
@@ -81,7 +81,7 @@ func (c Contents) records() ([]cpio.Record, error) {
 	if err := checkInit(c.Init); err != nil {
 		return nil, err
 	}
-	list := make([]string, len(c.Modules))
+	list := make([]modules.Entry, len(c.Modules))
 	members := []cpio.Record{
 		// A Go program does not start without the descriptors 0 to 2.
 		cpio.CharDev("dev/console", 0o600, 5, 1),
@@ -89,7 +89,7 @@ func (c Contents) records() ([]cpio.Record, error) {
 		cpio.StaticFile("init", string(c.Init), 0o755),
 	}
 	for i, m := range c.Modules {
-		list[i] = m.Path
+		list[i] = m.Entry
 		members = append(members, cpio.StaticFile(m.Path[1:], string(m.Data), 0o644))
 	}
 	text, err := modules.FormatList(list)

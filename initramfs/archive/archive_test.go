@@ -12,6 +12,8 @@ import (
 
 	"github.com/klauspost/compress/zstd"
 	"github.com/u-root/u-root/pkg/cpio"
+
+	"cocoroot/unlock/modules"
 )
 
 // builtInit builds the guest's init as build.sh does, with the package's
@@ -46,8 +48,8 @@ func TestArchiveMembers(t *testing.T) {
 	c := Contents{
 		Init: builtInit(t, "runtimesecret", initPath),
 		Modules: []Module{
-			{"/lib/modules/6.12/kernel/z.ko", []byte("z")},
-			{"/lib/modules/6.12/kernel/a.ko", []byte("a")},
+			{modules.Entry{Path: "/lib/modules/6.12/kernel/z.ko"}, []byte("z")},
+			{modules.Entry{Path: "/lib/modules/6.12/kernel/a.ko", Optional: true}, []byte("a")},
 		},
 	}
 	archived := build(t, c)
@@ -71,7 +73,7 @@ func TestArchiveMembers(t *testing.T) {
 		}
 		if r.Name == "etc/cocoroot/modules" {
 			text, _ := io.ReadAll(io.NewSectionReader(r, 0, int64(r.FileSize)))
-			if want := "/lib/modules/6.12/kernel/z.ko\n/lib/modules/6.12/kernel/a.ko\n"; string(text) != want {
+			if want := "/lib/modules/6.12/kernel/z.ko\n-/lib/modules/6.12/kernel/a.ko\n"; string(text) != want {
 				t.Errorf("module list = %q; want the load order %q", text, want)
 			}
 		}
@@ -89,12 +91,12 @@ func TestArchiveMembers(t *testing.T) {
 
 func TestDuplicateNameIsRefused(t *testing.T) {
 	good := builtInit(t, "runtimesecret", initPath)
-	m := Module{"/lib/modules/a.ko", nil}
+	m := Module{Entry: modules.Entry{Path: "/lib/modules/a.ko"}}
 	if err := Write(io.Discard, Contents{Init: good, Modules: []Module{m, m}}); err == nil {
 		t.Error("Write with one module twice succeeded")
 	}
 	// A module may not stand where a folder stands.
-	nested := []Module{m, {"/lib/modules/a.ko/b.ko", nil}}
+	nested := []Module{m, {Entry: modules.Entry{Path: "/lib/modules/a.ko/b.ko"}}}
 	if err := Write(io.Discard, Contents{Init: good, Modules: nested}); !errors.Is(err, ErrDuplicate) {
 		t.Errorf("Write error = %v; want ErrDuplicate", err)
 	}
@@ -112,60 +114,4 @@ func TestInitIsChecked(t *testing.T) {
 			t.Errorf("%s: Write error = %v; want ErrInit", name, err)
 		}
 	}
-}
-
-func tree(t *testing.T, files map[string]string) string {
-	t.Helper()
-	dir := t.TempDir()
-	for name, data := range files {
-		path := filepath.Join(dir, "lib/modules/6.12", name)
-		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.WriteFile(path, []byte(data), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	return dir
-}
-
-func TestFindModules(t *testing.T) {
-	dir := tree(t, map[string]string{
-		"modules.dep":     "kernel/efi-secret.ko: kernel/b.ko kernel/c.ko\nkernel/b.ko: kernel/c.ko\nkernel/c.ko:\nkernel/x.ko.xz:\n",
-		"modules.builtin": "kernel/dm-mod.ko\n",
-		"kernel/b.ko":     "b", "kernel/c.ko": "c", "kernel/efi-secret.ko": "e", "kernel/x.ko.xz": "x",
-	})
-	got, err := FindModules(dir, "6.12", EFISecret, "dm_mod", "b")
-	if err != nil {
-		t.Fatal(err)
-	}
-	var order []string
-	for _, m := range got {
-		order = append(order, string(m.Data))
-	}
-	if s := strings.Join(order, ""); s != "cbe" {
-		t.Errorf("load order = %s; want cbe", s)
-	}
-	if _, err := FindModules(dir, "6.12", "absent"); !errors.Is(err, ErrNoModule) {
-		t.Errorf("absent module: %v; want ErrNoModule", err)
-	}
-	if _, err := FindModules(dir, "6.12", "x"); !errors.Is(err, ErrCompressed) {
-		t.Errorf("compressed module: %v; want ErrCompressed", err)
-	}
-	if _, err := FindModules(dir, "6.13", "b"); !errors.Is(err, os.ErrNotExist) {
-		t.Errorf("no modules.dep: %v; want ErrNotExist", err)
-	}
-}
-
-// FuzzModulesDep feeds any text as the modules.dep of a tree.
-func FuzzModulesDep(f *testing.F) {
-	f.Add("kernel/efi_secret.ko: kernel/b.ko\nkernel/b.ko:\n") // like TestFindModules
-	f.Add("../../etc/passwd:\n")
-	f.Fuzz(func(t *testing.T, text string) {
-		dir := tree(t, map[string]string{"modules.dep": text})
-		mods, err := FindModules(dir, "6.12", EFISecret)
-		if err == nil && len(mods) > 0 {
-			t.Fatalf("FindModules found %v in an empty tree", mods)
-		}
-	})
 }

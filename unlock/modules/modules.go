@@ -19,10 +19,13 @@ import (
 
 const (
 	// ListPath is where the list stands in the archive: one absolute path
-	// of an uncompressed module a line, in load order.
+	// of an uncompressed module a line, in load order, with a - before
+	// it when a CPU may lack what the module is for.
 	ListPath = "/etc/cocoroot/modules"
 	// Dir is where the archive keeps the modules.
 	Dir = "/lib/modules"
+	// optional stands before the path of an optional module.
+	optional = "-"
 	// maxModules bounds the list.
 	maxModules = 256
 )
@@ -30,13 +33,23 @@ const (
 // ErrList is returned for a list that init would not load.
 var ErrList = errors.New("module list is malformed")
 
-// ParseList reads a list. Every line is a clean path of a .ko file under Dir,
+// Entry is one line of the list.
+type Entry struct {
+	Path string // in the archive
+	// Optional says that the boot goes on when this module finds no device
+	// or CPU feature that it is for (ENODEV): another does the work then.
+	// Any other failure to load it ends the boot all the same.
+	Optional bool
+}
+
+// ParseList reads a list. Every path is a clean one of a .ko file under Dir,
 // and none stands twice.
-func ParseList(text string) ([]string, error) {
-	var list []string
+func ParseList(text string) ([]Entry, error) {
+	var list []Entry
 	seen := make(map[string]bool)
 	for line := range strings.Lines(text) {
 		p, ended := strings.CutSuffix(line, "\n")
+		p, skip := strings.CutPrefix(p, optional)
 		switch {
 		case !ended:
 			return nil, fmt.Errorf("%w: the last line has no end", ErrList)
@@ -48,16 +61,19 @@ func ParseList(text string) ([]string, error) {
 			return nil, fmt.Errorf("%w: more than %d modules", ErrList, maxModules)
 		}
 		seen[p] = true
-		list = append(list, p)
+		list = append(list, Entry{p, skip})
 	}
 	return list, nil
 }
 
 // FormatList writes the list that ParseList reads.
-func FormatList(list []string) (string, error) {
+func FormatList(list []Entry) (string, error) {
 	var b strings.Builder
-	for _, p := range list {
-		b.WriteString(p + "\n")
+	for _, e := range list {
+		if e.Optional {
+			b.WriteString(optional)
+		}
+		b.WriteString(e.Path + "\n")
 	}
 	if _, err := ParseList(b.String()); err != nil {
 		return "", err
@@ -67,7 +83,8 @@ func FormatList(list []string) (string, error) {
 
 // Load loads the modules that the archive lists, in order, with finit_module.
 // One that is loaded already is no error; an archive without a list has none.
-// It returns the number of modules in the list.
+// It returns how many are loaded. A module that waits for a device may hold it
+// up for as long as the host likes: the caller sets the limit.
 func Load() (int, error) {
 	text, err := os.ReadFile(ListPath)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -80,12 +97,18 @@ func Load() (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	for _, p := range list {
-		if err := load(p); err != nil {
-			return 0, fmt.Errorf("cannot load the kernel module %s: %w", path.Base(p), err)
+	loaded := 0
+	for _, e := range list {
+		err := load(e.Path)
+		if e.Optional && errors.Is(err, unix.ENODEV) {
+			continue
 		}
+		if err != nil {
+			return loaded, fmt.Errorf("cannot load the kernel module %s: %w", path.Base(e.Path), err)
+		}
+		loaded++
 	}
-	return len(list), nil
+	return loaded, nil
 }
 
 func load(file string) error {

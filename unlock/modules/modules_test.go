@@ -7,13 +7,13 @@ import (
 	"testing"
 )
 
-const good = "/lib/modules/6.12/a.ko\n/lib/modules/6.12/kernel/b.ko\n"
+const good = "/lib/modules/6.12/a.ko\n-/lib/modules/6.12/kernel/b.ko\n"
 
 func TestParseList(t *testing.T) {
 	list, err := ParseList(good)
-	want := []string{"/lib/modules/6.12/a.ko", "/lib/modules/6.12/kernel/b.ko"}
+	want := []Entry{{"/lib/modules/6.12/a.ko", false}, {"/lib/modules/6.12/kernel/b.ko", true}}
 	if err != nil || !slices.Equal(list, want) {
-		t.Fatalf("ParseList = %q, %v; want %q", list, err, want)
+		t.Fatalf("ParseList = %v, %v; want %v", list, err, want)
 	}
 	if text, err := FormatList(list); err != nil || text != good {
 		t.Errorf("FormatList = %q, %v; want %q", text, err, good)
@@ -28,6 +28,7 @@ func TestParseListRefuses(t *testing.T) {
 	for _, s := range []string{
 		"/lib/modules/a.ko", "\n", "a.ko\n", "/etc/a.ko\n", "/lib/modules/../a.ko\n",
 		"/lib/modules/a.ko.xz\n", "/lib/modules/a.ko\n/lib/modules/a.ko\n", many.String(),
+		"-\n", "--/lib/modules/a.ko\n", "- /lib/modules/a.ko\n", "/lib/modules/a.ko\n-/lib/modules/a.ko\n",
 	} {
 		if _, err := ParseList(s); !errors.Is(err, ErrList) {
 			t.Errorf("ParseList(%.40q) error = %v; want ErrList", s, err)

@@ -197,7 +197,7 @@ const driver = "/sys/bus/platform/drivers/efi_secret"
 // that it refuses, ENODEV for an area without the table's GUID).
 func whyNoStore() error {
 	if _, err := os.Stat(driver); err != nil {
-		return fatal.Errorf(fatal.NoDriver, "the kernel has no efi_secret driver; build it with CONFIG_EFI_SECRET, and put the module into the archive (cocoroot initrd --modules)")
+		return fatal.Errorf(fatal.NoDriver, "the kernel has no efi_secret driver; take one that has (Fedora, SUSE, Ubuntu; not Debian) or build it with CONFIG_EFI_SECRET, and put its modules into the archive (cocoroot initrd --modules)")
 	}
 	err := os.WriteFile(driver+"/bind", []byte("efi_secret.0"), 0)
 	if isInvalid(err) {

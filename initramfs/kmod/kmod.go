@@ -1,0 +1,150 @@
+// Package kmod chooses and reads, from a kernel's tree of modules as a
+// distribution ships it, those that the guest's init loads.
+//
+// The guest has no modprobe: what the kernel would ask one for by name, and
+// what the devices would make udev load, is in a list that init loads in order
+// (package modules). Here that list is made: names are looked up in what
+// depmod wrote (modules.dep, .alias, .softdep, .builtin, .builtin.modinfo; see
+// modules.dep(5) and modprobe.d(5) of kmod), closed over hard and soft
+// dependencies, and the files decompressed. The same tree gives the same list.
+//
+// The tree is the owner's own, for its modules will run in the guest's kernel:
+// neither signatures nor the version that a module was built for are checked
+// here. Parsers are bounded all the same, so that a broken tree is an error
+// and nothing worse.
+package kmod
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path"
+	"slices"
+	"strings"
+
+	"cocoroot/initramfs/archive"
+	"cocoroot/unlock/modules"
+)
+
+// What a tree can be refused for.
+var (
+	// ErrVersion is returned when a folder has not the kernel that is asked
+	// for, or not exactly one when none is.
+	ErrVersion = errors.New("the kernel is not clear")
+	// ErrNoIndex is returned for a tree without modules.dep: depmod makes it.
+	ErrNoIndex = errors.New("it has no modules.dep")
+	// ErrIndex is returned for an index file that depmod does not write.
+	ErrIndex = errors.New("not as depmod writes it")
+	// ErrMissing is returned when the kernel lacks what no guest can do without.
+	ErrMissing = errors.New("the kernel has neither module nor built-in code")
+	// ErrFile is returned for a file that is not a kernel module, or too large.
+	ErrFile = errors.New("not a kernel module that init can load")
+)
+
+// layouts returns where trees are: before and after /lib became a link.
+func layouts() []string { return []string{"lib/modules", "usr/lib/modules"} }
+
+// Choice is what the guest of one kernel loads.
+type Choice struct {
+	Version string
+	Modules []archive.Module // uncompressed, in load order
+	Lacks   []Lack
+}
+
+// Lack is something that the kernel does not have and some guests do without.
+type Lack struct {
+	Name   string // of a module or an alias: efi_secret, fs-erofs
+	Effect string // what a guest with this kernel cannot do: "it has no …"
+}
+
+// Choose returns the modules that the guest's init loads, from the tree
+// dir/lib/modules/version, or the same below dir/usr. An empty version means
+// the only one there is. It fails when the kernel lacks what every guest
+// needs. Links that lead out of dir are not followed.
+func Choose(dir, version string) (Choice, error) {
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return Choice{}, fmt.Errorf("cannot open the kernel's modules: %w", err)
+	}
+	defer root.Close()
+	at, err := find(root.FS(), version)
+	if err != nil {
+		return Choice{}, fmt.Errorf("cannot choose modules from %s: %w", dir, err)
+	}
+	tree, err := fs.Sub(root.FS(), path.Join(at.layout, at.version))
+	if err != nil {
+		return Choice{}, fmt.Errorf("cannot choose modules from %s: %w", dir, err)
+	}
+	c, err := choose(tree, at.version)
+	if err != nil {
+		return Choice{}, fmt.Errorf("cannot choose the modules of kernel %s: %w", at.version, err)
+	}
+	return c, nil
+}
+
+func choose(tree fs.FS, version string) (Choice, error) {
+	x, err := readIndex(tree)
+	if err != nil {
+		return Choice{}, err
+	}
+	names, lacks, err := x.guest()
+	if err != nil {
+		return Choice{}, err
+	}
+	c := Choice{Version: version, Lacks: lacks}
+	for _, name := range names {
+		file := x.modules[name].file
+		data, err := readModule(tree, file)
+		if err != nil {
+			return Choice{}, err
+		}
+		e := modules.Entry{Path: path.Join(modules.Dir, version, unpacked(file)), Optional: forSomeCPUs(file)}
+		c.Modules = append(c.Modules, archive.Module{Entry: e, Data: data})
+	}
+	return c, nil
+}
+
+// place is where one kernel's tree lies.
+type place struct{ layout, version string }
+
+// find returns the place of the version that is asked for.
+func find(fsys fs.FS, version string) (place, error) {
+	all := places(fsys)
+	for _, p := range all {
+		if p.version == version || version == "" && len(all) == 1 {
+			return p, nil
+		}
+	}
+	var names []string
+	for _, p := range all {
+		names = append(names, p.version)
+	}
+	slices.Sort(names)
+	switch list := strings.Join(names, ", "); {
+	case len(names) == 0:
+		return place{}, fmt.Errorf("%w: there is no folder %s", ErrVersion, strings.Join(layouts(), "/VERSION or ")+"/VERSION")
+	case version == "":
+		return place{}, fmt.Errorf("%w: one of these is to be named: %s", ErrVersion, list)
+	default:
+		return place{}, fmt.Errorf("%w: %s is not among %s", ErrVersion, version, list)
+	}
+}
+
+// places returns every kernel that has a folder.
+func places(fsys fs.FS) []place {
+	var out []place
+	for _, layout := range layouts() {
+		entries, err := fs.ReadDir(fsys, layout) // sorted; a layout that is absent has none
+		if err != nil {
+			continue
+		}
+		for _, e := range entries {
+			known := slices.ContainsFunc(out, func(p place) bool { return p.version == e.Name() })
+			if e.IsDir() && !known {
+				out = append(out, place{layout, e.Name()})
+			}
+		}
+	}
+	return out
+}

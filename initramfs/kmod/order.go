@@ -1,0 +1,136 @@
+package kmod
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+)
+
+// guest returns the names of the modules that init loads, in load order, and
+// what the kernel lacks.
+func (x *index) guest() ([]string, []Lack, error) {
+	o := order{index: x, state: make(map[string]state)}
+	var lacks []Lack
+	for _, n := range needs() {
+		names, ok := x.resolve(n.name)
+		if !ok && n.required {
+			return nil, nil, fmt.Errorf("%s: %w", n.name, ErrMissing)
+		}
+		if !ok {
+			lacks = append(lacks, Lack{n.name, n.lack})
+		}
+		if err := o.add(names); err != nil {
+			return nil, nil, err
+		}
+	}
+	return o.list, lacks, nil
+}
+
+// forSomeCPUs reports whether a module is for CPUs that have certain
+// instructions, beside another that does the same anywhere: aesni_intel,
+// sha256_ssse3, crc32c_intel. On any other CPU it fails with ENODEV.
+func forSomeCPUs(file string) bool { return strings.HasPrefix(file, "kernel/arch/") }
+
+// fromHost reports whether a module is for a device that does cryptography.
+// The kernel would prefer it to its own code; but the device is the host's,
+// and would see the key (virtio_crypto).
+func fromHost(file string) bool { return strings.HasPrefix(file, "kernel/drivers/crypto/") }
+
+// resolve returns the modules that stand for a name, as modprobe would find
+// them: a module's own name, or else every module that has it as an alias;
+// those for all CPUs first. ok is false when there is none and the kernel has
+// nothing built in either.
+func (x *index) resolve(name string) (names []string, ok bool) {
+	name = normal(name)
+	if x.modules[name].file != "" {
+		return []string{name}, true
+	}
+	var special []string
+	for _, m := range x.aliases[name] {
+		switch file := x.modules[m].file; {
+		case file == "" || fromHost(file):
+		case forSomeCPUs(file):
+			special = append(special, m)
+		default:
+			names = append(names, m)
+		}
+	}
+	slices.Sort(names)
+	slices.Sort(special)
+	names = append(names, special...)
+	return names, len(names) > 0 || x.builtin[name]
+}
+
+// order puts modules into load order.
+type order struct {
+	index *index
+	state map[string]state
+	list  []string
+	later []string // whose turn has not come for want of a module in progress
+}
+
+// state is how far a module is.
+type state int
+
+const (
+	unseen     state = iota
+	inProgress       // what it needs is being added
+	added
+)
+
+// add adds modules that nothing yet depends on.
+func (o *order) add(names []string) error {
+	o.later = append(o.later, names...)
+	for len(o.later) > 0 {
+		name := o.later[0]
+		o.later = o.later[1:]
+		if err := o.visit(name); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// visit adds a module: what it softly wants before it, what it needs, itself,
+// and what it wants after it.
+func (o *order) visit(name string) error {
+	switch o.state[name] {
+	case added:
+		return nil
+	case inProgress:
+		return fmt.Errorf("modules.dep: %w: %s needs itself", ErrIndex, name)
+	}
+	o.state[name] = inProgress
+	if err := o.wish(o.index.soft[name].pre); err != nil {
+		return err
+	}
+	needs := o.index.modules[name].needs
+	for _, dep := range slices.Backward(needs) { // modules.dep has the deepest last
+		if err := o.visit(dep); err != nil {
+			return err
+		}
+	}
+	o.state[name] = added
+	o.list = append(o.list, name)
+	return o.wish(o.index.soft[name].post)
+}
+
+// wish adds soft dependencies, where there are such modules. One that needs a
+// module in progress waits until that is added: crypto_algapi wishes for
+// cryptomgr before it, which needs crypto_algapi.
+func (o *order) wish(wanted []string) error {
+	for _, w := range wanted {
+		names, _ := o.index.resolve(w)
+		for _, name := range names {
+			busy := func(dep string) bool { return o.state[dep] == inProgress }
+			if busy(name) || slices.ContainsFunc(o.index.modules[name].needs, busy) {
+				o.later = append(o.later, name)
+				continue
+			}
+			if err := o.visit(name); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
