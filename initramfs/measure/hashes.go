@@ -4,7 +4,8 @@
 // Measured direct boot works in two steps: the launch measures the firmware
 // and a small table of hashes in the guest's memory; the firmware then refuses
 // a kernel, initrd or command line that does not have its hash in the table.
-// This file has the table.
+// SEV-ES and SEV-SNP also measure the registers with which each virtual CPU
+// starts.
 //
 // A digest says what was started. It does not say that the host runs it on
 // SEV hardware: that is what the signed report, or the measurement keyed by
@@ -19,6 +20,7 @@ import (
 	"fmt"
 	"io"
 	"strings"
+	"sync"
 
 	"cocoroot/unlock/efi"
 )
@@ -67,14 +69,19 @@ func NewHashesTable(kernel, initrd io.Reader, cmdline string) (HashesTable, erro
 	if err := CheckCmdline(cmdline); err != nil {
 		return t, err
 	}
-	if err := hash(&t.Kernel, kernel); err != nil {
-		return HashesTable{}, fmt.Errorf("cannot hash the kernel: %w", err)
-	}
 	if initrd == nil {
 		initrd = strings.NewReader("")
 	}
-	if err := hash(&t.Initrd, initrd); err != nil {
-		return HashesTable{}, fmt.Errorf("cannot hash the initrd: %w", err)
+	var errKernel, errInitrd error
+	var both sync.WaitGroup // at once: they are most of the work
+	both.Go(func() { errKernel = hashAll(&t.Kernel, kernel) })
+	both.Go(func() { errInitrd = hashAll(&t.Initrd, initrd) })
+	both.Wait()
+	if errKernel != nil {
+		return HashesTable{}, fmt.Errorf("cannot hash the kernel: %w", errKernel)
+	}
+	if errInitrd != nil {
+		return HashesTable{}, fmt.Errorf("cannot hash the initrd: %w", errInitrd)
 	}
 	t.Cmdline = sha256.Sum256(append([]byte(cmdline), 0))
 	return t, nil
@@ -90,7 +97,7 @@ func CheckCmdline(cmdline string) error {
 	return nil
 }
 
-func hash(sum *[sha256.Size]byte, r io.Reader) error {
+func hashAll(sum *[sha256.Size]byte, r io.Reader) error {
 	h := sha256.New()
 	if _, err := io.Copy(h, r); err != nil {
 		return err

@@ -3,16 +3,12 @@ package measure
 import (
 	"bytes"
 	"crypto/sha256"
-	"encoding/binary"
 	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"io"
 	"strings"
 	"testing"
 	"testing/iotest"
-
-	"cocoroot/unlock/oracle"
 )
 
 // TestMarshalByHand spells the 176 bytes out.
@@ -92,79 +88,4 @@ func FuzzParseHashesTable(f *testing.F) {
 			t.Errorf("ParseHashesTable accepted %x, which Marshal gives as %x", b, table.Marshal())
 		}
 	})
-}
-
-// vectors is the part of measure.json that concerns the table. Its digests
-// were computed by sev-snp-measure.
-type vectors struct {
-	Vectors []struct {
-		Name, Mode, OVMF, Digest, Append string
-	}
-	Large struct {
-		HashesTable string            `json:"hashes_table"`
-		SHA256      map[string]string `json:"sha256"`
-		Digests     map[string]string
-	}
-}
-
-func TestVectorSEV(t *testing.T) {
-	var v vectors
-	if err := json.Unmarshal(oracle.Vector(t, "measure.json"), &v); err != nil {
-		t.Fatal(err)
-	}
-	n := 0
-	for _, v := range v.Vectors {
-		if v.Mode != "sev" {
-			continue
-		}
-		n++
-		table, err := NewHashesTable(strings.NewReader(""), strings.NewReader(""), v.Append)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if got := sevDigest(oracle.Vector(t, v.OVMF), table); got != v.Digest {
-			t.Errorf("%s: SHA-256(firmware, table) = %s; want %s", v.Name, got, v.Digest)
-		}
-	}
-	if n == 0 {
-		t.Error("measure.json has no vector of mode sev")
-	}
-}
-
-func TestVectorLarge(t *testing.T) {
-	var v vectors
-	if err := json.Unmarshal(oracle.Vector(t, "measure.json"), &v); err != nil {
-		t.Fatal(err)
-	}
-	table, err := NewHashesTable(
-		counter("sev-vectors-v1/kernel.bin", 12<<20), counter("sev-vectors-v1/initrd.bin", 20<<20), "console=ttyS0 loglevel=7")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if got := hex.EncodeToString(table.Kernel[:]); got != v.Large.SHA256["kernel"] {
-		t.Fatalf("the kernel's hash = %s; want %s", got, v.Large.SHA256["kernel"])
-	}
-	if got := hex.EncodeToString(table.Marshal()); got != v.Large.HashesTable {
-		t.Errorf("Marshal() = %s; want %s", got, v.Large.HashesTable)
-	}
-	if got := sevDigest(oracle.Vector(t, "OVMF.amdsev.fd"), table); got != v.Large.Digests["sev"] {
-		t.Errorf("SHA-256(firmware, table) = %s; want %s", got, v.Large.Digests["sev"])
-	}
-}
-
-func sevDigest(firmware []byte, table HashesTable) string {
-	h := sha256.New()
-	h.Write(firmware)
-	h.Write(table.Marshal())
-	return hex.EncodeToString(h.Sum(nil))
-}
-
-// counter yields n bytes of SHA-256 in counter mode.
-func counter(seed string, n int) io.Reader {
-	var b []byte
-	for i := uint64(0); len(b) < n; i++ {
-		h := sha256.Sum256(binary.LittleEndian.AppendUint64([]byte(seed), i))
-		b = append(b, h[:]...)
-	}
-	return bytes.NewReader(b[:n])
 }

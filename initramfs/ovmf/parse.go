@@ -91,6 +91,12 @@ func (f *Firmware) take(guid efi.GUID, data, image []byte) (err error) {
 	case resetGUID:
 		f.ResetAddress, err = word(data)
 		f.HasReset = err == nil
+	case svsmGUID:
+		f.SVSMEntry, err = word(data)
+		if err == nil && uint64(f.SVSMEntry) >= uint64(len(image)) {
+			err = fmt.Errorf("the SVSM's entry at %#x lies behind its image", f.SVSMEntry)
+		}
+		f.HasSVSMEntry = err == nil
 	case metadataGUID:
 		var fromEnd uint32
 		if fromEnd, err = word(data); err == nil {

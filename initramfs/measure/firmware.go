@@ -1,0 +1,114 @@
+package measure
+
+import (
+	"crypto/sha256"
+	"errors"
+	"fmt"
+
+	"cocoroot/initramfs/ovmf"
+)
+
+const pageSize = 4096
+
+// ErrFirmware is returned for an image, of a firmware or of an SVSM, that
+// cannot be launched in the way asked for.
+var ErrFirmware = errors.New("this image cannot be measured")
+
+// Firmware is a whole OVMF image whose footer has been read.
+type Firmware struct {
+	image  []byte
+	footer ovmf.Firmware
+}
+
+// NewFirmware reads the footer of an image, and keeps the image. Its errors
+// are those of ovmf.Parse, and ErrFirmware.
+func NewFirmware(image []byte) (Firmware, error) {
+	footer, err := ovmf.Parse(image)
+	if err != nil {
+		return Firmware{}, err
+	}
+	if len(image)%pageSize != 0 {
+		return Firmware{}, fmt.Errorf("%w: %d bytes are not a number of whole pages", ErrFirmware, len(image))
+	}
+	return Firmware{image, footer}, nil
+}
+
+// checkSections refuses metadata that does not say what a SEV-SNP launch
+// measures. A section of an unknown type is refused too: QEMU measures it as
+// zero pages, another VMM may not, and a firmware that relies on either has
+// to be looked at first.
+func (f Firmware) checkSections() error {
+	if f.footer.Sections == nil {
+		return fmt.Errorf("%w: it has no SEV metadata; it is not a build for SEV-SNP", ErrFirmware)
+	}
+	for _, s := range f.footer.Sections {
+		switch s.Type {
+		case ovmf.SecMem, ovmf.SVSMCAA:
+		case ovmf.Secrets, ovmf.CPUID, ovmf.KernelHashes:
+			if s.Size != pageSize {
+				return fmt.Errorf("%w: its %s section at %#x has %d bytes, not one page", ErrFirmware, sectionName(s.Type), s.Base, s.Size)
+			}
+		default:
+			return fmt.Errorf("%w: its metadata section at %#x is of the unknown type %#x", ErrFirmware, s.Base, uint32(s.Type))
+		}
+	}
+	return nil
+}
+
+// sectionName returns the name of a known type.
+func sectionName(t ovmf.SectionType) string {
+	return map[ovmf.SectionType]string{
+		ovmf.SecMem: "sec_mem", ovmf.Secrets: "secrets", ovmf.CPUID: "cpuid",
+		ovmf.SVSMCAA: "svsm_caa", ovmf.KernelHashes: "kernel_hashes",
+	}[t]
+}
+
+// Size returns the size of the image in bytes.
+func (f Firmware) Size() int { return len(f.image) }
+
+// Base returns the guest-physical address of the image's first byte.
+func (f Firmware) Base() uint64 { return f.footer.Base() }
+
+// SHA256 returns the hash of the image.
+func (f Firmware) SHA256() [sha256.Size]byte { return sha256.Sum256(f.image) }
+
+// HashesBase returns the guest-physical address of the hashes table; 0 when
+// the firmware has no place for one.
+func (f Firmware) HashesBase() uint64 { return uint64(f.footer.Hashes.Base) }
+
+// checkHashes refuses a firmware that would not find, and so not enforce, a
+// table of hashes.
+func (f Firmware) checkHashes() error {
+	if err := f.footer.Hashes.Fits(TableSize); err != nil {
+		return fmt.Errorf("cannot measure a kernel: its hashes: %w", err)
+	}
+	if f.footer.Hashes.Base == 0 { // QEMU takes 0 for none
+		return fmt.Errorf("cannot measure a kernel: its hashes: %w", ovmf.ErrNoArea)
+	}
+	return nil
+}
+
+// checkHashesSection refuses, for SEV-SNP, a firmware whose metadata does not
+// have the table's page measured.
+func (f Firmware) checkHashesSection() error {
+	if err := f.checkHashes(); err != nil {
+		return err
+	}
+	table := f.footer.Hashes
+	for _, s := range f.footer.Sections {
+		// QEMU takes the table's offset in its page and writes it into the
+		// section: in another page the firmware would not look.
+		if s.Type == ovmf.KernelHashes && s.Base == table.Base&^(pageSize-1) && table.Base%pageSize+TableSize <= pageSize {
+			return nil
+		}
+	}
+	return fmt.Errorf("cannot measure a kernel: the SEV metadata has no kernel_hashes section for the table at %#x: %w", table.Base, ovmf.ErrNoArea)
+}
+
+// resetAddress is where the application processors start.
+func (f Firmware) resetAddress() (uint32, error) {
+	if !f.footer.HasReset || f.footer.ResetAddress == 0 {
+		return 0, fmt.Errorf("%w: its footer has no SEV-ES reset address; it is not a build for SEV-ES or SEV-SNP", ErrFirmware)
+	}
+	return f.footer.ResetAddress, nil
+}

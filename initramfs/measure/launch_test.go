@@ -1,0 +1,238 @@
+package measure
+
+import (
+	"bytes"
+	"errors"
+	"strings"
+	"testing"
+
+	"cocoroot/initramfs/ovmf"
+)
+
+// newTestTable is the table of a kernel alone.
+func newTestTable(t testing.TB) *HashesTable {
+	t.Helper()
+	table, err := NewHashesTable(strings.NewReader("kernel"), nil, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &table
+}
+
+// measureAll measures an image in each mode, with or without a kernel.
+func measureAll(t *testing.T, image []byte, table *HashesTable) (sev, es, snp error) {
+	t.Helper()
+	f, err := NewFirmware(image)
+	if err != nil {
+		return err, err, err
+	}
+	_, sev = SEV(f, table)
+	_, es = SEVES(f, table, testCPUs(t, 2, 0), Legacy)
+	_, snp = SNP(f, table, testCPUs(t, 2, SNPActive))
+	return sev, es, snp
+}
+
+// TestBadFirmware has each image refused in the modes in which it cannot be
+// launched, and in no other.
+func TestBadFirmware(t *testing.T) {
+	reset, hashes, meta := resetEntry(0x80b004), hashesEntry(0x810c00, 0x400), metadataEntry()
+	build := func(s []ovmf.Section, e ...entry) []byte { return buildImage("bad", 8192, s, e...) }
+	edit := func(i int, s ovmf.Section) []ovmf.Section {
+		all := goodSections()
+		all[i] = s
+		return all
+	}
+	at := func(base, size uint32, t ovmf.SectionType) ovmf.Section {
+		return ovmf.Section{Area: ovmf.Area{Base: base, Size: size}, Type: t}
+	}
+	good := goodFirmware()
+	table := newTestTable(t)
+	for name, tt := range map[string]struct {
+		image        []byte
+		table        *HashesTable
+		sev, es, snp error
+	}{
+		"good":                             {good, table, nil, nil, nil},
+		"good, no kernel":                  {good, nil, nil, nil, nil},
+		"empty":                            {nil, table, ovmf.ErrNoFooter, ovmf.ErrNoFooter, ovmf.ErrNoFooter},
+		"truncated at the end":             {good[:len(good)-1], table, ovmf.ErrNoFooter, ovmf.ErrNoFooter, ovmf.ErrNoFooter},
+		"truncated at the start":           {good[100:], table, ErrFirmware, ErrFirmware, ErrFirmware},
+		"footer entry points outside":      {build(goodSections(), reset, hashes, entry{meta.guid, words(8193)}), table, ovmf.ErrFooter, ovmf.ErrFooter, ovmf.ErrFooter},
+		"hashes area in the firmware":      {build(goodSections(), reset, hashesEntry(0xfffffc00, 0x400), meta), table, ovmf.ErrFooter, ovmf.ErrFooter, ovmf.ErrFooter},
+		"overlapping sections":             {build(edit(1, at(0x802000, 0x1000, ovmf.Secrets)), reset, hashes, meta), table, ovmf.ErrFooter, ovmf.ErrFooter, ovmf.ErrFooter},
+		"unknown section type":             {build(edit(3, at(0x80f000, 0x1000, 5)), reset, hashes, meta), table, nil, nil, ErrFirmware},
+		"unknown section type, no kernel":  {build(edit(3, at(0x80f000, 0x1000, 0x11)), reset, hashes, meta), nil, nil, nil, ErrFirmware},
+		"two secrets pages in one section": {build(edit(1, at(0x820000, 0x2000, ovmf.Secrets)), reset, hashes, meta), nil, nil, nil, ErrFirmware},
+		"two CPUID pages in one section":   {build(edit(2, at(0x820000, 0x2000, ovmf.CPUID)), reset, hashes, meta), nil, nil, nil, ErrFirmware},
+		"two hashes pages in one section":  {build(edit(4, at(0x820000, 0x2000, ovmf.KernelHashes)), reset, hashes, meta), nil, nil, nil, ErrFirmware},
+		"no metadata":                      {build(nil, reset, hashes), table, nil, nil, ErrFirmware},
+		"no hashes entry":                  {build(goodSections(), reset, meta), table, ovmf.ErrNoArea, ovmf.ErrNoArea, ovmf.ErrNoArea},
+		"no hashes entry, no kernel":       {build(goodSections(), reset, meta), nil, nil, nil, nil},
+		"hashes area of no bytes":          {build(goodSections(), reset, hashesEntry(0x810c00, 0), meta), table, ovmf.ErrNoArea, ovmf.ErrNoArea, ovmf.ErrNoArea},
+		"hashes area at 0":                 {build(goodSections(), reset, hashesEntry(0, 0x400), meta), table, ovmf.ErrNoArea, ovmf.ErrNoArea, ovmf.ErrNoArea},
+		"hashes area too small":            {build(goodSections(), reset, hashesEntry(0x810c00, TableSize-1), meta), table, ovmf.ErrTooLong, ovmf.ErrTooLong, ovmf.ErrTooLong},
+		"hashes area fits":                 {build(goodSections(), reset, hashesEntry(0x810c00, TableSize), meta), table, nil, nil, nil},
+		"no hashes section":                {build(edit(4, at(0x810000, 0x1000, ovmf.SecMem)), reset, hashes, meta), table, nil, nil, ovmf.ErrNoArea},
+		"no hashes section, no kernel":     {build(edit(4, at(0x810000, 0x1000, ovmf.SecMem)), reset, hashes, meta), nil, nil, nil, nil},
+		"hashes section elsewhere":         {build(edit(4, at(0x820000, 0x1000, ovmf.KernelHashes)), reset, hashes, meta), table, nil, nil, ovmf.ErrNoArea},
+		"hashes across two pages":          {build(goodSections(), reset, hashesEntry(0x810fff, 0x400), meta), table, nil, nil, ovmf.ErrNoArea},
+		"no reset address":                 {build(goodSections(), hashes, meta), table, nil, ErrFirmware, ErrFirmware},
+		"reset address 0":                  {build(goodSections(), resetEntry(0), hashes, meta), table, nil, ErrFirmware, ErrFirmware},
+		"not a number of pages":            {append(make([]byte, 100), good...), table, ErrFirmware, ErrFirmware, ErrFirmware},
+	} {
+		t.Run(name, func(t *testing.T) {
+			sev, es, snp := measureAll(t, tt.image, tt.table)
+			for _, m := range []struct {
+				mode      string
+				got, want error
+			}{{"sev", sev, tt.sev}, {"sev-es", es, tt.es}, {"sev-snp", snp, tt.snp}} {
+				if !errors.Is(m.got, m.want) {
+					t.Errorf("%s: error = %v; want %v", m.mode, m.got, m.want)
+				}
+			}
+		})
+	}
+}
+
+func TestBadSVSM(t *testing.T) {
+	f, err := NewFirmware(goodFirmware())
+	if err != nil {
+		t.Fatal(err)
+	}
+	section := func(base, size uint32, typ ovmf.SectionType) []byte {
+		return buildImage("svsm", 8192, []ovmf.Section{{Area: ovmf.Area{Base: base, Size: size}, Type: typ}}, svsmEntry(0), metadataEntry())
+	}
+	room := f.Base() - 8192
+	for name, tt := range map[string]struct {
+		image []byte
+		vars  uint64
+		want  error
+	}{
+		"good":                   {goodSVSM(), 0, nil},
+		"no footer":              {make([]byte, 8192), 0, ovmf.ErrNoFooter},
+		"a firmware":             {goodFirmware(), 0, ErrFirmware},
+		"no metadata":            {buildImage("svsm", 8192, nil, svsmEntry(0)), 0, ErrFirmware},
+		"entry behind its end":   {buildImage("svsm", 8192, nil, svsmEntry(8192), metadataEntry()), 0, ovmf.ErrFooter},
+		"unknown section type":   {section(0x1000, 0x1000, 9), 0, ErrFirmware},
+		"section below the SVSM": {section(0, uint32(room)&^0xfff, ovmf.SecMem), 0, nil},
+		"section in the SVSM":    {section(uint32(room), 0x1000, ovmf.SecMem), 0, ErrFirmware},
+		"variables of half page": {goodSVSM(), 2048, ErrFirmware},
+		"too many variables":     {goodSVSM(), 1 << 32, ErrFirmware},
+		"variables wrap":         {goodSVSM(), 1<<64 - 4096, ErrFirmware},
+		"no room below them":     {goodSVSM(), room, ErrFirmware},
+	} {
+		if _, err := NewSVSM(tt.image, f, tt.vars); !errors.Is(err, tt.want) {
+			t.Errorf("%s: NewSVSM error = %v; want %v", name, err, tt.want)
+		}
+	}
+}
+
+// TestCPUsOfTheWrongMode sees that no mode measures CPUs which its guests
+// cannot have.
+func TestCPUsOfTheWrongMode(t *testing.T) {
+	f, err := NewFirmware(goodFirmware())
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := NewSVSM(goodSVSM(), f, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	es := func(c CPUs) error { _, err := SEVES(f, nil, c, Init2); return err }
+	snp := func(c CPUs) error { _, err := SNP(f, nil, c); return err }
+	svsm := func(c CPUs) error { _, err := SNPWithSVSM(f, s, c); return err }
+	for name, err := range map[string]error{
+		"sev-es without CPUs":       es(CPUs{}),
+		"sev-es with SNPActive":     es(testCPUs(t, 1, SNPActive)),
+		"sev-snp without CPUs":      snp(CPUs{}),
+		"sev-snp without SNPActive": snp(testCPUs(t, 1, DebugSwap)),
+		"SVSM without CPUs":         svsm(CPUs{}),
+		"SVSM without SNPActive":    svsm(testCPUs(t, 1, 0)),
+	} {
+		if !errors.Is(err, ErrCPUs) {
+			t.Errorf("%s: error = %v; want ErrCPUs", name, err)
+		}
+	}
+}
+
+// TestVMSADiffers sees that what the owner names is in the VMSA, and that AP
+// and boot processor are told apart.
+func TestVMSADiffers(t *testing.T) {
+	f, err := NewFirmware(goodFirmware())
+	if err != nil {
+		t.Fatal(err)
+	}
+	page := func(c CPUs, vm VMType) *VMSA {
+		r, err := SEVES(f, nil, c, vm)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if c.Count() == 1 && r.AP != nil || c.Count() > 1 && bytes.Equal(r.AP[:], r.BSP[:]) {
+			t.Errorf("%d CPUs: AP VMSA wrong", c.Count())
+		}
+		return r.BSP
+	}
+	all := map[VMSA]string{}
+	add := func(name string, v *VMSA) {
+		if other, ok := all[*v]; ok {
+			t.Errorf("the VMSA of %q is that of %q", name, other)
+		}
+		all[*v] = name
+	}
+	add("base", page(testCPUs(t, 2, 0), Init2))
+	add("legacy", page(testCPUs(t, 1, 0), Legacy))
+	add("debug swap", page(testCPUs(t, 1, DebugSwap), Init2))
+	other := testCPUs(t, 1, 0)
+	other.signature++
+	add("other stepping", page(other, Init2))
+}
+
+// FuzzLaunch feeds an image to all modes.
+func FuzzLaunch(f *testing.F) {
+	f.Add(goodFirmware()) // TestBadFirmware sees that both get as far as to a digest
+	f.Add(goodSVSM())
+	f.Fuzz(func(t *testing.T, image []byte) {
+		fw, err := NewFirmware(image)
+		if err != nil {
+			return
+		}
+		for _, s := range fw.footer.Sections {
+			if s.Size > 16<<20 {
+				t.Skip("larger than is worth hashing here")
+			}
+		}
+		table := newTestTable(t)
+		if r, err := SEV(fw, table); err == nil && (len(r.Digest) != 32 || len(r.Steps) != 2) {
+			t.Errorf("SEV = %+v", r)
+		}
+		if r, err := SNP(fw, table, testCPUs(t, 2, SNPActive)); err == nil && (len(r.Digest) != 48 || len(r.Steps) != 3+len(fw.footer.Sections)) {
+			t.Errorf("SNP = %+v", r)
+		}
+		good, err := NewFirmware(goodFirmware())
+		if err != nil {
+			t.Fatal(err)
+		}
+		s, err := NewSVSM(image, good, 0)
+		if err == nil {
+			_, err = SNPWithSVSM(good, s, testCPUs(t, 1, SNPActive))
+			if err != nil || s.base+uint64(len(image)) != good.Base() {
+				t.Errorf("NewSVSM accepted what SNPWithSVSM does not take: %v", err)
+			}
+		}
+	})
+}
+
+// BenchmarkSNP hashes firmware of a real size without a kernel.
+func BenchmarkSNP(b *testing.B) {
+	f, err := NewFirmware(buildImage("bench", 4<<20, goodSections(), resetEntry(0x80b004), metadataEntry()))
+	if err != nil {
+		b.Fatal(err)
+	}
+	cpus := testCPUs(b, 4, SNPActive)
+	b.SetBytes(4 << 20)
+	for b.Loop() {
+		if _, err := SNP(f, nil, cpus); err != nil {
+			b.Fatal(err)
+		}
+	}
+}

@@ -1,0 +1,123 @@
+package measure
+
+import (
+	"crypto/sha512"
+	"fmt"
+	"runtime"
+	"sync"
+)
+
+// PageType is the type of a page in a SEV-SNP launch (AMD SEV-SNP ABI 56860,
+// SNP_LAUNCH_UPDATE, PAGE_TYPE).
+type PageType uint8
+
+// The page types that QEMU uses.
+const (
+	PageNormal  PageType = 1 // measured with its contents
+	PageVMSA    PageType = 2 // the same, for a virtual CPU's VMSA
+	PageZero    PageType = 3 // zero, measured as such
+	PageSecrets PageType = 5 // filled by the platform; measured by its address
+	PageCPUID   PageType = 6 // filled by the host and checked by the platform; measured by its address
+)
+
+// String returns the name of the type.
+func (t PageType) String() string {
+	switch t {
+	case PageNormal:
+		return "normal"
+	case PageVMSA:
+		return "vmsa"
+	case PageZero:
+		return "zero"
+	case PageSecrets:
+		return "secrets"
+	case PageCPUID:
+		return "cpuid"
+	}
+	return fmt.Sprintf("%#x", uint8(t))
+}
+
+const (
+	// pageInfoSize is the size in bytes of PAGE_INFO (56860, "Layout of the
+	// PAGE_INFO structure"), little-endian: digest so far (48), digest of the
+	// contents or zeros (48), u16 size, u8 page type, u8 IMI, u8 VMPL3, 2 and
+	// 1 permissions, u8 reserved, u64 guest-physical address.
+	pageInfoSize = 0x70
+
+	// vmsaAddress is the address with which VMSAs are measured: all ones, as
+	// far as a page's address has bits (51:12).
+	vmsaAddress = 0xfffffffff000
+)
+
+// ledger is a SEV-SNP launch under way.
+type ledger struct {
+	digest [sha512.Size384]byte // so far; zeros before the first page
+	result *Result
+}
+
+// page measures one page. contents is the SHA-384 of what is in it, or zeros
+// for a type that is measured without.
+func (l *ledger) page(t PageType, address uint64, contents [sha512.Size384]byte) {
+	var info [pageInfoSize]byte
+	copy(info[:], l.digest[:])
+	copy(info[48:], contents[:])
+	le.PutUint16(info[96:], pageInfoSize)
+	info[98] = byte(t)
+	le.PutUint64(info[104:], address)
+	l.digest = sha512.Sum384(info[:])
+}
+
+// pages measures data, a number of whole pages, as normal pages.
+func (l *ledger) pages(name string, address uint64, data []byte) {
+	for i, contents := range hashPages(data) {
+		l.page(PageNormal, address+uint64(i)*pageSize, contents)
+	}
+	l.note(name, PageNormal, address, uint64(len(data)))
+}
+
+// hashPages returns the SHA-384 of each page, which unlike the launch digest
+// can be computed by several processors at once.
+func hashPages(data []byte) [][sha512.Size384]byte {
+	sums := make([][sha512.Size384]byte, len(data)/pageSize)
+	share := (len(sums) + runtime.GOMAXPROCS(0) - 1) / runtime.GOMAXPROCS(0)
+	var all sync.WaitGroup
+	for from := 0; from < len(sums); from += share {
+		all.Go(func() {
+			for i := from; i < min(from+share, len(sums)); i++ {
+				sums[i] = sha512.Sum384(data[i*pageSize : (i+1)*pageSize])
+			}
+		})
+	}
+	all.Wait()
+	return sums
+}
+
+// blank measures pages without contents.
+func (l *ledger) blank(name string, t PageType, address, size uint64) {
+	for at := uint64(0); at < size; at += pageSize {
+		l.page(t, address+at, [sha512.Size384]byte{})
+	}
+	l.note(name, t, address, size)
+}
+
+// cpus measures the VMSAs in the result.
+func (l *ledger) cpus(cpus CPUs) {
+	bsp := sha512.Sum384(l.result.BSP[:])
+	ap := bsp
+	if l.result.AP != nil {
+		ap = sha512.Sum384(l.result.AP[:])
+	}
+	for i := range cpus.count {
+		contents := bsp
+		if i > 0 {
+			contents = ap
+		}
+		l.page(PageVMSA, vmsaAddress, contents)
+		l.note("vmsa", PageVMSA, vmsaAddress, pageSize)
+	}
+}
+
+func (l *ledger) note(name string, t PageType, address, size uint64) {
+	digest := l.digest
+	l.result.add(name, t, address, size, digest[:])
+}
