@@ -62,6 +62,9 @@ func TestBadInput(t *testing.T) {
 		return append([]string{"launch", "--simulate", "--firmware", junk, "--kernel", junk, "--initrd", junk,
 			"--cmdline-file", line, "--disk", junk}, more...)
 	}
+	measure := func(mode string, more ...string) []string {
+		return append([]string{"measure", "--mode", mode, "--firmware", junk}, more...)
+	}
 	for name, tc := range map[string]struct {
 		args []string
 		code int
@@ -97,6 +100,34 @@ func TestBadInput(t *testing.T) {
 		"secret, absent file":      {[]string{"secret", "build", guid + "=" + in + "/absent", "-o", "OUT"}, exitFailed},
 		"secret, too big":          {[]string{"secret", "build", guid + "=" + big, "-o", "OUT"}, exitFailed},
 		"secret, junk firmware":    {[]string{"secret", "build", guid + "=" + key, "-o", "OUT", "--firmware", junk}, exitFailed},
+		"measure without mode":     {[]string{"measure", "--firmware", junk}, exitUsage},
+		"measure in no mode":       {measure("tdx"), exitUsage},
+		"measure with argument":    {measure("sev", "x"), exitUsage},
+		"measure without firmware": {[]string{"measure", "--mode", "sev"}, exitUsage},
+		"measure absent firmware":  {measure("sev", "--firmware", in+"/absent"), exitFailed},
+		"measure a folder":         {measure("sev", "--firmware", in), exitFailed},
+		"measure junk":             {measure("sev"), exitFailed},
+		"measure without vCPUs":    {measure("sev-es", "--vcpu-type", "EPYC"), exitUsage},
+		"measure without type":     {measure("sev-snp", "--vcpus", "1"), exitUsage},
+		"measure no vCPUs":         {measure("sev-es", "--vcpus", "0", "--vcpu-type", "EPYC"), exitUsage},
+		"measure too many vCPUs":   {measure("sev-snp", "--vcpus", "4097", "--vcpu-type", "EPYC"), exitUsage},
+		"measure unknown type":     {measure("sev-snp", "--vcpus", "1", "--vcpu-type", "EPYC-Bologna"), exitUsage},
+		"measure bad signature":    {measure("sev-es", "--vcpus", "1", "--vcpu-sig", "0"), exitUsage},
+		"measure two types":        {measure("sev-es", "--vcpus", "1", "--vcpu-sig", "0x800f12", "--vcpu-type", "EPYC"), exitUsage},
+		"measure bad VM type":      {measure("sev-es", "--vcpus", "1", "--vcpu-type", "EPYC", "--vm-type", "x"), exitUsage},
+		"measure snp VM type":      {measure("sev-snp", "--vcpus", "1", "--vcpu-type", "EPYC", "--vm-type", "init2"), exitUsage},
+		"measure bad features":     {measure("sev-snp", "--vcpus", "1", "--vcpu-type", "EPYC", "--guest-features", "0x10000000000000000"), exitUsage},
+		"measure no such feature":  {measure("sev-snp", "--vcpus", "1", "--vcpu-type", "EPYC", "--guest-features", "0x801"), exitUsage},
+		"measure sev features":     {measure("sev", "--guest-features", "0x1"), exitUsage},
+		"measure sev, bad type":    {measure("sev", "--vcpu-type", "x"), exitUsage},
+		"measure initrd alone":     {measure("sev", "--initrd", junk), exitUsage},
+		"measure cmdline alone":    {measure("sev", "--cmdline", "x"), exitUsage},
+		"measure two cmdlines":     {measure("sev", "--kernel", junk, "--cmdline", "x", "--cmdline-file", line), exitUsage},
+		"measure empty kernel":     {measure("sev", "--kernel", ""), exitUsage},
+		"measure long cmdline":     {measure("sev", "--kernel", junk, "--cmdline", strings.Repeat("x", policy.MaxLength+1)), exitUsage},
+		"measure SVSM in sev":      {measure("sev", "--svsm", junk, "--vars-size", "0"), exitUsage},
+		"measure SVSM with kernel": {measure("sev-snp", "--vcpus", "1", "--vcpu-type", "EPYC", "--svsm", junk, "--vars-size", "0", "--kernel", junk), exitUsage},
+		"measure SVSM, no size":    {measure("sev-snp", "--vcpus", "1", "--vcpu-type", "EPYC", "--svsm", junk), exitUsage},
 		"launch without simulate":  {[]string{"launch", "--firmware", junk, "--kernel", junk, "--initrd", junk, "--cmdline-file", line, "--disk", junk}, exitFailed},
 		"launch without kernel":    {[]string{"launch", "--simulate", "--firmware", junk}, exitUsage},
 		"launch of junk firmware":  {launch(), exitFailed},

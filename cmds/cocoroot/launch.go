@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"strings"
 	"time"
 
@@ -13,7 +12,6 @@ import (
 	"cocoroot/initramfs/launch"
 	"cocoroot/initramfs/ovmf"
 	"cocoroot/unlock/fatal"
-	"cocoroot/unlock/policy"
 )
 
 // silence is how long a guest may say nothing before the user is told why
@@ -82,14 +80,11 @@ func runLaunch(ctx context.Context, a *app, flags *pflag.FlagSet, args []string)
 
 // readLaunch reads what the verb's options name.
 func readLaunch(c *launch.Config, cmdline string, disks []string) error {
-	line, err := os.ReadFile(cmdline)
+	line, err := readCmdline(cmdline)
 	if err != nil {
-		return fmt.Errorf("cannot read the command line: %w", err)
+		return err
 	}
-	c.Cmdline = strings.TrimSuffix(string(line), "\n")
-	if len(c.Cmdline) > policy.MaxLength {
-		return fmt.Errorf("cannot use %s: a command line has at most %d bytes", cmdline, policy.MaxLength)
-	}
+	c.Cmdline = line
 	for _, d := range disks {
 		path, serial, _ := strings.Cut(d, ",serial=")
 		c.Disks = append(c.Disks, launch.Disk{Path: path, Serial: serial})

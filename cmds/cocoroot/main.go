@@ -4,6 +4,7 @@
 //	cocoroot initrd  write the initrd
 //	cocoroot seal    make an encrypted, verifiable image of a root file system
 //	cocoroot secret  build and inspect the table of secrets that is injected
+//	cocoroot measure compute the launch digest to expect
 //	cocoroot launch  start a guest under QEMU
 //
 // Exit codes: 0 ok, 1 failed, 2 usage, 3 measurement mismatch, 4 secret
@@ -46,6 +47,7 @@ func commands() []command {
 		{"initrd", "-o FILE", "write the initrd, the same bytes wherever it is built", runInitrd},
 		{"seal", "ROOTFS -o IMAGE", "make an encrypted, verifiable image of a folder or a tar", runSeal},
 		{"secret", "COMMAND", "build and inspect the table of secrets that is injected", runSecret},
+		{"measure", "--mode sev|sev-es|sev-snp --firmware F [--kernel F [--initrd F] [--cmdline-file F]] [--vcpus N --vcpu-type NAME]", "compute the launch digest to expect", runMeasure},
 		{"launch", "--simulate --firmware F --kernel F --initrd F --cmdline-file F --disk IMAGE", "start a guest under QEMU", runLaunch},
 	}
 }

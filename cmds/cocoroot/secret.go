@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"os"
 	"strings"
 
 	"github.com/spf13/pflag"
@@ -71,16 +70,9 @@ func tableArea(firmware string) (int, error) {
 
 // secretArea returns the size in bytes of a firmware's secret area.
 func secretArea(path string) (int, error) {
-	fi, err := os.Stat(path)
+	image, err := readImage("firmware", path)
 	if err != nil {
-		return 0, fmt.Errorf("cannot read the firmware: %w", err)
-	}
-	if fi.Size() > maxFirmware {
-		return 0, fmt.Errorf("cannot read the firmware: %s has more than %d bytes", path, maxFirmware)
-	}
-	image, err := os.ReadFile(path)
-	if err != nil {
-		return 0, fmt.Errorf("cannot read the firmware: %w", err)
+		return 0, err
 	}
 	fw, err := ovmf.Parse(image)
 	if err != nil {

@@ -1,0 +1,292 @@
+package main
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"sync"
+
+	"github.com/spf13/pflag"
+
+	"cocoroot/initramfs/measure"
+	"cocoroot/initramfs/ovmf"
+	"cocoroot/unlock/policy"
+)
+
+// measureOptions are the options of the verb as they were given.
+type measureOptions struct {
+	mode, firmware       string
+	kernel, initrd       string
+	cmdline, cmdlineFile string
+	vcpus                int
+	vcpuType, vcpuSig    string
+	vmType, features     string
+	svsm                 string
+	varsSize             uint64
+	given                func(name string) bool
+	asJSON               bool
+}
+
+func runMeasure(_ context.Context, a *app, flags *pflag.FlagSet, args []string) error {
+	o := measureOptions{given: flags.Changed}
+	flags.StringVar(&o.mode, "mode", "", "sev, sev-es or sev-snp")
+	flags.StringVar(&o.firmware, "firmware", "", "OVMF image, as the host passes it to QEMU")
+	flags.StringVar(&o.kernel, "kernel", "", "kernel (default: none, so no kernel hashes)")
+	flags.StringVar(&o.initrd, "initrd", "", "archive that cocoroot initrd wrote (default: none)")
+	flags.StringVar(&o.cmdline, "cmdline", "", "kernel command line")
+	flags.StringVar(&o.cmdlineFile, "cmdline-file", "", "command line that cocoroot seal wrote")
+	flags.IntVar(&o.vcpus, "vcpus", 0, "virtual CPUs of the guest; sev measures none")
+	flags.StringVar(&o.vcpuType, "vcpu-type", "", "QEMU's -cpu, such as EPYC-Milan; sev measures none")
+	flags.StringVar(&o.vcpuSig, "vcpu-sig", "", "instead of the type: CPUID signature, such as 0xa00f11 or 25/1/1 (family/model/stepping)")
+	flags.StringVar(&o.vmType, "vm-type", "", "sev-es: legacy or init2 (default: legacy as QEMU's, init2 with guest features)")
+	flags.StringVar(&o.features, "guest-features", "", "SEV features of the guest (default: 0x1 for sev-snp, 0 for sev-es)")
+	flags.StringVar(&o.svsm, "svsm", "", "sev-snp: raw image of a Coconut SVSM that starts before the firmware")
+	flags.Uint64Var(&o.varsSize, "vars-size", 0, "with --svsm: size of OVMF_VARS.fd in bytes")
+	flags.BoolVar(&o.asJSON, "json", false, "print every intermediate value too")
+	if err := parse(flags, args, "mode", "firmware"); err != nil {
+		return err
+	}
+	if flags.NArg() > 0 {
+		return usagef("measure takes no argument, %q is one", flags.Arg(0))
+	}
+	in, err := o.check()
+	if err != nil {
+		return err
+	}
+	if err := in.read(o); err != nil {
+		return err
+	}
+	result, err := in.digest(o.mode)
+	switch {
+	case errors.Is(err, measure.ErrCPUs):
+		return usagef("%w", err)
+	case errors.Is(err, ovmf.ErrNoArea):
+		return hinted(err, "a kernel is measured with OVMF's AmdSev build; ./build.sh firmware gets it")
+	case err != nil:
+		return err
+	}
+	if !o.asJSON {
+		_, err = fmt.Fprintf(a.stdout, "%x\n", result.Digest)
+		return err
+	}
+	text, err := json.MarshalIndent(newMeasurement(o.mode, in, result), "", "  ")
+	if err != nil {
+		return err
+	}
+	_, err = fmt.Fprintf(a.stdout, "%s\n", text)
+	return err
+}
+
+// measureInput is what a launch is computed from.
+type measureInput struct {
+	firmware measure.Firmware
+	table    *measure.HashesTable // nil without a kernel
+	cpus     measure.CPUs         // not for sev
+	vmType   measure.VMType       // sev-es
+	svsm     *measure.SVSM        // sev-snp
+}
+
+// check sees that the options fit together and reads those that name no file.
+func (o *measureOptions) check() (in measureInput, err error) {
+	switch {
+	case o.mode != "sev" && o.mode != "sev-es" && o.mode != "sev-snp":
+		return in, usagef("there is no mode %q; it is sev, sev-es or sev-snp", o.mode)
+	case !o.given("kernel") && (o.given("initrd") || o.given("cmdline") || o.given("cmdline-file")):
+		return in, usagef("an initrd or a command line is measured with a kernel alone, and there is no --kernel")
+	case o.given("kernel") && o.kernel == "", o.given("initrd") && o.initrd == "":
+		return in, usagef("--kernel and --initrd take a file; leave them out for none")
+	case o.given("cmdline") && o.given("cmdline-file"):
+		return in, usagef("there are two command lines, --cmdline and --cmdline-file")
+	case o.given("vcpu-type") && o.given("vcpu-sig"):
+		return in, usagef("there are two kinds of vCPU, --vcpu-type and --vcpu-sig")
+	case o.given("vm-type") && o.mode == "sev-snp":
+		return in, usagef("--vm-type is not for mode sev-snp, which has one VM type")
+	case o.given("guest-features") && o.mode == "sev":
+		return in, usagef("--guest-features is not for mode sev")
+	case o.given("svsm") && (o.mode != "sev-snp" || o.kernel != ""):
+		return in, usagef("--svsm is for mode sev-snp without a kernel: with an SVSM, QEMU measures no kernel hashes")
+	case o.given("svsm") != o.given("vars-size"):
+		return in, usagef("--svsm and --vars-size belong together")
+	case len(o.cmdline) > policy.MaxLength:
+		return in, usagef("a command line has at most %d bytes", policy.MaxLength)
+	}
+	if err := o.checkCPUs(&in); err != nil {
+		return in, err
+	}
+	return in, nil
+}
+
+// checkCPUs reads the options about virtual CPUs. Mode sev measures none:
+// there they may be given, and are checked, so that a script can use the same
+// options for each mode.
+func (o *measureOptions) checkCPUs(in *measureInput) error {
+	if o.mode != "sev" {
+		if !o.given("vcpus") {
+			return usagef("option --vcpus is missing: mode %s measures each virtual CPU", o.mode)
+		}
+		if !o.given("vcpu-type") && !o.given("vcpu-sig") {
+			return usagef("option --vcpu-type is missing: mode %s measures each virtual CPU with its type", o.mode)
+		}
+	}
+	signature := measure.Signature(1) // any
+	var err error
+	switch {
+	case o.given("vcpu-type"):
+		signature, err = measure.LookupCPUType(o.vcpuType)
+	case o.given("vcpu-sig"):
+		signature, err = measure.ParseSignature(o.vcpuSig)
+	}
+	if err != nil {
+		return usagef("%w", err)
+	}
+	var features measure.Features
+	if o.mode == "sev-snp" {
+		features = measure.SNPActive
+	}
+	if o.given("guest-features") {
+		if features, err = measure.ParseFeatures(o.features); err != nil {
+			return usagef("%w", err)
+		}
+	}
+	if o.given("vcpus") {
+		if in.cpus, err = measure.NewCPUs(o.vcpus, signature, features); err != nil {
+			return usagef("%w", err)
+		}
+	}
+	switch {
+	case o.vmType == "init2", !o.given("vm-type") && features != 0:
+		in.vmType = measure.Init2
+	case o.given("vm-type") && o.vmType != "legacy":
+		return usagef("there is no VM type %q; it is legacy or init2", o.vmType)
+	}
+	return nil
+}
+
+// read reads what the options name.
+func (in *measureInput) read(o measureOptions) error {
+	var err, tableErr error
+	var hashing sync.WaitGroup // kernel and initrd are most of the work
+	hashing.Go(func() { in.table, tableErr = o.table() })
+	err = in.readImages(o)
+	hashing.Wait()
+	return cmp.Or(err, tableErr)
+}
+
+// readImages reads the firmware and the SVSM.
+func (in *measureInput) readImages(o measureOptions) error {
+	image, err := readImage("firmware", o.firmware)
+	if err != nil {
+		return err
+	}
+	if in.firmware, err = measure.NewFirmware(image); err != nil {
+		return hinted(fmt.Errorf("cannot measure %s: %w", o.firmware, err), "--firmware takes the OVMF file that the guest starts with")
+	}
+	if o.given("svsm") {
+		if image, err = readImage("SVSM", o.svsm); err != nil {
+			return err
+		}
+		s, err := measure.NewSVSM(image, in.firmware, o.varsSize)
+		if err != nil {
+			return fmt.Errorf("cannot measure %s: %w", o.svsm, err)
+		}
+		in.svsm = &s
+	}
+	return nil
+}
+
+// table makes the table of hashes; nil without a kernel.
+func (o *measureOptions) table() (*measure.HashesTable, error) {
+	if o.kernel == "" {
+		return nil, nil
+	}
+	line := o.cmdline
+	if o.given("cmdline-file") {
+		var err error
+		if line, err = readCmdline(o.cmdlineFile); err != nil {
+			return nil, err
+		}
+	}
+	return hashFiles(o.kernel, o.initrd, line)
+}
+
+// hashFiles makes the table of hashes. An empty name of an initrd is none.
+func hashFiles(kernel, initrd, cmdline string) (*measure.HashesTable, error) {
+	k, err := os.Open(kernel)
+	if err != nil {
+		return nil, fmt.Errorf("cannot read the kernel: %w", err)
+	}
+	defer k.Close()
+	var i io.Reader
+	if initrd != "" {
+		f, err := os.Open(initrd)
+		if err != nil {
+			return nil, fmt.Errorf("cannot read the initrd: %w", err)
+		}
+		defer f.Close()
+		i = f
+	}
+	table, err := measure.NewHashesTable(k, i, cmdline)
+	if err != nil {
+		return nil, err
+	}
+	return &table, nil
+}
+
+// readImage reads a firmware or an SVSM.
+func readImage(what, path string) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, fmt.Errorf("cannot read the %s: %w", what, err)
+	}
+	defer f.Close()
+	fi, err := f.Stat()
+	if err != nil {
+		return nil, fmt.Errorf("cannot read the %s: %w", what, err)
+	}
+	var image bytes.Buffer
+	image.Grow(int(min(fi.Size(), maxFirmware)) + bytes.MinRead) // 0 for a pipe
+	if _, err := image.ReadFrom(io.LimitReader(f, maxFirmware+1)); err != nil {
+		return nil, fmt.Errorf("cannot read the %s: %w", what, err)
+	}
+	if image.Len() > maxFirmware {
+		return nil, fmt.Errorf("cannot read the %s: %s has more than %d bytes", what, path, maxFirmware)
+	}
+	return image.Bytes(), nil
+}
+
+// readCmdline reads a command-line file: one line, whose newline is not part
+// of it.
+func readCmdline(path string) (string, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return "", fmt.Errorf("cannot read the command line: %w", err)
+	}
+	defer f.Close()
+	line, err := io.ReadAll(io.LimitReader(f, policy.MaxLength+2))
+	if err != nil {
+		return "", fmt.Errorf("cannot read the command line: %w", err)
+	}
+	line, _ = bytes.CutSuffix(line, []byte("\n"))
+	if len(line) > policy.MaxLength {
+		return "", fmt.Errorf("cannot use %s: a command line has at most %d bytes", path, policy.MaxLength)
+	}
+	return string(line), nil
+}
+
+// digest computes the measurement.
+func (in measureInput) digest(mode string) (measure.Result, error) {
+	switch {
+	case mode == "sev":
+		return measure.SEV(in.firmware, in.table)
+	case mode == "sev-es":
+		return measure.SEVES(in.firmware, in.table, in.cpus, in.vmType)
+	case in.svsm != nil:
+		return measure.SNPWithSVSM(in.firmware, *in.svsm, in.cpus)
+	}
+	return measure.SNP(in.firmware, in.table, in.cpus)
+}
