@@ -36,6 +36,8 @@ usage() {
 		                    second time, in another folder, and compares
 		  kernels           build/modular and build/debian-kernel, which tests boot
 		  initrd            build/initrd.img
+		  fuzz [SECONDS]    run every fuzz target for so long, 60 by default; test
+		                    runs their seeds
 		  clean [--cache]   remove build/; with --cache the cache as well
 		  help              this text
 
@@ -57,6 +59,7 @@ main() {
 	kernel | 'kernel --check') settle; kernel "${2:-}" ;;
 	kernels) settle; kernels ;;
 	initrd) settle; initrd ;;
+	fuzz | 'fuzz '[1-9]*) settle; fuzz "${2:-60}" ;;
 	clean | 'clean --cache') settle; clean "${2:-}" ;;
 	'' | help | -h | --help) usage ;;
 	*) usage >&2 && exit 2 ;;
@@ -642,6 +645,27 @@ bootstrap() {
 	SOURCE_DATE_EPOCH=1700000000 mmdebstrap --variant=minbase --include=systemd,systemd-sysv,dbus,udev,dmsetup,cryptsetup-bin \
 		--dpkgopt='path-exclude=/usr/share/doc/*' --dpkgopt='path-exclude=/usr/share/man/*' \
 		--dpkgopt='path-exclude=/usr/share/locale/*' bookworm "$2" "$1"
+}
+
+# --- Fuzzing -----------------------------------------------------------------
+
+# fuzz SECONDS runs the fuzz targets of all packages, one after another. What
+# fails one is left in its package's testdata/fuzz, and test runs it from then on.
+fuzz() {
+	local log targets package name
+	[[ $1 =~ ^[0-9]+$ ]] || die "'$1' is not a number of seconds"
+	go_ready
+	built
+	export CGO_ENABLED=0
+	quietly fuzz-targets go test -list '^Fuzz' ./...
+	mapfile -t targets < <(awk '/^Fuzz/ { name[n++] = $1 } $1 == "ok" { for (i = 0; i < n; i++) print $2, name[i]; n = 0 }' build/log/fuzz-targets.log)
+	((${#targets[@]})) || die "there are no fuzz targets"
+	while read -r package name; do
+		log=fuzz-$(basename "$package")-$name
+		printf '%-44s' "${package#cocoroot/} $name"
+		quietly "$log" go test -run '^$' -fuzz "^$name\$" -fuzztime "$1s" "$package"
+		awk '/^fuzz: elapsed/ { runs = $5; total = $NF } END { print runs, "runs,", total + 0, "inputs kept" }' "build/log/$log.log"
+	done < <(printf '%s\n' "${targets[@]}")
 }
 
 # --- Cleaning ----------------------------------------------------------------

@@ -51,3 +51,11 @@ func FuzzIndex(f *testing.F) {
 		}
 	})
 }
+
+// TestFuzzIndexSeeds shows that the first seed is read, aliases included.
+func TestFuzzIndexSeeds(t *testing.T) {
+	x, err := readIndex(kernel())
+	if err != nil || len(x.modules) < 2 || len(x.aliases) == 0 {
+		t.Errorf("readIndex = %d modules, %d aliases, %v", len(x.modules), len(x.aliases), err)
+	}
+}

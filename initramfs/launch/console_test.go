@@ -66,10 +66,35 @@ func isClosed(c chan struct{}) bool {
 	}
 }
 
+var consoleSeeds = []string{
+	"\x1b[2JBdsDxe: No bootable option was found.\r\nBdsDxe: No bootable option\n",
+	"cocoroot: FATAL NO_KEY: inject it\r\nKernel panic - not syncing: x",
+}
+
+func TestFuzzObserverSeeds(t *testing.T) {
+	var all Outcome
+	for _, s := range consoleSeeds {
+		o := newObserver(nil)
+		o.Write([]byte(s))
+		got, err := o.outcome()
+		if err != nil {
+			t.Fatal(err)
+		}
+		all.Firmware += got.Firmware
+		all.Panic += got.Panic
+		if got.Fatal != nil {
+			all.Fatal = got.Fatal
+		}
+	}
+	if all.Firmware == "" || all.Panic == "" || all.Fatal == nil {
+		t.Errorf("the seeds reach firmware %q, panic %q, FATAL %v; want all three", all.Firmware, all.Panic, all.Fatal)
+	}
+}
+
 func FuzzObserver(f *testing.F) {
-	// TestObserver sees that texts like these reach each part.
-	f.Add([]byte("\x1b[2JBdsDxe: No bootable option was found.\r\nBdsDxe: No bootable option\n"), 3)
-	f.Add([]byte("cocoroot: FATAL NO_KEY: inject it\r\nKernel panic - not syncing: x"), 5)
+	for i, s := range consoleSeeds {
+		f.Add([]byte(s), 3+2*i)
+	}
 	f.Fuzz(func(t *testing.T, b []byte, step int) {
 		o := newObserver(nil)
 		step = 1 + (step&0xffff)%4096

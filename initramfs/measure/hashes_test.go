@@ -80,9 +80,26 @@ func TestParseHashesTable(t *testing.T) {
 	}
 }
 
+// tableSeeds are a good table, one with an entry of another length, and a cut one.
+func tableSeeds() [][]byte {
+	good := HashesTable{Kernel: [32]byte{1}}.Marshal()
+	length := bytes.Clone(good)
+	length[tableHead+16]++
+	return [][]byte{good, length, good[:100]}
+}
+
+func TestFuzzParseHashesTableSeeds(t *testing.T) {
+	for i, b := range tableSeeds() {
+		if _, err := ParseHashesTable(b); (err == nil) != (i == 0) {
+			t.Errorf("seed %d: ParseHashesTable = %v; want the first accepted", i, err)
+		}
+	}
+}
+
 func FuzzParseHashesTable(f *testing.F) {
-	f.Add(HashesTable{}.Marshal()) // TestParseHashesTable sees that such a one is accepted
-	f.Add([]byte("short"))
+	for _, b := range tableSeeds() {
+		f.Add(b)
+	}
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if table, err := ParseHashesTable(b); err == nil && !bytes.Equal(table.Marshal(), b) {
 			t.Errorf("ParseHashesTable accepted %x, which Marshal gives as %x", b, table.Marshal())

@@ -189,7 +189,7 @@ func TestVMSADiffers(t *testing.T) {
 
 // FuzzLaunch feeds an image to all modes.
 func FuzzLaunch(f *testing.F) {
-	f.Add(goodFirmware()) // TestBadFirmware sees that both get as far as to a digest
+	f.Add(goodFirmware())
 	f.Add(goodSVSM())
 	f.Fuzz(func(t *testing.T, image []byte) {
 		fw, err := NewFirmware(image)
@@ -220,6 +220,27 @@ func FuzzLaunch(f *testing.F) {
 			}
 		}
 	})
+}
+
+// TestFuzzLaunchSeeds sees that both seeds get as far as to a digest.
+func TestFuzzLaunchSeeds(t *testing.T) {
+	fw, err := NewFirmware(goodFirmware())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := SEV(fw, newTestTable(t)); err != nil {
+		t.Error(err)
+	}
+	if _, err := SNP(fw, newTestTable(t), testCPUs(t, 2, SNPActive)); err != nil {
+		t.Error(err)
+	}
+	s, err := NewSVSM(goodSVSM(), fw, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := SNPWithSVSM(fw, s, testCPUs(t, 1, SNPActive)); err != nil {
+		t.Error(err)
+	}
 }
 
 // BenchmarkSNP hashes firmware of a real size without a kernel.

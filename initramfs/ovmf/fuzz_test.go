@@ -47,10 +47,10 @@ func FuzzParse(f *testing.F) {
 	})
 }
 
-// TestSeeds sees that the seeds get past the footer GUID, into the entries
+// TestFuzzParseSeeds sees that the seeds get past the footer GUID, into the entries
 // and into the metadata: a fuzz target that starts before its parser is green
 // and worthless.
-func TestSeeds(t *testing.T) {
+func TestFuzzParseSeeds(t *testing.T) {
 	var accepted, withSections, refused int
 	for _, s := range seeds() {
 		switch fw, err := Parse(s); {

@@ -36,9 +36,20 @@ func TestParseListRefuses(t *testing.T) {
 	}
 }
 
+var listSeeds = []string{good, "", "/lib/modules/../a.ko\n", "/lib/modules/a.ko"}
+
+func TestFuzzParseListSeeds(t *testing.T) {
+	for i, s := range listSeeds {
+		if _, err := ParseList(s); (err == nil) != (i < 2) {
+			t.Errorf("ParseList(%q) = %v; want the first two accepted", s, err)
+		}
+	}
+}
+
 func FuzzParseList(f *testing.F) {
-	f.Add(good) // TestParseList shows that it is accepted
-	f.Add("/lib/modules/../a.ko\n")
+	for _, s := range listSeeds {
+		f.Add(s)
+	}
 	f.Fuzz(func(t *testing.T, text string) {
 		list, err := ParseList(text)
 		if err != nil {

@@ -136,7 +136,7 @@ func FuzzParse(f *testing.F) {
 	})
 }
 
-func TestSeedsReachTheParser(t *testing.T) {
+func TestFuzzParseSeeds(t *testing.T) {
 	for _, s := range seeds {
 		if _, err := Parse(s); err != nil {
 			t.Errorf("seed %q: %v", s, err)

@@ -132,6 +132,18 @@ func FuzzNames(f *testing.F) {
 	})
 }
 
+func TestFuzzNamesSeeds(t *testing.T) {
+	accepted := 0
+	for _, name := range nameSeeds {
+		if guids, err := store(t, map[string]string{name: "x"}).GUIDs(); err == nil && len(guids) == 1 {
+			accepted++
+		}
+	}
+	if accepted != 2 || len(nameSeeds) != 3 {
+		t.Errorf("%d of %d seeds are names of entries; want 2 of 3", accepted, len(nameSeeds))
+	}
+}
+
 func lower(s string) string {
 	b := []byte(s)
 	for i, c := range b {

@@ -173,8 +173,8 @@ func FuzzInspect(f *testing.F) {
 	})
 }
 
-// TestInspectSeeds sees that the seeds get past the header and into entries.
-func TestInspectSeeds(t *testing.T) {
+// TestFuzzInspectSeeds sees that the seeds get past the header and into entries.
+func TestFuzzInspectSeeds(t *testing.T) {
 	var good, refused int
 	for _, tc := range listings {
 		l := Inspect(tc.table, 4096)
