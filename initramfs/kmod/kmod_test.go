@@ -17,9 +17,9 @@ import (
 )
 
 // kernel is the tree of a kernel with everything in modules, as a distribution
-// has it: some compressed, crypto_algapi and cryptomgr wishing for each other,
-// a device of the host's that offers aes, and a module that wishes for one
-// after it.
+// has it: crypto_algapi wishing for cryptomgr, which needs it, two that wish for
+// each other, a device of the host's that offers aes, and a module that wishes
+// for one after it.
 func kernel() fstest.MapFS {
 	files := map[string]string{
 		"modules.dep": `kernel/drivers/virt/coco/efi_secret/efi-secret.ko: kernel/lib/table.ko
@@ -30,7 +30,8 @@ kernel/drivers/virtio/virtio_pci.ko: kernel/drivers/virtio/virtio_ring.ko kernel
 kernel/drivers/block/virtio_blk.ko: kernel/drivers/virtio/virtio_ring.ko kernel/drivers/virtio/virtio.ko
 kernel/drivers/scsi/virtio_scsi.ko: kernel/drivers/virtio/virtio_ring.ko kernel/drivers/virtio/virtio.ko
 kernel/drivers/scsi/sd_mod.ko:
-kernel/drivers/nvme/host/nvme.ko:
+kernel/drivers/scsi/sr_mod.ko:
+kernel/drivers/nvme/host/nvme.ko: kernel/crypto/crypto_algapi.ko
 kernel/crypto/crypto_algapi.ko:
 kernel/crypto/cryptomgr.ko: kernel/crypto/crypto_algapi.ko
 kernel/crypto/sha256_generic.ko: kernel/crypto/crypto_algapi.ko
@@ -63,6 +64,8 @@ alias fs-overlay overlay
 `,
 		"modules.softdep": `# Soft dependencies extracted from modules themselves.
 softdep crypto_algapi pre: cryptomgr
+softdep sd_mod pre: sr_mod
+softdep sr_mod pre: sd_mod
 softdep xts pre: crypto-ecb absent
 softdep overlay post: after
 softdep cifs gcm
@@ -107,8 +110,8 @@ func TestChoose(t *testing.T) {
 			t.Errorf("%s has the data of %q", m.Path, m.Data)
 		}
 	}
-	want := "table efi_secret virtio virtio_ring virtio_pci virtio_blk virtio_scsi sd_mod nvme " +
-		"crypto_algapi cryptomgr sha256_generic -sha256_ssse3 aes_generic -aesni_intel ecb xts " +
+	want := "table efi_secret virtio virtio_ring virtio_pci virtio_blk virtio_scsi sr_mod sd_mod crypto_algapi nvme " +
+		"cryptomgr sha256_generic -sha256_ssse3 aes_generic -aesni_intel ecb xts " +
 		"dm_mod dm_bufio dm_verity dm_crypt squashfs overlay after"
 	if s := strings.Join(got, " "); s != want {
 		t.Errorf("load order = %s\nwant         %s", s, want)
