@@ -67,7 +67,7 @@ func (a *app) chooseModules(dir, version string) ([]archive.Module, error) {
 	choice, err := kmod.Choose(dir, version)
 	switch {
 	case errors.Is(err, kmod.ErrNoIndex):
-		return nil, hinted(err, "depmod -b %s VERSION makes it; a package that was unpacked and not installed has none", dir)
+		return nil, hinted(err, "depmod -b %s %s makes it; a package that was unpacked and not installed has none", dir, choice.Version)
 	case errors.Is(err, kmod.ErrVersion):
 		return nil, hinted(err, "--modules names the folder above lib/modules, --kver the kernel")
 	case err != nil:

@@ -61,7 +61,8 @@ type Lack struct {
 // Choose returns the modules that the guest's init loads, from the tree
 // dir/lib/modules/version, or the same below dir/usr. An empty version means
 // the only one there is. It fails when the kernel lacks what every guest
-// needs. Links that lead out of dir are not followed.
+// needs; the version, if one was found, is returned then too. Links that lead
+// out of dir are not followed.
 func Choose(dir, version string) (Choice, error) {
 	root, err := os.OpenRoot(dir)
 	if err != nil {
@@ -78,7 +79,7 @@ func Choose(dir, version string) (Choice, error) {
 	}
 	c, err := choose(tree, at.version)
 	if err != nil {
-		return Choice{}, fmt.Errorf("cannot choose the modules of kernel %s: %w", at.version, err)
+		return Choice{Version: at.version}, fmt.Errorf("cannot choose the modules of kernel %s: %w", at.version, err)
 	}
 	return c, nil
 }

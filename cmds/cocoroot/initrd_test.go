@@ -1,0 +1,43 @@
+package main
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// What a kernel lacks for a guest is said, with the way to get it, by where
+// the tool looks for modules.
+func TestInitrdHints(t *testing.T) {
+	dir := t.TempDir()
+	init := put(t, filepath.Join(dir, "init"), "init")
+	tree := filepath.Join(dir, "usr/lib/modules/6.12")
+	for _, sub := range []string{tree, filepath.Join(dir, "lib/modules/6.1")} {
+		if err := os.MkdirAll(sub, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	run := func(more ...string) string {
+		args := []string{"initrd", "-o", filepath.Join(dir, "out"), "--init", init, "--modules", dir}
+		code, _, stderr := call(t, append(args, more...)...)
+		if code != exitFailed {
+			t.Errorf("initrd %q = %d; want %d", more, code, exitFailed)
+		}
+		return stderr
+	}
+	if got := run(); !strings.Contains(got, "6.1, 6.12") {
+		t.Errorf("without a version: %q; want the two that there are", got)
+	}
+	if got := run("--kver", "6.12"); !strings.Contains(got, "hint: depmod -b "+dir+" 6.12 ") {
+		t.Errorf("without modules.dep: %q; want the way to make it", got)
+	}
+	// Everything is built in but the driver for the secrets.
+	put(t, filepath.Join(tree, "modules.dep"), "")
+	put(t, filepath.Join(tree, "modules.builtin"), "kernel/drivers/md/dm-mod.ko\nkernel/drivers/md/dm-crypt.ko\nkernel/drivers/md/dm-verity.ko\nkernel/crypto/cryptomgr.ko\n")
+	put(t, filepath.Join(tree, "modules.builtin.modinfo"), "a.alias=crypto-aes\x00b.alias=crypto-xts\x00c.alias=crypto-sha256\x00")
+	got := run("--kver", "6.12") // the init is none
+	if !strings.Contains(got, "warning: a guest with kernel 6.12 has no efi_secret: ") || !strings.Contains(got, "NO-EFI-SECRET") {
+		t.Errorf("without efi_secret: %q; want a warning", got)
+	}
+}
