@@ -187,62 +187,6 @@ func TestVMSADiffers(t *testing.T) {
 	add("other stepping", page(other, Init2))
 }
 
-// FuzzLaunch feeds an image to all modes.
-func FuzzLaunch(f *testing.F) {
-	f.Add(goodFirmware())
-	f.Add(goodSVSM())
-	f.Fuzz(func(t *testing.T, image []byte) {
-		fw, err := NewFirmware(image)
-		if err != nil {
-			return
-		}
-		for _, s := range fw.footer.Sections {
-			if s.Size > 16<<20 {
-				t.Skip("larger than is worth hashing here")
-			}
-		}
-		table := newTestTable(t)
-		if r, err := SEV(fw, table); err == nil && (len(r.Digest) != 32 || len(r.Steps) != 2) {
-			t.Errorf("SEV = %+v", r)
-		}
-		if r, err := SNP(fw, table, testCPUs(t, 2, SNPActive)); err == nil && (len(r.Digest) != 48 || len(r.Steps) != 3+len(fw.footer.Sections)) {
-			t.Errorf("SNP = %+v", r)
-		}
-		good, err := NewFirmware(goodFirmware())
-		if err != nil {
-			t.Fatal(err)
-		}
-		s, err := NewSVSM(image, good, 0)
-		if err == nil {
-			_, err = SNPWithSVSM(good, s, testCPUs(t, 1, SNPActive))
-			if err != nil || s.base+uint64(len(image)) != good.Base() {
-				t.Errorf("NewSVSM accepted what SNPWithSVSM does not take: %v", err)
-			}
-		}
-	})
-}
-
-// TestFuzzLaunchSeeds sees that both seeds get as far as to a digest.
-func TestFuzzLaunchSeeds(t *testing.T) {
-	fw, err := NewFirmware(goodFirmware())
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := SEV(fw, newTestTable(t)); err != nil {
-		t.Error(err)
-	}
-	if _, err := SNP(fw, newTestTable(t), testCPUs(t, 2, SNPActive)); err != nil {
-		t.Error(err)
-	}
-	s, err := NewSVSM(goodSVSM(), fw, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := SNPWithSVSM(fw, s, testCPUs(t, 1, SNPActive)); err != nil {
-		t.Error(err)
-	}
-}
-
 // BenchmarkSNP hashes firmware of a real size without a kernel.
 func BenchmarkSNP(b *testing.B) {
 	f, err := NewFirmware(buildImage("bench", 4<<20, goodSections(), resetEntry(0x80b004), metadataEntry()))

@@ -1,0 +1,79 @@
+package measure
+
+import "testing"
+
+// seeds are images of one page, which is quickly hashed, that reach every
+// part of the measurement.
+func seeds() [][]byte {
+	return [][]byte{
+		buildImage("seed", pageSize, goodSections(), resetEntry(0x80b004), hashesEntry(0x810c00, 0x400), metadataEntry()),
+		buildImage("seed", pageSize, goodSections()[:1], svsmEntry(0), metadataEntry()),
+		buildImage("seed", pageSize, nil, resetEntry(0)),
+	}
+}
+
+// FuzzLaunch measures an image in each mode, as a firmware and as an SVSM.
+func FuzzLaunch(f *testing.F) {
+	for _, s := range seeds() {
+		f.Add(s)
+	}
+	good, err := NewFirmware(goodFirmware())
+	if err != nil {
+		f.Fatal(err)
+	}
+	table, es, snp := newTestTable(f), testCPUs(f, 2, 0), testCPUs(f, 2, SNPActive)
+	f.Fuzz(func(t *testing.T, image []byte) {
+		fw, err := NewFirmware(image)
+		if err != nil {
+			return
+		}
+		var size uint64
+		for _, s := range fw.footer.Sections {
+			size += uint64(s.Size)
+		}
+		if size > 1<<20 {
+			t.Skip("larger than is worth hashing here")
+		}
+		if r, err := SEV(fw, table); err == nil && (len(r.Digest) != 32 || len(r.Steps) != 2) {
+			t.Errorf("SEV = %+v", r)
+		}
+		if r, err := SEVES(fw, nil, es, Legacy); err == nil && (len(r.Digest) != 32 || len(r.Steps) != 3) {
+			t.Errorf("SEVES = %+v", r)
+		}
+		if r, err := SNP(fw, table, snp); err == nil && (len(r.Digest) != 48 || len(r.Steps) != 3+len(fw.footer.Sections)) {
+			t.Errorf("SNP = %+v", r)
+		}
+		if s, err := NewSVSM(image, good, 0); err == nil {
+			if _, err := SNPWithSVSM(good, s, snp); err != nil || s.base+uint64(len(image)) != good.Base() {
+				t.Errorf("NewSVSM accepted what SNPWithSVSM does not take: %v", err)
+			}
+		}
+	})
+}
+
+// TestSeeds sees that the seeds reach a digest in each mode, and errors.
+func TestSeeds(t *testing.T) {
+	var digests, errs int
+	count := func(_ Result, err error) {
+		if err == nil {
+			digests++
+		} else {
+			errs++
+		}
+	}
+	for _, image := range seeds() {
+		f, err := NewFirmware(image)
+		if err != nil {
+			t.Fatal(err)
+		}
+		count(SEV(f, newTestTable(t)))
+		count(SEVES(f, nil, testCPUs(t, 2, 0), Legacy))
+		count(SNP(f, newTestTable(t), testCPUs(t, 2, SNPActive)))
+		if s, err := NewSVSM(image, f, 0); err == nil {
+			count(SNPWithSVSM(f, s, testCPUs(t, 2, SNPActive)))
+		}
+	}
+	if digests != 4 || errs != 6 {
+		t.Errorf("the seeds give %d digests and %d errors; want one digest a mode and 6 errors", digests, errs)
+	}
+}
