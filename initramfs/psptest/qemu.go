@@ -1,0 +1,197 @@
+package psptest
+
+import (
+	"bufio"
+	"encoding/base64"
+	"encoding/json"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+)
+
+// QEMU answers QMP as QEMU does for a guest on the platform. Set its fields
+// before Serve; read Commands and Running through their methods.
+type QEMU struct {
+	Guest *Guest // nil: no SEV
+	// Type is the guest's sev-type; "" is QEMU before 9.1, which has none.
+	Type string
+	// Platform answers query-sev-capabilities; nil refuses.
+	Platform *Platform
+	// Noise is sent before every answer: whole lines.
+	Noise string
+	// Answer replaces the answer to a command: it gets the command's id and
+	// returns what is sent. Text without a newline at its end is the last
+	// that is sent before the connection is closed; with "" nothing comes.
+	Answer map[string]func(id uint64) string
+
+	mu       sync.Mutex
+	commands []string
+	running  bool
+}
+
+// Commands returns what was executed, in order.
+func (q *QEMU) Commands() string {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return strings.Join(q.commands, " ")
+}
+
+// Running reports whether the guest was continued.
+func (q *QEMU) Running() bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.running
+}
+
+// Serve listens on a unix socket until the test ends and returns its path.
+func (q *QEMU) Serve(t testing.TB) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "psp") // short enough for a socket's name
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(dir, "qmp")
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			wg.Go(func() {
+				defer conn.Close()
+				q.serve(conn)
+			})
+		}
+	})
+	t.Cleanup(func() {
+		l.Close()
+		wg.Wait()
+		os.RemoveAll(dir)
+	})
+	return path
+}
+
+func (q *QEMU) serve(conn net.Conn) {
+	fmt.Fprintln(conn, `{"QMP": {"version": {"qemu": {"micro": 0, "minor": 0, "major": 10}, "package": "psptest"}, "capabilities": ["oob"]}}`)
+	for in := bufio.NewScanner(conn); in.Scan(); {
+		var m struct {
+			Execute   string
+			ID        uint64
+			Arguments json.RawMessage
+		}
+		if err := json.Unmarshal(in.Bytes(), &m); err != nil {
+			return
+		}
+		fmt.Fprint(conn, q.Noise)
+		text := q.answer(m.Execute, m.ID, m.Arguments)
+		fmt.Fprint(conn, text)
+		if text != "" && !strings.HasSuffix(text, "\n") {
+			return
+		}
+	}
+}
+
+func (q *QEMU) answer(command string, id uint64, args json.RawMessage) string {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.commands = append(q.commands, command)
+	if f := q.Answer[command]; f != nil {
+		return f(id)
+	}
+	result, failure := q.execute(command, args)
+	if failure != "" {
+		return Refusal(failure)(id)
+	}
+	return Return(result)(id)
+}
+
+// Return is an answer with a result.
+func Return(result string) func(uint64) string {
+	return func(id uint64) string { return fmt.Sprintf(`{"return": %s, "id": %d}`+"\n", result, id) }
+}
+
+// Refusal is an answer with an error of QEMU's own wording.
+func Refusal(desc string) func(uint64) string {
+	return func(id uint64) string {
+		return fmt.Sprintf(`{"id": %d, "error": {"class": "GenericError", "desc": %q}}`+"\n", id, desc)
+	}
+}
+
+// execute returns a command's result in JSON, or QEMU's words against it.
+func (q *QEMU) execute(command string, args json.RawMessage) (result, failure string) {
+	switch command {
+	case "qmp_capabilities":
+		return "{}", ""
+	case "query-sev":
+		return q.info(), ""
+	case "query-sev-launch-measure":
+		if q.Guest == nil {
+			return "", "SEV is not enabled"
+		}
+		return fmt.Sprintf(`{"data": %q}`, base64.StdEncoding.EncodeToString(q.Guest.Measure())), ""
+	case "query-sev-capabilities":
+		if q.Platform == nil {
+			return "", "KVM not enabled"
+		}
+		chain := slices.Concat(q.Platform.PEK, q.Platform.OCA, q.Platform.RawCEK)
+		return fmt.Sprintf(`{"pdh": %q, "cert-chain": %q, "cpu0-id": "AAEC", "cbitpos": 51, "reduced-phys-bits": 1}`,
+			base64.StdEncoding.EncodeToString(q.Platform.PDH), base64.StdEncoding.EncodeToString(chain)), ""
+	case "sev-inject-launch-secret":
+		return "{}", q.inject(args)
+	case "cont":
+		q.running = true
+		if q.Guest != nil {
+			q.Guest.State = "running"
+		}
+		return "{}", ""
+	case "query-status":
+		return fmt.Sprintf(`{"running": %t, "singlestep": false, "status": "x"}`, q.running), ""
+	}
+	return "", "The command " + command + " has not been found"
+}
+
+func (q *QEMU) info() string {
+	if q.Guest == nil {
+		return `{"enabled": false, "api-minor": 0, "handle": 0, "state": "uninit", "api-major": 0, "policy": 0, "build-id": 0}`
+	}
+	g := q.Guest
+	more := fmt.Sprintf(`"policy": %d, "handle": 1`, g.Policy)
+	if q.Type == "sev-snp" {
+		more = `"snp-policy": 196608`
+	}
+	if q.Type != "" {
+		more += fmt.Sprintf(`, "sev-type": %q`, q.Type)
+	}
+	return fmt.Sprintf(`{"enabled": true, "api-major": %d, "api-minor": %d, "build-id": %d, "state": %q, %s}`,
+		g.API[0], g.API[1], g.API[2], g.State, more)
+}
+
+// inject is QEMU's sev_inject_launch_secret.
+func (q *QEMU) inject(args json.RawMessage) string {
+	var p struct {
+		Header []byte `json:"packet-header"`
+		Secret []byte `json:"secret"`
+	}
+	switch err := json.Unmarshal(args, &p); {
+	case err != nil:
+		return "Invalid parameter"
+	case q.Guest == nil:
+		return "SEV not enabled for guest"
+	case q.Guest.State != "launch-secret":
+		return "SEV: Not in correct state. (LSECRET) 3"
+	}
+	if s := q.Guest.LaunchSecret(p.Header, p.Secret); s != Success {
+		return fmt.Sprintf("SEV: failed to inject secret ret=-5 fw_error=%d 'x'", s)
+	}
+	return ""
+}

@@ -1,0 +1,85 @@
+package session
+
+import (
+	"crypto/hmac"
+	"crypto/rand"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+
+	"cocoroot/unlock/secmem"
+)
+
+// KeySize is the size in bytes of each transport key.
+const KeySize = 16
+
+// ErrKeySize is returned for a key file that does not hold 16 raw bytes.
+var ErrKeySize = errors.New("a transport key has 16 raw bytes")
+
+// Keys are the transport keys of one session, in locked memory. Whoever has
+// them can read what the owner injects, and can forge a measurement.
+type Keys struct {
+	TEK *secmem.Buffer // encrypts secrets (transport encryption key)
+	TIK *secmem.Buffer // authenticates secrets and measurements (transport integrity key)
+}
+
+// NewKeys draws a pair.
+func NewKeys() (*Keys, error) {
+	k := new(Keys)
+	for _, b := range []**secmem.Buffer{&k.TEK, &k.TIK} {
+		var err error
+		if *b, err = secmem.New(KeySize); err != nil {
+			k.Close()
+			return nil, err
+		}
+		rand.Read((*b).Bytes()) // never fails
+	}
+	return k, nil
+}
+
+// ReadKeys reads a pair from the files that sevctl and cocoroot write.
+func ReadKeys(tik, tek string) (*Keys, error) {
+	k := new(Keys)
+	var err error
+	if k.TIK, err = readKey(tik); err == nil {
+		k.TEK, err = readKey(tek)
+	}
+	if err != nil {
+		k.Close()
+		return nil, err
+	}
+	return k, nil
+}
+
+func readKey(path string) (*secmem.Buffer, error) {
+	b, err := secmem.ReadFile(path, KeySize)
+	if errors.Is(err, secmem.ErrTooLong) || errors.Is(err, secmem.ErrEmpty) {
+		return nil, fmt.Errorf("cannot use %s: %w", path, ErrKeySize)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if len(b.Bytes()) != KeySize {
+		b.Close()
+		return nil, fmt.Errorf("cannot use %s: %w", path, ErrKeySize)
+	}
+	return b, nil
+}
+
+// Close wipes the keys. It may be called twice.
+func (k *Keys) Close() error {
+	return errors.Join(k.TEK.Close(), k.TIK.Close())
+}
+
+// MAC is HMAC-SHA-256 under the integrity key over the parts.
+func (k *Keys) MAC(parts ...[]byte) [sha256.Size]byte {
+	return mac(k.TIK.Bytes(), parts...)
+}
+
+func mac(key []byte, parts ...[]byte) [sha256.Size]byte {
+	h := hmac.New(sha256.New, key)
+	for _, p := range parts {
+		h.Write(p)
+	}
+	return [sha256.Size]byte(h.Sum(nil))
+}

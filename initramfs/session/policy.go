@@ -1,0 +1,74 @@
+// Package session has the owner's secure channel to a platform's security
+// processor (PSP): the two transport keys, the guest's policy, the session blob
+// that carries the keys into LAUNCH_START, and the check of the launch
+// measurement that comes back under one of them.
+//
+// The formats are those of the SEV API specification (AMD publication 55766):
+// guest policy structure, LAUNCH_START and LAUNCH_MEASURE. All numbers are
+// little-endian.
+//
+// It does not protect against a platform whose certificate chain was not
+// verified (package sevcert does that), nor against code that reads this
+// process's memory while it computes: the standard library's HMAC, AES and
+// ECDH keep working copies of keys outside locked memory.
+package session
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+)
+
+// Policy is what the PSP enforces on a guest for as long as it lives
+// (SEV API, guest policy structure).
+type Policy uint32
+
+// The bits of a policy. Bits 16-23 and 24-31 are the least API version, major
+// and minor, of a platform that the guest may run on.
+const (
+	NoDebug        Policy = 1 << 0 // the host cannot decrypt the guest's memory by asking
+	NoKeySharing   Policy = 1 << 1 // no other guest may use the same memory key
+	EncryptedState Policy = 1 << 2 // SEV-ES: registers are encrypted
+	NoSend         Policy = 1 << 3 // the guest cannot be migrated away
+	Domain         Policy = 1 << 4 // … only within the owner's domain
+	SEVOnly        Policy = 1 << 5 // … only to an SEV platform
+)
+
+// Strict is the policy that a guest should have at least.
+const Strict = NoDebug | NoKeySharing | EncryptedState
+
+// ErrPolicy is returned for a text that is not a policy.
+var ErrPolicy = errors.New("not a policy: a number of 32 bits, such as 0x7")
+
+// ParsePolicy reads a number in decimal or, with 0x, in hex.
+func ParsePolicy(s string) (Policy, error) {
+	n, err := strconv.ParseUint(s, 0, 32)
+	if err != nil {
+		return 0, fmt.Errorf("%w: %.32q", ErrPolicy, s)
+	}
+	return Policy(n), nil
+}
+
+// Has reports whether all of the bits are set.
+func (p Policy) Has(bits Policy) bool { return p&bits == bits }
+
+// String returns the number and the names of the bits.
+func (p Policy) String() string {
+	var names []string
+	for i, n := range [...]string{"NODBG", "NOKS", "ES", "NOSEND", "DOMAIN", "SEV"} {
+		if p.Has(1 << i) {
+			names = append(names, n)
+		}
+	}
+	if p>>16 != 0 {
+		names = append(names, fmt.Sprintf("API %d.%d", p>>16&0xff, p>>24))
+	}
+	return fmt.Sprintf("%#x (%s)", uint32(p), strings.Join(names, " "))
+}
+
+// bytes is the policy as the PSP authenticates it.
+func (p Policy) bytes() []byte {
+	return binary.LittleEndian.AppendUint32(nil, uint32(p))
+}
