@@ -3,8 +3,9 @@
 //
 //	cocoroot initrd  write the initrd
 //	cocoroot seal    make an encrypted, verifiable image of a root file system
-//	cocoroot secret  build and inspect the table of secrets that is injected
 //	cocoroot measure compute the launch digest to expect
+//	cocoroot secret  the table of secrets, the session with a platform, the packet
+//	cocoroot release check a launched guest's measurement, give it its secrets
 //	cocoroot launch  start a guest under QEMU
 //
 // Exit codes: 0 ok, 1 failed, 2 usage, 3 measurement mismatch, 4 secret
@@ -48,6 +49,8 @@ func commands() []command {
 		{"seal", "ROOTFS -o IMAGE", "make an encrypted, verifiable image of a folder or a tar", runSeal},
 		{"secret", "COMMAND", "build and inspect the table of secrets that is injected", runSecret},
 		{"measure", "--mode sev|sev-es|sev-snp --firmware F [--kernel F [--initrd F] [--cmdline-file F]] [--vcpus N --vcpu-type NAME]", "compute the launch digest to expect", runMeasure},
+		{"secret", "COMMAND", "build the table of secrets, the session with a platform, the packet for a launch", runSecret},
+		{"release", "COMMAND", "give a measured guest its secrets: collect, verify, inject", runRelease},
 		{"launch", "--simulate --firmware F --kernel F --initrd F --cmdline-file F --disk IMAGE", "start a guest under QEMU", runLaunch},
 	}
 }

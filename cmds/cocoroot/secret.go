@@ -24,6 +24,8 @@ func runSecret(ctx context.Context, a *app, _ *pflag.FlagSet, args []string) err
 	return a.choose(ctx, "secret", []command{
 		{"build", "GUID=FILE… -o TABLE", "build the table of secrets that is injected", runSecretBuild},
 		{"inspect", "TABLE", "say what a table holds and what the guest will see of it, without the secrets", runSecretInspect},
+		{"session", "CERTIFICATES… -o NAME", "start a session with a platform: transport keys, session blob, certificate", runSecretSession},
+		{"packet", "GUID=FILE… -o NAME", "encrypt a table for one launch whose measurement was checked", runSecretPacket},
 	}, args)
 }
 

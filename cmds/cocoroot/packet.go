@@ -1,0 +1,148 @@
+package main
+
+import (
+	"context"
+	"encoding/base64"
+	"fmt"
+	"io"
+	"io/fs"
+
+	"github.com/spf13/pflag"
+
+	"cocoroot/initramfs/packet"
+	"cocoroot/initramfs/session"
+	"cocoroot/unlock/secmem"
+	"cocoroot/unlock/secret"
+)
+
+// secrets are the options that name what is to be injected, and the keys of
+// the session. They are names of files: no secret is ever an argument.
+type secrets struct {
+	tik, tek, table, firmware string
+}
+
+func (s *secrets) register(flags *pflag.FlagSet) {
+	flags.StringVar(&s.tik, "tik", "", "transport integrity key of the session (NAME_tik.bin)")
+	flags.StringVar(&s.tek, "tek", "", "transport encryption key of the session (NAME_tek.bin)")
+	flags.StringVar(&s.table, "table", "", "secret table that secret build wrote, instead of GUID=FILE…")
+	flags.StringVar(&s.firmware, "firmware", "", "the firmware that will get the table (default: OVMF AmdSev's area of 3072 bytes)")
+}
+
+// keys reads the transport keys.
+func (s *secrets) keys() (*session.Keys, error) { return session.ReadKeys(s.tik, s.tek) }
+
+// read returns the table that the options or the pairs name. A table that the
+// guest's kernel would not take is an error.
+func (s *secrets) read(a *app, pairs []string) (*secmem.Buffer, error) {
+	if (s.table != "") == (len(pairs) > 0) {
+		return nil, usagef("give either --table or GUID=FILE…")
+	}
+	area, err := tableArea(s.firmware)
+	if err != nil {
+		return nil, err
+	}
+	if s.table == "" {
+		return buildTable(a, pairs, area)
+	}
+	table, err := secmem.ReadFile(s.table, maxTable)
+	if err != nil {
+		return nil, err
+	}
+	if err := judgeTable(s.table, secret.Inspect(table.Bytes(), area)); err != nil {
+		table.Close()
+		return nil, err
+	}
+	return table, nil
+}
+
+// packetOutput are the options of what writes a packet.
+type packetOutput struct {
+	name       string
+	raw, force bool
+}
+
+func (o *packetOutput) register(flags *pflag.FlagSet) {
+	flags.StringVarP(&o.name, "output", "o", "", "begin of the names of the files: NAME_packet.json, NAME_header.b64, NAME_secret.b64")
+	flags.BoolVar(&o.raw, "raw", false, "also write NAME_header.bin and NAME_secret.bin")
+	flags.BoolVar(&o.force, "force", false, "replace existing files")
+}
+
+// write writes the packet's files, all of them or none.
+func (o *packetOutput) write(w io.Writer, p packet.Packet, m session.Measurement) error {
+	file, err := packet.Encode(p, m)
+	if err != nil {
+		return err
+	}
+	all := []namedFile{
+		{o.name + "_packet.json", 0o644, file},
+		{o.name + "_header.b64", 0o644, inBase64(p.Header.Bytes())},
+		{o.name + "_secret.b64", 0o644, inBase64(p.Payload)},
+	}
+	if o.raw {
+		all = append(all, namedFile{o.name + "_header.bin", 0o644, p.Header.Bytes()}, namedFile{o.name + "_secret.bin", 0o644, p.Payload})
+	}
+	if err := writeFiles(all, o.force); err != nil {
+		return err
+	}
+	fmt.Fprintf(w, "%s: for cocoroot release inject, or KubeVirt's injectlaunchsecret\n", all[0].path)
+	fmt.Fprintf(w, "%s, %s: for virsh domsetlaunchsecstate --secrethdr, --secret\n", all[1].path, all[2].path)
+	fmt.Fprintln(w, "the packet fits this one launch; another launch needs another report and another packet")
+	return nil
+}
+
+// namedFile is a file to be written.
+type namedFile struct {
+	path string
+	mode fs.FileMode
+	data []byte
+}
+
+// writeFiles writes all of the files or none.
+func writeFiles(all []namedFile, force bool) error {
+	var files outputs
+	defer files.discard()
+	for _, n := range all {
+		f, err := files.create(n.path, n.mode, force)
+		if err != nil {
+			return err
+		}
+		if _, err := f.Write(n.data); err != nil {
+			return fmt.Errorf("cannot write %s: %w", n.path, err)
+		}
+	}
+	return files.commit()
+}
+
+// inBase64 returns one line without its newline, as sevctl writes it.
+func inBase64(b []byte) []byte { return base64.StdEncoding.AppendEncode(nil, b) }
+
+func runSecretPacket(_ context.Context, a *app, flags *pflag.FlagSet, args []string) error {
+	var s secrets
+	var o packetOutput
+	s.register(flags)
+	text := flags.String("measurement", "", "launch measurement in base64, as query-sev-launch-measure or virsh domlaunchsecinfo prints it")
+	o.register(flags)
+	if err := parse(flags, args, "tik", "tek", "measurement", "output"); err != nil {
+		return err
+	}
+	m, err := session.ParseMeasurement(*text)
+	if err != nil {
+		return usagef("--measurement: %w", err)
+	}
+	table, err := s.read(a, flags.Args())
+	if err != nil {
+		return err
+	}
+	defer table.Close()
+	keys, err := s.keys()
+	if err != nil {
+		return err
+	}
+	defer keys.Close()
+	p, err := packet.Seal(keys, table.Bytes(), m)
+	if err != nil {
+		return err
+	}
+	fmt.Fprintln(a.stderr, "cocoroot: warning: this measurement was not checked; cocoroot release verify does both")
+	return o.write(a.stdout, p, m)
+}

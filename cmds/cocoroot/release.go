@@ -1,0 +1,181 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"time"
+
+	"github.com/spf13/pflag"
+	"golang.org/x/sys/unix"
+
+	"cocoroot/initramfs/packet"
+	"cocoroot/initramfs/qmp"
+	"cocoroot/initramfs/release"
+	"cocoroot/initramfs/session"
+)
+
+func runRelease(ctx context.Context, a *app, _ *pflag.FlagSet, args []string) error {
+	return a.choose(ctx, "release", []command{
+		{"platform", "--qmp SOCKET -o FILE", "on the host: write the platform's certificates, to start a session with", runReleasePlatform},
+		{"collect", "--qmp SOCKET -o REPORT", "on the host: write what the platform reports of a launch", runReleaseCollect},
+		{"verify", "REPORT --digest HEX --tik F --tek F GUID=FILE… -o NAME", "at the owner's: check the report and, on a match alone, write a packet", runReleaseVerify},
+		{"inject", "PACKET --qmp SOCKET", "on the host: give the packet to the guest", runReleaseInject},
+		{"run", "--qmp SOCKET --digest HEX --tik F --tek F GUID=FILE…", "all three at the owner's, through a forwarded socket", runReleaseRun},
+	}, args)
+}
+
+// monitor are the options of what talks to QEMU.
+type monitor struct {
+	socket  string
+	timeout time.Duration
+}
+
+func (m *monitor) register(flags *pflag.FlagSet) {
+	flags.StringVar(&m.socket, "qmp", "", "QEMU's QMP socket, as in -qmp unix:SOCKET,server=on,wait=off")
+	flags.DurationVar(&m.timeout, "timeout", 30*time.Second, "how long QEMU may take for everything")
+}
+
+// talk connects and runs f.
+func (m *monitor) talk(ctx context.Context, f func(context.Context, *qmp.Client) error) error {
+	ctx, cancel := context.WithTimeout(ctx, m.timeout)
+	defer cancel()
+	c, err := qmp.Dial(ctx, m.socket)
+	if errors.Is(err, os.ErrPermission) || errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ECONNREFUSED) {
+		return hinted(err, "QEMU makes the socket with -qmp unix:SOCKET,server=on,wait=off; you need write access to it")
+	}
+	if err != nil {
+		return explain(err)
+	}
+	defer c.Close()
+	return explain(f(ctx, c))
+}
+
+// explain adds the next step and the exit code to an error of the host's side.
+func explain(err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, release.ErrUnknown):
+		return hinted(err, "end this guest and launch it again; a new launch needs a new packet")
+	case errors.Is(err, release.ErrNoSEV):
+		return hinted(err, "start QEMU with KVM, -object sev-guest,… and -machine confidential-guest-support=…")
+	case errors.Is(err, release.ErrSNP):
+		return hinted(err, "an SVSM inside the guest fetches its secrets there; see the README, \"Release the secret\"")
+	case errors.Is(err, release.ErrEarly):
+		return hinted(err, "the machine is not set up yet; try again in a moment")
+	case errors.Is(err, release.ErrLate):
+		return hinted(err, "start QEMU with -S; a guest that runs takes no secret any more and has to be launched again")
+	case errors.Is(err, release.ErrOtherLaunch):
+		return &failure{exitSecret, err, "each launch has a measurement of its own: collect and verify again"}
+	case errors.Is(err, release.ErrRefused):
+		return &failure{exitSecret, err, "fw_error 11 is a packet for another launch or session; \"no secret area\" is a firmware other than OVMF AmdSev"}
+	case errors.Is(err, context.DeadlineExceeded):
+		return hinted(err, "--timeout gives QEMU more time; another client may hold the socket")
+	case errors.Is(err, qmp.ErrProtocol):
+		return hinted(err, "is this QEMU's QMP socket, and not its human monitor?")
+	}
+	return err
+}
+
+func runReleasePlatform(ctx context.Context, a *app, flags *pflag.FlagSet, args []string) error {
+	var m monitor
+	m.register(flags)
+	out := flags.StringP("output", "o", "", "where to write the certificates, in the order of sevctl export")
+	force := flags.Bool("force", false, "replace an existing file")
+	if err := parseAll(flags, args, "qmp", "output"); err != nil {
+		return err
+	}
+	return m.talk(ctx, func(ctx context.Context, c *qmp.Client) error {
+		p, err := release.QueryPlatform(ctx, c)
+		if err != nil {
+			return err
+		}
+		if err := writeFiles([]namedFile{{*out, 0o644, append(p.PDH, p.Chain...)}}, *force); err != nil {
+			return err
+		}
+		fmt.Fprintf(a.stdout, "%s: PDH, PEK, OCA and CEK, for cocoroot secret session\n", *out)
+		if len(p.CPU0ID) > 0 {
+			fmt.Fprintf(a.stdout, "the CEK with AMD's signature: https://kdsintf.amd.com/cek/id/%X\n", p.CPU0ID)
+		}
+		return nil
+	})
+}
+
+func runReleaseCollect(ctx context.Context, a *app, flags *pflag.FlagSet, args []string) error {
+	var m monitor
+	m.register(flags)
+	out := flags.StringP("output", "o", "", "where to write the report")
+	force := flags.Bool("force", false, "replace an existing file")
+	if err := parseAll(flags, args, "qmp", "output"); err != nil {
+		return err
+	}
+	return m.talk(ctx, func(ctx context.Context, c *qmp.Client) error {
+		r, err := release.Collect(ctx, c)
+		if err != nil {
+			return err
+		}
+		b, err := r.Encode()
+		if err != nil {
+			return err
+		}
+		if err := writeFiles([]namedFile{{*out, 0o644, b}}, *force); err != nil {
+			return err
+		}
+		fmt.Fprintf(a.stdout, "%s: firmware %s, policy %s; for cocoroot release verify\n", *out, r.API(), r.Policy)
+		return nil
+	})
+}
+
+func runReleaseInject(ctx context.Context, a *app, flags *pflag.FlagSet, args []string) error {
+	var m monitor
+	m.register(flags)
+	cont := flags.Bool("cont", false, "then start the guest")
+	if err := parse(flags, args, "qmp"); err != nil {
+		return err
+	}
+	if flags.NArg() != 1 {
+		return usagef("release inject takes one packet (NAME_packet.json)")
+	}
+	b, err := readBounded(flags.Arg(0), packet.MaxFile)
+	if err != nil {
+		return err
+	}
+	p, measurement, err := packet.Decode(b)
+	if err != nil {
+		return fmt.Errorf("cannot read the packet %s: %w", flags.Arg(0), err)
+	}
+	return m.talk(ctx, func(ctx context.Context, c *qmp.Client) error {
+		return inject(ctx, a.stdout, c, p, measurement, *cont)
+	})
+}
+
+// inject gives a packet to the guest and, if asked, starts it.
+func inject(ctx context.Context, w io.Writer, c *qmp.Client, p packet.Packet, m session.Measurement, cont bool) error {
+	if err := release.Inject(ctx, c, p, m); err != nil {
+		return err
+	}
+	fmt.Fprintln(w, "the platform took the secret")
+	if !cont {
+		fmt.Fprintln(w, "the guest is still stopped: --cont, QMP's cont or virsh resume starts it")
+		return nil
+	}
+	if err := release.Continue(ctx, c); err != nil {
+		return hinted(fmt.Errorf("the secret is in the guest, but it was not started: %w", err), "QMP's cont or virsh resume starts it")
+	}
+	fmt.Fprintln(w, "the guest runs")
+	return nil
+}
+
+// parseAll is parse for a verb without arguments.
+func parseAll(flags *pflag.FlagSet, args []string, required ...string) error {
+	if err := parse(flags, args, required...); err != nil {
+		return err
+	}
+	if flags.NArg() > 0 {
+		return usagef("%s takes no argument, %q is one", flags.Name(), flags.Arg(0))
+	}
+	return nil
+}

@@ -1,0 +1,362 @@
+package main
+
+import (
+	"bytes"
+	"encoding/base64"
+	"encoding/hex"
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"cocoroot/initramfs/psptest"
+)
+
+// rig is an owner's folder, a platform, and a guest that was launched with the
+// session that the owner made.
+type rig struct {
+	t        *testing.T
+	dir      string
+	platform *psptest.Platform
+	guest    *psptest.Guest
+	digest   string
+}
+
+const passphrase = "MY-LUKS-PASSPHRASE"
+
+func newRig(t *testing.T, policy string) *rig {
+	t.Helper()
+	r := &rig{t: t, dir: t.TempDir(), platform: psptest.NewPlatform(t, 2048)}
+	put(t, r.path("chain"), string(r.platform.Chain()))
+	put(t, r.path("key"), passphrase)
+	code, out, stderr := call(t, "secret", "session", r.path("chain"), "--amd-root", r.platform.Fingerprint(), "--policy", policy, "-o", r.path("vm"))
+	if code != exitOK || !strings.Contains(out, "genuine") {
+		t.Fatalf("secret session = %d, %q, %q", code, out, stderr)
+	}
+	digest := [32]byte{1, 2, 3}
+	r.digest = hex.EncodeToString(digest[:])
+	n := uint32(policy[len(policy)-1] - '0')
+	var status psptest.Status
+	if r.guest, status = r.platform.LaunchStart(r.base64("vm_session.b64"), r.base64("vm_godh.b64"), n, digest); status != psptest.Success {
+		t.Fatalf("LAUNCH_START of the session = %#x", status)
+	}
+	return r
+}
+
+func (r *rig) path(name string) string { return filepath.Join(r.dir, name) }
+
+func (r *rig) read(name string) []byte {
+	r.t.Helper()
+	b, err := os.ReadFile(r.path(name))
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return b
+}
+
+func (r *rig) base64(name string) []byte {
+	r.t.Helper()
+	b, err := base64.StdEncoding.DecodeString(string(r.read(name)))
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return b
+}
+
+// collect writes the report of a QEMU.
+func (r *rig) collect(q *psptest.QEMU) {
+	r.t.Helper()
+	if code, _, stderr := call(r.t, "release", "collect", "--qmp", q.Serve(r.t), "-o", r.path("report"), "--force"); code != exitOK {
+		r.t.Fatalf("release collect = %d, %q", code, stderr)
+	}
+}
+
+// owner are the arguments of what needs keys and secret.
+func (r *rig) owner(verb ...string) []string {
+	return append(append([]string{"release"}, verb...), "--digest", r.digest,
+		"--tik", r.path("vm_tik.bin"), "--tek", r.path("vm_tek.bin"), guid+"="+r.path("key"))
+}
+
+// verify runs verify with the output NAME "p".
+func (r *rig) verify(more ...string) (int, string, string) {
+	return call(r.t, append(r.owner("verify", r.path("report"), "-o", r.path("p"), "--force"), more...)...)
+}
+
+// nothing fails the test when a packet was written.
+func (r *rig) nothing(name string) {
+	r.t.Helper()
+	if got := names(r.t, r.dir); strings.Contains(got, "p_") || strings.Contains(got, "tmp") {
+		r.t.Errorf("%s: files %q; want no packet and no temporary file", name, got)
+	}
+}
+
+// TestRelease goes from the platform's certificates to the secret in the guest.
+func TestRelease(t *testing.T) {
+	r := newRig(t, "0x7")
+	for _, name := range []string{"vm_tik.bin", "vm_tek.bin"} {
+		if fi, err := os.Stat(r.path(name)); err != nil || fi.Mode() != 0o600 || fi.Size() != 16 {
+			t.Errorf("%s: %v, %v; want mode 0600 and 16 bytes", name, fi, err)
+		}
+	}
+	q := &psptest.QEMU{Guest: r.guest, Type: "sev", Noise: `{"event": "NICE", "timestamp": {"seconds": 1, "microseconds": 2}}` + "\n"}
+	r.collect(q)
+	code, out, stderr := r.verify("--min-api", "1.55", "--min-build", "21", "--raw")
+	if code != exitOK || !strings.Contains(out, "measured: launch digest "+r.digest) || !strings.Contains(out, "this one launch") {
+		t.Fatalf("release verify = %d, %q, %q", code, out, stderr)
+	}
+	if !bytes.Equal(r.base64("p_header.b64"), r.read("p_header.bin")) || !bytes.Equal(r.base64("p_secret.b64"), r.read("p_secret.bin")) {
+		t.Error("the packet in base64 is not the raw one")
+	}
+	socket := q.Serve(t)
+	code, out, stderr = call(t, "release", "inject", r.path("p_packet.json"), "--qmp", socket)
+	if code != exitOK || !strings.Contains(out, "still stopped") || q.Running() {
+		t.Fatalf("release inject = %d, %q, %q; running %v", code, out, stderr, q.Running())
+	}
+	if !bytes.Contains(r.guest.Table, []byte(passphrase)) || len(r.guest.Table) != 64 {
+		t.Errorf("the guest has %q; want the table", r.guest.Table)
+	}
+	if code, out, stderr := call(t, "release", "inject", r.path("p_packet.json"), "--qmp", socket, "--cont"); code != exitOK || !q.Running() {
+		t.Errorf("release inject --cont = %d, %q, %q; running %v", code, out, stderr, q.Running())
+	}
+	for _, f := range []string{"report", "p_packet.json", "p_secret.bin", "vm_session.b64"} {
+		if b := r.read(f); bytes.Contains(b, []byte(passphrase)) || bytes.Contains(b, r.read("vm_tik.bin")) {
+			t.Errorf("a secret is in %s", f)
+		}
+	}
+	if code, _, stderr := call(t, "release", "inject", r.path("p_packet.json"), "--qmp", socket); code != exitFailed || !strings.Contains(stderr, "started already") {
+		t.Errorf("inject into a running guest = %d, %q", code, stderr)
+	}
+}
+
+func TestReleaseRun(t *testing.T) {
+	r := newRig(t, "0x7")
+	q := &psptest.QEMU{Guest: r.guest}
+	socket := q.Serve(t)
+	code, out, stderr := call(t, r.owner("run", "--qmp", socket, "--cont")...)
+	if code != exitOK || !q.Running() || !bytes.Contains(r.guest.Table, []byte(passphrase)) {
+		t.Errorf("release run = %d, %q, %q", code, out, stderr)
+	}
+	r = newRig(t, "0x7")
+	r.guest.Digest[0]++
+	q = &psptest.QEMU{Guest: r.guest}
+	code, _, stderr = call(t, r.owner("run", "--qmp", q.Serve(t), "--cont")...)
+	if code != exitMismatch || q.Running() || strings.Contains(q.Commands(), "inject") {
+		t.Errorf("release run of another guest = %d, %q; commands %s", code, stderr, q.Commands())
+	}
+}
+
+// A report that does not match gives exit code 3 and no packet.
+func TestMismatch(t *testing.T) {
+	for name, tc := range map[string]struct {
+		change func(*psptest.Guest)
+		report func(string) string
+		args   []string
+		says   string
+	}{
+		"digest":         {change: func(g *psptest.Guest) { g.Digest[0]++ }, says: "kernel-hashes"},
+		"policy lie":     {report: replace(`"policy": 7`, `"policy": 15`), says: "none of the expected"},
+		"version lie":    {report: replace(`"api_minor": 55`, `"api_minor": 56`), says: "none of the expected"},
+		"build lie":      {report: replace(`"build": 21`, `"build": 22`), says: "none of the expected"},
+		"too old":        {args: []string{"--min-api", "1.56"}, says: "not at least 1.56"},
+		"too old by one": {args: []string{"--min-api", "2.0"}, says: "not at least 2.0"},
+		"too old build":  {args: []string{"--min-build", "22"}, says: "not at least build 22"},
+	} {
+		r := newRig(t, "0x7")
+		if tc.change != nil {
+			tc.change(r.guest)
+		}
+		r.collect(&psptest.QEMU{Guest: r.guest})
+		if tc.report != nil {
+			before := string(r.read("report"))
+			if put(t, r.path("report"), tc.report(before)); before == string(r.read("report")) {
+				t.Fatalf("%s: the report is unchanged", name)
+			}
+		}
+		code, out, stderr := r.verify(tc.args...)
+		if code != exitMismatch || !strings.Contains(out, tc.says) || !strings.Contains(out, "expected: launch digest "+r.digest) ||
+			!strings.Contains(out, "reported: firmware 1.") || !strings.Contains(stderr, "not released") {
+			t.Errorf("%s: verify = %d, %q, %q; want %d, %q", name, code, out, stderr, exitMismatch, tc.says)
+		}
+		r.nothing(name)
+	}
+}
+
+func replace(old, new string) func(string) string {
+	return func(s string) string { return strings.Replace(s, old, new, 1) }
+}
+
+// Each bit of the policy has its own option, and no option does for another.
+func TestPolicyDemands(t *testing.T) {
+	options := map[string]string{"0x6": "--allow-debug", "0x5": "--allow-key-sharing", "0x3": "--allow-no-es"}
+	for policy := range options {
+		r := newRig(t, policy)
+		r.collect(&psptest.QEMU{Guest: r.guest})
+		for p, option := range options {
+			want := exitMismatch
+			if p == policy {
+				want = exitOK
+			}
+			if code, out, _ := r.verify(option); code != want {
+				t.Errorf("policy %s with %s: verify = %d, %q; want %d", policy, option, code, out, want)
+			}
+			if want != exitOK {
+				continue
+			}
+			for _, f := range []string{"p_packet.json", "p_header.b64", "p_secret.b64"} {
+				os.Remove(r.path(f))
+			}
+		}
+		if code, _, _ := r.verify(); code != exitMismatch {
+			t.Errorf("policy %s: verify = %d; want %d", policy, code, exitMismatch)
+		}
+		r.nothing(policy)
+	}
+}
+
+func TestVerifyJSON(t *testing.T) {
+	r := newRig(t, "0x7")
+	r.collect(&psptest.QEMU{Guest: r.guest})
+	other := strings.Repeat("00", 32)
+	_, out, _ := r.verify("--json", "--digest", other)
+	var v verdict
+	if err := json.Unmarshal([]byte(out), &v); err != nil || !v.Match || v.Digest != r.digest || len(v.Expected) != 2 {
+		t.Errorf("verify --json = %s, %v", out, err)
+	}
+	r.digest = other
+	code, out, _ := r.verify("--json")
+	if v = (verdict{}); json.Unmarshal([]byte(out), &v) != nil || v.Match || v.Digest != "" || len(v.Causes) == 0 || code != exitMismatch {
+		t.Errorf("verify --json of a mismatch = %d, %s", code, out)
+	}
+}
+
+// A packet for one launch is refused by another one: by the tool, which knows,
+// and by the platform, when the host lies.
+func TestReplay(t *testing.T) {
+	r := newRig(t, "0x7")
+	r.collect(&psptest.QEMU{Guest: r.guest})
+	if code, _, stderr := r.verify(); code != exitOK {
+		t.Fatal(stderr)
+	}
+	again := r.guest.Relaunch()
+	code, _, stderr := call(t, "release", "inject", r.path("p_packet.json"), "--qmp", (&psptest.QEMU{Guest: again}).Serve(t))
+	if code != exitSecret || !strings.Contains(stderr, "another launch") || again.Table != nil {
+		t.Errorf("inject into another launch = %d, %q", code, stderr)
+	}
+	old := base64.StdEncoding.EncodeToString(r.guest.Measure())
+	liar := &psptest.QEMU{Guest: again, Answer: map[string]func(uint64) string{
+		"query-sev-launch-measure": psptest.Return(`{"data": "` + old + `"}`)}}
+	code, _, stderr = call(t, "release", "inject", r.path("p_packet.json"), "--qmp", liar.Serve(t))
+	if code != exitSecret || !strings.Contains(stderr, "fw_error=11") || again.Table != nil {
+		t.Errorf("inject into another launch, whose host lies = %d, %q", code, stderr)
+	}
+	// An old session's report does not match the new session's key.
+	other := newRig(t, "0x7")
+	put(t, r.path("vm_tik.bin"), string(other.read("vm_tik.bin")))
+	if code, out, _ := r.verify(); code != exitMismatch || !strings.Contains(out, "another launch or session") {
+		t.Errorf("verify with another session's key = %d, %q", code, out)
+	}
+}
+
+// Bad input gives one error, the documented exit code, and no file.
+func TestReleaseBadInput(t *testing.T) {
+	r := newRig(t, "0x7")
+	r.collect(&psptest.QEMU{Guest: r.guest})
+	short := put(t, r.path("short"), "15 bytes of key")
+	junk := put(t, r.path("junk"), strings.Repeat("j", 20000))
+	big := put(t, r.path("big"), strings.Repeat("b", 3100))
+	table := put(t, r.path("table"), strings.Repeat("\x00", 64))
+	keys := []string{"--tik", r.path("vm_tik.bin"), "--tek", r.path("vm_tek.bin")}
+	verify := func(more ...string) []string {
+		return append([]string{"release", "verify", "-o", r.path("p"), "--digest", r.digest}, more...)
+	}
+	secret := guid + "=" + r.path("key")
+	for name, tc := range map[string]struct {
+		args []string
+		code int
+	}{
+		"no verb":             {[]string{"release"}, exitUsage},
+		"no report":           {verify(keys...), exitUsage},
+		"no secret":           {verify(append(keys, r.path("report"))...), exitUsage},
+		"secret and table":    {verify(append(keys, r.path("report"), secret, "--table", table)...), exitUsage},
+		"no digest":           {append([]string{"release", "verify", "-o", r.path("p"), r.path("report"), secret}, keys...), exitUsage},
+		"digest of SNP":       {verify(append(keys, r.path("report"), secret, "--digest", strings.Repeat("0", 96))...), exitUsage},
+		"short digest":        {verify(append(keys, r.path("report"), secret, "--digest", "00")...), exitUsage},
+		"bad version":         {verify(append(keys, r.path("report"), secret, "--min-api", "1")...), exitUsage},
+		"version too large":   {verify(append(keys, r.path("report"), secret, "--min-api", "1.256")...), exitUsage},
+		"short TIK":           {verify("--tik", short, "--tek", r.path("vm_tek.bin"), r.path("report"), secret), exitFailed},
+		"short TEK":           {verify("--tik", r.path("vm_tik.bin"), "--tek", short, r.path("report"), secret), exitFailed},
+		"long TEK":            {verify("--tik", r.path("vm_tik.bin"), "--tek", junk, r.path("report"), secret), exitFailed},
+		"absent TIK":          {verify("--tik", r.path("no"), "--tek", r.path("vm_tek.bin"), r.path("report"), secret), exitFailed},
+		"absent report":       {verify(append(keys, r.path("no"), secret)...), exitFailed},
+		"junk report":         {verify(append(keys, junk, secret)...), exitFailed},
+		"half a report":       {verify(append(keys, put(t, r.path("half"), string(r.read("report")[:50])), secret)...), exitFailed},
+		"secret too long":     {verify(append(keys, r.path("report"), guid+"="+big)...), exitFailed},
+		"corrupt table":       {verify(append(keys, r.path("report"), "--table", table)...), exitFailed},
+		"absent socket":       {[]string{"release", "collect", "--qmp", r.path("no"), "-o", r.path("p")}, exitFailed},
+		"file as socket":      {[]string{"release", "collect", "--qmp", junk, "-o", r.path("p")}, exitFailed},
+		"collect, no output":  {[]string{"release", "collect", "--qmp", junk}, exitUsage},
+		"collect, argument":   {[]string{"release", "collect", "x", "--qmp", junk, "-o", r.path("p")}, exitUsage},
+		"inject nothing":      {[]string{"release", "inject", "--qmp", junk}, exitUsage},
+		"inject junk":         {[]string{"release", "inject", junk, "--qmp", junk}, exitFailed},
+		"inject a report":     {[]string{"release", "inject", r.path("report"), "--qmp", junk}, exitFailed},
+		"packet, measurement": {append([]string{"secret", "packet", "--measurement", "AA==", "-o", r.path("p"), secret}, keys...), exitUsage},
+		"packet, no keys":     {[]string{"secret", "packet", "--measurement", "AA==", "-o", r.path("p"), secret}, exitUsage},
+		"session of nothing":  {[]string{"secret", "session", "-o", r.path("p")}, exitUsage},
+		"session, bad policy": {[]string{"secret", "session", r.path("chain"), "-o", r.path("p"), "--policy", "x"}, exitUsage},
+		"session, bad root":   {[]string{"secret", "session", r.path("chain"), "-o", r.path("p"), "--amd-root", "x"}, exitUsage},
+		"session, not AMD's":  {[]string{"secret", "session", r.path("chain"), "-o", r.path("p")}, exitFailed},
+		"session, junk":       {[]string{"secret", "session", junk, "-o", r.path("p")}, exitFailed},
+		"session, half":       {[]string{"secret", "session", put(t, r.path("c"), string(r.read("chain")[:3000])), "-o", r.path("p")}, exitFailed},
+	} {
+		before := names(t, r.dir)
+		code, _, stderr := call(t, tc.args...)
+		if code != tc.code || strings.Count(stderr, "error: ") != 1 {
+			t.Errorf("%s: %d, %q; want %d and one error", name, code, stderr, tc.code)
+		}
+		if strings.Contains(stderr, passphrase) {
+			t.Errorf("%s: the secret is in the error", name)
+		}
+		if after := names(t, r.dir); after != before {
+			t.Errorf("%s: files %q; want %q", name, after, before)
+		}
+	}
+}
+
+// The packet verb takes the measurement without checking it, and says so.
+func TestSecretPacket(t *testing.T) {
+	r := newRig(t, "0x7")
+	m := base64.StdEncoding.EncodeToString(r.guest.Measure())
+	table := r.path("table")
+	if code, _, stderr := call(t, "secret", "build", guid+"="+r.path("key"), "-o", table); code != exitOK {
+		t.Fatal(stderr)
+	}
+	code, out, stderr := call(t, "secret", "packet", "--table", table, "--tik", r.path("vm_tik.bin"), "--tek", r.path("vm_tek.bin"), "--measurement", m, "-o", r.path("p"))
+	if code != exitOK || !strings.Contains(stderr, "was not checked") {
+		t.Fatalf("secret packet = %d, %q, %q", code, out, stderr)
+	}
+	if s := r.guest.LaunchSecret(r.base64("p_header.b64"), r.base64("p_secret.b64")); s != psptest.Success || !bytes.Equal(r.guest.Table, r.read("table")) {
+		t.Errorf("LAUNCH_SECRET = %#x, %q", s, r.guest.Table)
+	}
+}
+
+// The platform's certificates come out of QEMU; the CEK with AMD's signature
+// comes from elsewhere.
+func TestReleasePlatform(t *testing.T) {
+	p := psptest.NewPlatform(t, 2048)
+	dir := t.TempDir()
+	chain, vm := filepath.Join(dir, "chain"), filepath.Join(dir, "vm")
+	q := &psptest.QEMU{Platform: p}
+	code, out, stderr := call(t, "release", "platform", "--qmp", q.Serve(t), "-o", chain)
+	if code != exitOK || !strings.Contains(out, "cek/id/000102") {
+		t.Fatalf("release platform = %d, %q, %q", code, out, stderr)
+	}
+	ca := put(t, filepath.Join(dir, "ca"), string(p.ASK)+string(p.ARK))
+	args := []string{"secret", "session", chain, "--amd-ca", ca, "--amd-root", p.Fingerprint(), "-o", vm}
+	if code, _, stderr := call(t, args...); code != exitFailed || !strings.Contains(stderr, "kdsintf.amd.com") {
+		t.Errorf("session with the chip's own CEK = %d, %q; want where to get the signed one", code, stderr)
+	}
+	if code, _, stderr := call(t, append(args, put(t, filepath.Join(dir, "cek"), string(p.CEK)))...); code != exitOK {
+		t.Errorf("session with the signed CEK = %d, %q", code, stderr)
+	}
+}

@@ -1,0 +1,239 @@
+package main
+
+import (
+	"context"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"strconv"
+	"strings"
+
+	"github.com/spf13/pflag"
+
+	"cocoroot/initramfs/packet"
+	"cocoroot/initramfs/qmp"
+	"cocoroot/initramfs/release"
+	"cocoroot/initramfs/session"
+)
+
+// demands are the options that say which guest may have the secret.
+type demands struct {
+	digests              []string
+	debug, sharing, noES bool
+	minAPI               string
+	minBuild             uint8
+	asJSON               bool
+}
+
+func (d *demands) register(flags *pflag.FlagSet) {
+	flags.StringArrayVar(&d.digests, "digest", nil, "launch digest to expect, 64 hex digits, as cocoroot measure prints it; may be repeated, one has to match")
+	flags.BoolVar(&d.debug, "allow-debug", false, "accept a policy without NODBG: the host may read the guest's memory")
+	flags.BoolVar(&d.sharing, "allow-key-sharing", false, "accept a policy without NOKS: another guest may have the same memory key")
+	flags.BoolVar(&d.noES, "allow-no-es", false, "accept a policy without ES: the host sees the guest's registers")
+	flags.StringVar(&d.minAPI, "min-api", "", "least API version of the platform's firmware, MAJOR.MINOR")
+	flags.Uint8Var(&d.minBuild, "min-build", 0, "least build of the platform's firmware")
+	flags.BoolVar(&d.asJSON, "json", false, "print JSON")
+}
+
+// expectation parses the options.
+func (d *demands) expectation() (release.Expectation, error) {
+	e := release.Expectation{Policy: session.Strict, MinBuild: d.minBuild}
+	for _, s := range d.digests {
+		b, err := hex.DecodeString(strings.TrimSpace(s))
+		if err == nil && len(b) == 48 {
+			return e, usagef("--digest: a digest of 96 digits is SEV-SNP's, which has no LAUNCH_SECRET")
+		}
+		if err != nil || len(b) != len(session.Digest{}) {
+			return e, usagef("--digest: %.80q is not 64 hex digits", s)
+		}
+		e.Digests = append(e.Digests, session.Digest(b))
+	}
+	for bit, allowed := range map[session.Policy]bool{session.NoDebug: d.debug, session.NoKeySharing: d.sharing, session.EncryptedState: d.noES} {
+		if allowed {
+			e.Policy &^= bit
+		}
+	}
+	if d.minAPI == "" {
+		return e, nil
+	}
+	major, minor, ok := strings.Cut(d.minAPI, ".")
+	a, errA := strconv.ParseUint(major, 10, 8)
+	b, errB := strconv.ParseUint(minor, 10, 8)
+	if !ok || errA != nil || errB != nil {
+		return e, usagef("--min-api: %.20q is not of the form MAJOR.MINOR", d.minAPI)
+	}
+	e.MinMajor, e.MinMinor = uint8(a), uint8(b)
+	return e, nil
+}
+
+// verdict is what a verification says, also as JSON.
+type verdict struct {
+	Match    bool           `json:"match"`
+	Expected []string       `json:"expected_digests"`
+	Digest   string         `json:"digest,omitempty"` // the one that was measured
+	Reported release.Report `json:"reported"`
+	Problem  string         `json:"problem,omitempty"`
+	Causes   []string       `json:"causes,omitempty"`
+}
+
+// causes are why a measurement mostly differs.
+var causes = [...]string{
+	"another firmware, kernel, initrd or command line than cocoroot measure was given (a newline, a byte)",
+	"kernel-hashes=on is missing in -object sev-guest, or the digest was computed without a kernel",
+	"a QEMU that patches the kernel's setup header before it hashes it",
+	"SEV-ES: another number or type of vCPUs, or legacy instead of init2 (cocoroot measure --vm-type)",
+	"a report of another launch or session: --tik must be the key that this guest was started with",
+	"a host that changed policy, version or measurement in the report",
+}
+
+func newVerdict(r release.Report, e release.Expectation, digest session.Digest, err error) verdict {
+	v := verdict{Match: err == nil, Reported: r}
+	for _, d := range e.Digests {
+		v.Expected = append(v.Expected, hex.EncodeToString(d[:]))
+	}
+	if digest != (session.Digest{}) {
+		v.Digest = hex.EncodeToString(digest[:])
+	}
+	if err != nil {
+		v.Problem = err.Error()
+	}
+	if errors.Is(err, release.ErrMeasurement) {
+		v.Causes = causes[:]
+	}
+	return v
+}
+
+// print shows expectation and report. The MAC that would have been right is
+// not among it: with that, the host could answer for any guest.
+func (v verdict) print(w io.Writer) {
+	for _, d := range v.Expected {
+		fmt.Fprintf(w, "expected: launch digest %s\n", d)
+	}
+	fmt.Fprintf(w, "reported: firmware %s, policy %s, measurement %s\n", v.Reported.API(), v.Reported.Policy, v.Reported.Measurement)
+	if v.Match {
+		fmt.Fprintf(w, "measured: launch digest %s\n", v.Digest)
+		return
+	}
+	fmt.Fprintf(w, "mismatch: %s\n", v.Problem)
+	if len(v.Causes) == 0 {
+		return
+	}
+	fmt.Fprintln(w, "the platform reports a MAC over the digest, never the digest itself; mostly it differs because of")
+	for _, c := range v.Causes {
+		fmt.Fprintf(w, "  - %s\n", c)
+	}
+}
+
+// releaser is what verify and run have in common.
+type releaser struct {
+	demands
+	secrets
+	expected release.Expectation
+}
+
+// parse reads the options of both; required are those of one of them.
+func (r *releaser) parse(flags *pflag.FlagSet, args []string, required ...string) error {
+	err := parse(flags, args, append([]string{"digest", "tik", "tek"}, required...)...)
+	if err == nil {
+		r.expected, err = r.expectation()
+	}
+	return err
+}
+
+// seal verifies a report and, on a match alone, reads the secrets and encrypts
+// them.
+func (r *releaser) seal(a *app, report release.Report, pairs []string) (packet.Packet, error) {
+	keys, err := r.keys()
+	if err != nil {
+		return packet.Packet{}, err
+	}
+	defer keys.Close()
+	digest, err := release.Verify(report, keys, r.expected)
+	v := newVerdict(report, r.expected, digest, err)
+	if r.asJSON {
+		if err := printJSON(a.stdout, v); err != nil {
+			return packet.Packet{}, err
+		}
+	} else {
+		v.print(a.stdout)
+	}
+	if err != nil {
+		return packet.Packet{}, &failure{exitMismatch, fmt.Errorf("the secret is not released: %w", err), mismatchHint(err)}
+	}
+	table, err := r.read(a, pairs)
+	if err != nil {
+		return packet.Packet{}, err
+	}
+	defer table.Close()
+	return packet.Seal(keys, table.Bytes(), report.Measurement)
+}
+
+// prose is where sentences go: nowhere, beside JSON.
+func (r *releaser) prose(a *app) io.Writer {
+	if r.asJSON {
+		return io.Discard
+	}
+	return a.stdout
+}
+
+func mismatchHint(err error) string {
+	switch {
+	case errors.Is(err, release.ErrPolicy):
+		return "launch the guest with policy 0x7; --allow-debug, --allow-key-sharing and --allow-no-es each accept less"
+	case errors.Is(err, release.ErrVersion):
+		return "the host needs a newer SEV firmware"
+	}
+	return "do not trust this guest until you know why"
+}
+
+func runReleaseVerify(_ context.Context, a *app, flags *pflag.FlagSet, args []string) error {
+	var r releaser
+	var o packetOutput
+	r.demands.register(flags)
+	r.secrets.register(flags)
+	o.register(flags)
+	if err := r.parse(flags, args, "output"); err != nil {
+		return err
+	}
+	if flags.NArg() == 0 {
+		return usagef("release verify takes a report and the secrets")
+	}
+	b, err := readBounded(flags.Arg(0), release.MaxReport)
+	if err != nil {
+		return err
+	}
+	report, err := release.ParseReport(b)
+	if err != nil {
+		return hinted(fmt.Errorf("cannot read the report %s: %w", flags.Arg(0), err), "cocoroot release collect writes it")
+	}
+	p, err := r.seal(a, report, flags.Args()[1:])
+	if err != nil {
+		return err
+	}
+	return o.write(r.prose(a), p, report.Measurement)
+}
+
+func runReleaseRun(ctx context.Context, a *app, flags *pflag.FlagSet, args []string) error {
+	var r releaser
+	var m monitor
+	m.register(flags)
+	r.demands.register(flags)
+	r.secrets.register(flags)
+	cont := flags.Bool("cont", false, "then start the guest")
+	if err := r.parse(flags, args, "qmp"); err != nil {
+		return err
+	}
+	fmt.Fprintln(a.stderr, "cocoroot: run this where your keys are safe, with the host's socket forwarded to it, never on the host itself")
+	return m.talk(ctx, func(ctx context.Context, c *qmp.Client) error {
+		report, err := release.Collect(ctx, c)
+		if err != nil {
+			return err
+		}
+		p, err := r.seal(a, report, flags.Args())
+		if err != nil {
+			return err
+		}
+		return inject(ctx, r.prose(a), c, p, report.Measurement, *cont)
+	})
+}

@@ -1,0 +1,140 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+
+	"github.com/spf13/pflag"
+
+	"cocoroot/initramfs/session"
+	"cocoroot/initramfs/sevcert"
+)
+
+// maxCertificates bounds a file of certificates in bytes.
+const maxCertificates = 64 << 10
+
+func runSecretSession(_ context.Context, a *app, flags *pflag.FlagSet, args []string) error {
+	name := flags.StringP("output", "o", "", "begin of the names of the files: NAME_tik.bin, NAME_tek.bin (both 0600), NAME_session.b64, NAME_godh.b64")
+	policyText := flags.String("policy", "0x7", "the guest's policy; 0x7 is NODBG, NOKS and ES")
+	ca := flags.String("amd-ca", "", "AMD's ASK and ARK, such as ask_ark_rome.cert; Milan, Genoa and Turin need none")
+	root := flags.String("amd-root", "", "also believe the root key with this SHA-256 of its SubjectPublicKeyInfo, in hex")
+	force := flags.Bool("force", false, "replace existing files")
+	if err := parse(flags, args, "output"); err != nil {
+		return err
+	}
+	policy, err := session.ParsePolicy(*policyText)
+	if err != nil {
+		return usagef("--policy: %w", err)
+	}
+	if flags.NArg() == 0 {
+		return usagef("secret session takes the platform's certificates")
+	}
+	roots, err := trustedRoots(*root)
+	if err != nil {
+		return err
+	}
+	pdh, generation, err := verifyPlatform(roots, flags.Args(), *ca)
+	if err != nil {
+		return err
+	}
+	if !policy.Has(session.Strict) {
+		fmt.Fprintf(a.stderr, "cocoroot: warning: the policy %s protects less than %s\n", policy, session.Strict)
+	}
+	if err := writeSession(pdh, policy, *name, *force); err != nil {
+		return err
+	}
+	fmt.Fprintf(a.stdout, "platform: genuine, up to AMD's root of %s\npolicy: %s\n", generation, policy)
+	fmt.Fprintf(a.stdout, "%[1]s_session.b64, %[1]s_godh.b64: for the host, to launch the guest with\n", *name)
+	fmt.Fprintf(a.stdout, "%[1]s_tik.bin, %[1]s_tek.bin: for you alone; keep them secret\n", *name)
+	return nil
+}
+
+// trustedRoots returns AMD's roots and the one that the owner adds.
+func trustedRoots(added string) (sevcert.Roots, error) {
+	roots, err := sevcert.AMDRoots()
+	if err != nil || added == "" {
+		return roots, err
+	}
+	f, err := sevcert.ParseFingerprint(added)
+	if err != nil {
+		return roots, usagef("--amd-root: %w", err)
+	}
+	roots.Trust(f)
+	return roots, nil
+}
+
+// verifyPlatform reads the certificates and verifies their chain.
+func verifyPlatform(roots sevcert.Roots, paths []string, ca string) (*sevcert.Certificate, string, error) {
+	if ca != "" {
+		paths = append(paths, ca)
+	}
+	var bundle sevcert.Bundle
+	for _, path := range paths {
+		data, err := readBounded(path, maxCertificates)
+		if err != nil {
+			return nil, "", err
+		}
+		if err := bundle.Add(data); err != nil {
+			return nil, "", fmt.Errorf("cannot read %s: %w", path, err)
+		}
+	}
+	pdh, generation, err := bundle.Verify(roots)
+	switch {
+	case errors.Is(err, sevcert.ErrCEK):
+		return nil, "", hinted(err, "get the signed one from https://kdsintf.amd.com/cek/id/ID, where ID is the platform's cpu0-id, and name its file too")
+	case errors.Is(err, sevcert.ErrMissing):
+		return nil, "", hinted(err, "sevctl export, cocoroot release platform, or QEMU's pdh and cert-chain have the platform's; AMD's go to --amd-ca")
+	case errors.Is(err, sevcert.ErrRoot):
+		return nil, "", hinted(err, "if you know this key to be AMD's, --amd-root believes it")
+	case errors.Is(err, sevcert.ErrSignature):
+		return nil, "", hinted(err, "for Naples and Rome, and generations after Turin, AMD's certificates are named with --amd-ca")
+	}
+	return pdh, generation, err
+}
+
+// writeSession starts the session and writes its four files.
+func writeSession(pdh *sevcert.Certificate, policy session.Policy, name string, force bool) error {
+	platform, err := pdh.ECDH()
+	if err != nil {
+		return err
+	}
+	keys, err := session.NewKeys()
+	if err != nil {
+		return err
+	}
+	defer keys.Close()
+	blob, own, err := session.Start(platform, keys, policy)
+	if err != nil {
+		return err
+	}
+	godh, err := sevcert.Owner(own)
+	if err != nil {
+		return err
+	}
+	return writeFiles([]namedFile{
+		{name + "_tik.bin", 0o600, keys.TIK.Bytes()},
+		{name + "_tek.bin", 0o600, keys.TEK.Bytes()},
+		{name + "_session.b64", 0o644, inBase64(blob[:])},
+		{name + "_godh.b64", 0o644, inBase64(godh)},
+	}, force)
+}
+
+// readBounded reads a file that holds no secret.
+func readBounded(path string, limit int64) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, fmt.Errorf("cannot read %s: %w", path, err)
+	}
+	defer f.Close()
+	b, err := io.ReadAll(io.LimitReader(f, limit+1))
+	if err != nil {
+		return nil, fmt.Errorf("cannot read %s: %w", path, err)
+	}
+	if int64(len(b)) > limit {
+		return nil, fmt.Errorf("cannot read %s: it has more than %d bytes", path, limit)
+	}
+	return b, nil
+}

@@ -1,0 +1,123 @@
+package release
+
+import (
+	"context"
+	"encoding/base64"
+	"errors"
+	"fmt"
+
+	"cocoroot/initramfs/packet"
+	"cocoroot/initramfs/qmp"
+	"cocoroot/initramfs/session"
+)
+
+// Why a guest cannot be given a secret.
+var (
+	ErrNoSEV = errors.New("the guest runs without SEV")
+	ErrSNP   = errors.New("the guest is an SEV-SNP one, which has no LAUNCH_SECRET")
+	ErrEarly = errors.New("the guest has not been measured yet")
+	ErrLate  = errors.New("the guest has been started already")
+	// ErrOtherLaunch means that a packet was made for another launch.
+	ErrOtherLaunch = errors.New("the packet is for another launch")
+	// ErrRefused means that QEMU or the security processor did not take it.
+	ErrRefused = errors.New("the packet was refused")
+	// ErrUnknown means that the connection ended before the answer.
+	ErrUnknown = errors.New("it is not known whether the secret arrived")
+)
+
+// Collect asks QEMU for the report of a guest that waits for its secret,
+// started with -S.
+func Collect(ctx context.Context, c *qmp.Client) (Report, error) {
+	r, err := query(ctx, c)
+	if err != nil {
+		return Report{}, err
+	}
+	var m struct{ Data string }
+	if err := c.Execute(ctx, "query-sev-launch-measure", nil, &m); err != nil {
+		return Report{}, err
+	}
+	if r.Measurement, err = session.ParseMeasurement(m.Data); err != nil {
+		return Report{}, fmt.Errorf("cannot use QEMU's answer: %w", err)
+	}
+	return r, nil
+}
+
+// query reads everything but the measurement, and sees that the guest is in
+// the one state in which it can be had.
+func query(ctx context.Context, c *qmp.Client) (Report, error) {
+	var info struct {
+		Enabled  bool   `json:"enabled"`
+		Type     string `json:"sev-type"` // "" before QEMU 9.1, which knew SEV alone
+		State    string `json:"state"`
+		APIMajor uint8  `json:"api-major"`
+		APIMinor uint8  `json:"api-minor"`
+		Build    uint8  `json:"build-id"`
+		Policy   uint32 `json:"policy"`
+	}
+	err := c.Execute(ctx, "query-sev", nil, &info)
+	if refused, ok := errors.AsType[*qmp.Error](err); ok {
+		return Report{}, fmt.Errorf("%w: %w", ErrNoSEV, refused)
+	}
+	switch {
+	case err != nil:
+		return Report{}, err
+	case !info.Enabled:
+		return Report{}, ErrNoSEV
+	case info.Type == "sev-snp":
+		return Report{}, ErrSNP
+	case info.Type != "" && info.Type != "sev":
+		return Report{}, fmt.Errorf("%w: it is of the type %.32q", ErrNoSEV, info.Type)
+	case info.State == "uninit" || info.State == "launch-update":
+		return Report{}, fmt.Errorf("%w: state %s", ErrEarly, info.State)
+	case info.State != "launch-secret":
+		return Report{}, fmt.Errorf("%w: state %.32q", ErrLate, info.State)
+	}
+	return Report{Version: reportVersion, APIMajor: info.APIMajor, APIMinor: info.APIMinor, Build: info.Build,
+		Policy: session.Policy(info.Policy)}, nil
+}
+
+// Inject sends a packet to the guest whose measurement it was made for. QEMU
+// puts it where OVMF's footer says. The guest stays stopped.
+func Inject(ctx context.Context, c *qmp.Client, p packet.Packet, m session.Measurement) error {
+	now, err := Collect(ctx, c)
+	if err != nil {
+		return err
+	}
+	if now.Measurement != m {
+		return fmt.Errorf("cannot inject: %w", ErrOtherLaunch)
+	}
+	err = c.Execute(ctx, "sev-inject-launch-secret", map[string]string{
+		"packet-header": base64.StdEncoding.EncodeToString(p.Header.Bytes()),
+		"secret":        base64.StdEncoding.EncodeToString(p.Payload),
+	}, nil)
+	if refused, ok := errors.AsType[*qmp.Error](err); ok {
+		return fmt.Errorf("cannot inject: %w: %w", ErrRefused, refused)
+	}
+	if err != nil {
+		return fmt.Errorf("cannot inject: %w: %w", ErrUnknown, err)
+	}
+	return nil
+}
+
+// Continue starts the guest.
+func Continue(ctx context.Context, c *qmp.Client) error {
+	return c.Execute(ctx, "cont", nil, nil)
+}
+
+// Platform is what QEMU says of the host's security processor. Its
+// certificates have to be verified.
+type Platform struct {
+	PDH    []byte `json:"pdh"`
+	Chain  []byte `json:"cert-chain"` // PEK, OCA and CEK, the last one without AMD's signature
+	CPU0ID []byte `json:"cpu0-id"`    // under which AMD's key server has the signed CEK; empty before QEMU 7.1
+}
+
+// QueryPlatform asks QEMU, which has to run with KVM, for the certificates.
+func QueryPlatform(ctx context.Context, c *qmp.Client) (Platform, error) {
+	var p Platform
+	err := c.Execute(ctx, "query-sev-capabilities", nil, &p)
+	if refused, ok := errors.AsType[*qmp.Error](err); ok {
+		return p, fmt.Errorf("%w: %w", ErrNoSEV, refused)
+	}
+	return p, err
+}

@@ -1,0 +1,76 @@
+// Package release gives a launched SEV or SEV-ES guest its secrets, in three
+// steps: Collect asks QEMU on the host for the launch measurement, Verify
+// compares it at the owner's with what he expects, Inject hands QEMU the
+// packet that he made then.
+//
+// The host is the attacker. All that Collect brings is his word until Verify
+// has found the security processor's MAC over it, and what Inject sends is
+// encrypted for that processor. Nothing here says what the guest does with its
+// secrets. SEV-SNP has neither this measurement nor this injection.
+package release
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+
+	"cocoroot/initramfs/session"
+)
+
+// MaxReport bounds a report in bytes.
+const MaxReport = 16 << 10
+
+// reportVersion is the only version of the report so far.
+const reportVersion = 1
+
+// ErrReport is returned for what is not a report.
+var ErrReport = errors.New("not a launch report")
+
+// Report is what the host says of a launch. It holds no secret.
+type Report struct {
+	Version     int                 `json:"version"`
+	APIMajor    uint8               `json:"api_major"`
+	APIMinor    uint8               `json:"api_minor"`
+	Build       uint8               `json:"build"`
+	Policy      session.Policy      `json:"policy"`
+	Measurement session.Measurement `json:"measurement"` // base64, as QEMU's
+}
+
+// API returns the firmware's version.
+func (r Report) API() session.API {
+	return session.API{Major: r.APIMajor, Minor: r.APIMinor, Build: r.Build}
+}
+
+// Encode returns the report's file.
+func (r Report) Encode() ([]byte, error) {
+	b, err := json.MarshalIndent(r, "", "  ")
+	if err != nil {
+		return nil, fmt.Errorf("cannot write the report: %w", err)
+	}
+	return append(b, '\n'), nil
+}
+
+// ParseReport reads a report, which the host wrote.
+func ParseReport(b []byte) (Report, error) {
+	if len(b) > MaxReport {
+		return Report{}, fmt.Errorf("%w: more than %d bytes", ErrReport, MaxReport)
+	}
+	var r Report
+	d := json.NewDecoder(bytes.NewReader(b))
+	d.DisallowUnknownFields()
+	if err := d.Decode(&r); err != nil {
+		return Report{}, fmt.Errorf("%w: %w", ErrReport, err)
+	}
+	if _, err := d.Token(); err != io.EOF {
+		return Report{}, fmt.Errorf("%w: something follows it", ErrReport)
+	}
+	if r.Version != reportVersion {
+		return Report{}, fmt.Errorf("%w: version %d; this program knows version %d", ErrReport, r.Version, reportVersion)
+	}
+	if r.Measurement == (session.Measurement{}) {
+		return Report{}, fmt.Errorf("%w: no measurement", ErrReport)
+	}
+	return r, nil
+}
