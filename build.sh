@@ -586,7 +586,7 @@ demo_boot() {
 all_checks() {
 	local all host
 	packages 'for the tests' "${BOOT_PACKAGES[@]}" "${C_PACKAGES[@]}" shellcheck=shellcheck mmdebstrap=mmdebstrap \
-		kmod=/sbin/depmod zstd=zstd xz-utils=xz
+		kmod=/sbin/depmod zstd=zstd xz-utils=xz fdisk=fdisk
 	firmware
 	tools
 	kernel --check
