@@ -47,7 +47,7 @@ func runSeal(ctx context.Context, a *app, flags *pflag.FlagSet, args []string) e
 	flags.StringVar(&o.keyOut, "key-out", "", "where to write the new key (default: IMAGE.key, mode 0600)")
 	flags.StringVar(&o.cmdlineOut, "cmdline-out", "", "where to write the command line (default: IMAGE.cmdline)")
 	flags.StringVar(&o.manifestOut, "manifest-out", "", "where to write the manifest (default: IMAGE.manifest.json)")
-	flags.StringVar(&o.disk, "disk", "/dev/vda", "where the guest finds the image: /dev/NAME, serial:NAME or PARTLABEL=…")
+	flags.StringVar(&o.disk, "disk", "/dev/vda", "where the guest finds the image: /dev/NAME, serial:NAME, PARTUUID=GUID or PARTLABEL=NAME")
 	flags.StringVar(&o.line.Append, "append", "", "text for the end of the command line")
 	flags.BoolVar(&o.line.NoACPI, "no-acpi", false, "write a command line with acpi=off: no code from the host's ACPI tables runs, and the guest has one CPU and resets where it would power off")
 	flags.BoolVar(&o.force, "force", false, "replace existing files")

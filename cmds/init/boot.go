@@ -29,6 +29,8 @@ const (
 	// watchdogGrace is how long after the deadline the watchdog ends a boot
 	// that has not ended itself: the child that unseals is killed first.
 	watchdogGrace = unseal.Grace + time.Second
+	// noticeAfter is when a disk that is not there yet gets a line on the console.
+	noticeAfter = 1500 * time.Millisecond
 )
 
 // boot is one boot: what is known so far and what has been done.
@@ -159,10 +161,16 @@ func (b *boot) loadModules() error {
 func (b *boot) findDisk() error {
 	ctx, cancel := context.WithTimeout(b.deadline, b.policy.Timeout)
 	defer cancel()
+	notice := time.AfterFunc(noticeAfter, func() {
+		say("waiting for the disk %s, %s at most", b.policy.Disk, b.policy.Timeout)
+	})
+	defer notice.Stop()
 	d, err := disk.Wait(ctx, b.policy.Disk, b.policy.Image.DeviceSize())
 	switch {
 	case errors.Is(err, disk.ErrAbsent):
 		return fatal.Errorf(fatal.DiskAbsent, "%w within %s; attach the sealed image, or name it with cocoroot.disk=", err, b.policy.Timeout)
+	case errors.Is(err, disk.ErrAmbiguous):
+		return fatal.Errorf(fatal.DiskAmbiguous, "%w; take the other away, or name it in another way with cocoroot.disk=", err)
 	case errors.Is(err, disk.ErrSmall):
 		return fatal.Errorf(fatal.DiskSize, "%w; was the image cut short when it was copied?", err)
 	}

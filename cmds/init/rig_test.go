@@ -171,6 +171,8 @@ type guest struct {
 	// device attaches the image in another way than as virtio-blk: QEMU's
 	// -device arguments, for the drive "sealed".
 	device []string
+	// watch sees the console while the guest runs; nil for nobody.
+	watch io.Writer
 }
 
 // boots returns a guest that boots the image.
@@ -240,7 +242,11 @@ func (g *guest) run(t *testing.T, limit time.Duration) ended {
 	var console bytes.Buffer
 	ctx, cancel := context.WithTimeout(t.Context(), limit)
 	defer cancel()
-	e.Outcome, e.err = launch.Run(ctx, c, &console)
+	var out io.Writer = &console
+	if g.watch != nil {
+		out = io.MultiWriter(out, g.watch)
+	}
+	e.Outcome, e.err = launch.Run(ctx, c, out)
 	e.console = console.String()
 	t.Cleanup(func() {
 		if t.Failed() {

@@ -2,17 +2,23 @@
 //
 // The host decides what stands behind a name, when it appears and what it
 // answers. Nothing read here is believed: the root hash is checked over
-// whatever is found.
+// whatever is found. For the same reason a name that two devices bear is
+// refused instead of decided: no rule would make the choice safer, and an
+// error that names both helps more than one about a wrong hash. A second
+// device that appears after the first was taken changes nothing any more.
+//
+// A serial number and a partition table are read from the disk itself, which
+// may never answer. That holds up neither the search among the others nor its
+// end; at most maxAsking such reads stay behind. (A device that never says its
+// serial number can still hold up the start of the image's program: the kernel
+// waits for that read without end.)
 package disk
 
 import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
-	"strconv"
-	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -22,16 +28,10 @@ import (
 
 // What a search can end with.
 var (
-	ErrAbsent = errors.New("the disk did not appear")
-	ErrSmall  = errors.New("the disk is too small")
+	ErrAbsent    = errors.New("the disk did not appear")
+	ErrAmbiguous = errors.New("more than one disk has this name")
+	ErrSmall     = errors.New("the disk is too small")
 )
-
-// sectorSize is the unit of /sys/class/block/*/size in bytes, whatever the
-// disk's own sector is.
-const sectorSize = 512
-
-// maxDrain is how many events are dropped between two looks.
-const maxDrain = 64
 
 // Disk is a block device that was found.
 type Disk struct {
@@ -39,30 +39,26 @@ type Disk struct {
 	Size uint64 // bytes
 }
 
+// lookAnyway is the time after which the disks are looked at without an event:
+// one may have come before the socket.
+const lookAnyway = time.Second
+
 // Wait looks for the disk until it is there or ctx ends, and checks that it
 // holds at least need bytes. Between looks it sleeps until the kernel reports
-// a device.
+// a device, a disk answers, or lookAnyway is over.
 func Wait(ctx context.Context, want policy.Disk, need uint64) (Disk, error) {
 	events, err := listen()
 	if err != nil {
 		return Disk{}, err
 	}
-	defer unix.Close(events)
-	for {
-		d, err := find(os.DirFS("/sys"), want)
-		if err == nil {
-			return check(d, need)
-		}
-		if !errors.Is(err, ErrAbsent) {
-			return Disk{}, err
-		}
-		if ctx.Err() != nil {
-			return Disk{}, fmt.Errorf("cannot find %s: %w", want, ErrAbsent)
-		}
-		if err := nextEvent(ctx, events); err != nil {
-			return Disk{}, err
-		}
+	defer events.Close()
+	s := newSearch(os.DirFS("/sys"), want)
+	go forward(events, s.wake)
+	d, err := s.run(ctx)
+	if err != nil {
+		return Disk{}, err
 	}
+	return check(d, need)
 }
 
 func check(d Disk, need uint64) (Disk, error) {
@@ -80,93 +76,34 @@ func check(d Disk, need uint64) (Disk, error) {
 }
 
 // listen opens the kernel's device events (netlink KOBJECT_UEVENT, group 1).
-func listen() (int, error) {
+func listen() (*os.File, error) {
 	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.NETLINK_KOBJECT_UEVENT)
 	if err != nil {
-		return -1, fmt.Errorf("cannot listen for devices: %w", err)
+		return nil, fmt.Errorf("cannot listen for devices: %w", err)
 	}
 	if err := unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK, Groups: 1}); err != nil {
 		unix.Close(fd)
-		return -1, fmt.Errorf("cannot listen for devices: %w", err)
+		return nil, fmt.Errorf("cannot listen for devices: %w", err)
 	}
-	return fd, nil
+	return os.NewFile(uintptr(fd), "uevents"), nil
 }
 
-// nextEvent sleeps until there is an event or ctx ends. What the events say
-// is dropped: they only wake the search. An overrun (ENOBUFS) is an event.
-func nextEvent(ctx context.Context, fd int) error {
-	wait := time.Second // in case that an event came before the socket
-	if end, ok := ctx.Deadline(); ok {
-		wait = min(wait, max(time.Until(end), 0))
-	}
-	_, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, int(wait.Milliseconds())+1)
-	if err != nil && err != unix.EINTR {
-		return fmt.Errorf("cannot wait for devices: %w", err)
-	}
+// forward wakes the search at every event until the socket is closed. What
+// the events say is dropped, and an overrun (ENOBUFS) is an event.
+func forward(events *os.File, wake chan<- struct{}) {
 	var scratch [4096]byte
-	for range maxDrain { // a flood of events does not hold up the search
-		if _, err := unix.Read(fd, scratch[:]); err != nil && err != unix.ENOBUFS {
-			break
+	for {
+		if _, err := events.Read(scratch[:]); err != nil && !errors.Is(err, unix.ENOBUFS) {
+			return
 		}
+		signal(wake)
 	}
-	return nil
 }
 
-// find looks through the block devices that sysfs shows now.
-func find(sys fs.FS, want policy.Disk) (Disk, error) {
-	names, err := fs.ReadDir(sys, "class/block")
-	if errors.Is(err, fs.ErrNotExist) {
-		return Disk{}, ErrAbsent
+// signal wakes the search, unless it is going to wake anyway.
+func signal(wake chan<- struct{}) {
+	select {
+	case wake <- struct{}{}:
+	default:
 	}
-	if err != nil {
-		return Disk{}, fmt.Errorf("cannot list the block devices: %w", err)
-	}
-	for _, e := range names {
-		if !matches(sys, e.Name(), want) {
-			continue
-		}
-		size, err := readLine(sys, e.Name(), "size")
-		if err != nil {
-			return Disk{}, fmt.Errorf("cannot read the size of %s: %w", e.Name(), err)
-		}
-		n, err := strconv.ParseUint(size, 10, 54)
-		if err != nil {
-			return Disk{}, fmt.Errorf("cannot read the size of %s: %w", e.Name(), err)
-		}
-		return Disk{Path: "/dev/" + e.Name(), Size: n * sectorSize}, nil
-	}
-	return Disk{}, ErrAbsent
-}
-
-func matches(sys fs.FS, name string, want policy.Disk) bool {
-	switch want.Kind {
-	case policy.ByPath:
-		return name == want.Name
-	case policy.BySerial:
-		serial, err := readLine(sys, name, "serial")
-		return err == nil && serial == want.Name
-	case policy.ByPARTLABEL:
-		return uevent(sys, name, "PARTNAME") == want.Name
-	}
-	return false
-}
-
-// uevent returns a value of a device's uevent file. The kernel reads the
-// partition's name from the GPT; Linux 6.12 does not show its GUID here.
-func uevent(sys fs.FS, name, key string) string {
-	text, err := fs.ReadFile(sys, "class/block/"+name+"/uevent")
-	if err != nil {
-		return ""
-	}
-	for line := range strings.Lines(string(text)) {
-		if value, ok := strings.CutPrefix(line, key+"="); ok {
-			return strings.TrimSuffix(value, "\n")
-		}
-	}
-	return ""
-}
-
-func readLine(sys fs.FS, name, attribute string) (string, error) {
-	text, err := fs.ReadFile(sys, "class/block/"+name+"/"+attribute)
-	return strings.TrimSuffix(string(text), "\n"), err
 }

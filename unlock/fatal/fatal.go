@@ -20,29 +20,30 @@ type Code string
 
 // The codes, in the order of the boot.
 const (
-	Build        Code = "BUILD"
-	Setup        Code = "SETUP"
-	Policy       Code = "POLICY"
-	Module       Code = "MODULE"
-	NoDriver     Code = "NO-EFI-SECRET"
-	DiskAbsent   Code = "DISK-ABSENT"
-	DiskSize     Code = "DISK-SIZE"
-	Disk         Code = "DISK"
-	Verity       Code = "VERITY"
-	SecretNone   Code = "SECRET-NONE"
-	SecretTable  Code = "SECRET-TABLE"
-	SecretAbsent Code = "SECRET-ABSENT"
-	SecretForm   Code = "SECRET-FORM"
-	LUKSHeader   Code = "LUKS-HEADER"
-	LUKSKey      Code = "LUKS-KEY"
-	LUKSMap      Code = "LUKS-MAP"
-	Wipe         Code = "WIPE"
-	RootMount    Code = "ROOT-MOUNT"
-	Seal         Code = "SEAL"
-	RootInit     Code = "ROOT-INIT"
-	Switch       Code = "SWITCH"
-	Deadline     Code = "DEADLINE"
-	Crash        Code = "CRASH"
+	Build         Code = "BUILD"
+	Setup         Code = "SETUP"
+	Policy        Code = "POLICY"
+	Module        Code = "MODULE"
+	NoDriver      Code = "NO-EFI-SECRET"
+	DiskAbsent    Code = "DISK-ABSENT"
+	DiskAmbiguous Code = "DISK-AMBIGUOUS"
+	DiskSize      Code = "DISK-SIZE"
+	Disk          Code = "DISK"
+	Verity        Code = "VERITY"
+	SecretNone    Code = "SECRET-NONE"
+	SecretTable   Code = "SECRET-TABLE"
+	SecretAbsent  Code = "SECRET-ABSENT"
+	SecretForm    Code = "SECRET-FORM"
+	LUKSHeader    Code = "LUKS-HEADER"
+	LUKSKey       Code = "LUKS-KEY"
+	LUKSMap       Code = "LUKS-MAP"
+	Wipe          Code = "WIPE"
+	RootMount     Code = "ROOT-MOUNT"
+	Seal          Code = "SEAL"
+	RootInit      Code = "ROOT-INIT"
+	Switch        Code = "SWITCH"
+	Deadline      Code = "DEADLINE"
+	Crash         Code = "CRASH"
 )
 
 // Kind says whose fault a code points at; a simulated launch makes its exit
@@ -74,6 +75,7 @@ func Table() []Entry {
 		{Module, Failed, "a kernel module of the archive could not be loaded"},
 		{NoDriver, Failed, "the kernel has no efi_secret driver, neither built in nor as a module in the archive"},
 		{DiskAbsent, Failed, "the disk did not appear in time"},
+		{DiskAmbiguous, Failed, "more than one disk has the name that the command line gives"},
 		{DiskSize, Failed, "the disk is smaller than the measured image"},
 		{Disk, Failed, "the disk could not be read or mapped"},
 		{Verity, Tampered, "the image is not the measured one: a block does not match the root hash"},

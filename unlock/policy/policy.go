@@ -132,7 +132,7 @@ func (p *Policy) ours(w word, seen map[string]bool) error {
 	case "image":
 		p.Image, err = verity.Parse(w.value)
 	case "key":
-		p.Key, err = parseKey(w.value)
+		p.Key, err = parseGUID(w.value)
 	case "overlay":
 		p.Overlay, err = ParseOverlay(w.value)
 	case "onfail":

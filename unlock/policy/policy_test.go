@@ -81,7 +81,7 @@ func TestParseRefuses(t *testing.T) {
 		{"quote inside", least + ` cocoroot.key=1"1`, ErrMalformed},
 		{"path", strings.Replace(least, "/dev/vda", "/dev/../vda", 1), ErrMalformed},
 		{"not under dev", strings.Replace(least, "/dev/vda", "/vda", 1), ErrMalformed},
-		{"disk by GUID", strings.Replace(least, "/dev/vda", "PARTUUID="+guid, 1), ErrMalformed},
+		{"disk not a name", strings.Replace(least, "/dev/vda", "UUID="+guid, 1), ErrMalformed},
 		{"file system", strings.Replace(least, "squashfs", "ntfs", 1), ErrMalformed},
 		{"relative init", least + " init=sh", ErrMalformed},
 		{"too long", least + strings.Repeat(" x", MaxLength), ErrMalformed},
@@ -90,6 +90,44 @@ func TestParseRefuses(t *testing.T) {
 	} {
 		if _, err := Parse(tc.line); !errors.Is(err, tc.want) {
 			t.Errorf("%s: Parse error = %v; want %v", tc.name, err, tc.want)
+		}
+	}
+}
+
+func TestParseDisk(t *testing.T) {
+	const upper = "AAAAAAAA-BBBB-CCCC-DDDD-EEEEEEEEEEEE"
+	for _, tc := range []struct {
+		text string
+		want Disk
+	}{
+		{"/dev/nvme0n1p2", Disk{ByPath, "nvme0n1p2"}},
+		{"/dev/cciss/c0d0", Disk{ByPath, "cciss/c0d0"}},
+		{"serial:vol0123456789abcdef0", Disk{BySerial, "vol0123456789abcdef0"}},
+		{"serial:" + guid, Disk{BySerial, guid}},
+		{"PARTUUID=" + upper, Disk{ByPARTUUID, strings.ToLower(upper)}},
+		{"PARTLABEL=" + strings.Repeat("x", 36), Disk{ByPARTLABEL, strings.Repeat("x", 36)}},
+	} {
+		d, err := ParseDisk(tc.text)
+		if err != nil || d != tc.want {
+			t.Errorf("ParseDisk(%s) = %+v, %v; want %+v", tc.text, d, err, tc.want)
+		}
+		if again, err := ParseDisk(d.String()); err != nil || again != d {
+			t.Errorf("ParseDisk(%s) = %+v, %v; want %+v", d, again, err, d)
+		}
+	}
+}
+
+func TestParseDiskRefuses(t *testing.T) {
+	for _, s := range []string{
+		"", "vda", "/dev/", "/dev/..", "/dev/a/", "/dev//a", "/dev/a/../b", "/dev/cciss!c0d0", "/dev/a/b/c",
+		"/dev/disk/by-id", "/dev/mapper/root", "/dev/" + strings.Repeat("x", 33),
+		"serial:", "serial:a b", "serial:" + strings.Repeat("x", 65),
+		"PARTUUID=", "PARTUUID=12345678-01", "PARTUUID=" + guid + "0", "PARTUUID=" + strings.Replace(guid, "1", "g", 1),
+		"PARTUUID=00000000-0000-0000-0000-000000000000", "partuuid=" + guid, "UUID=" + guid,
+		"PARTLABEL=" + strings.Repeat("x", 37), "LABEL=root",
+	} {
+		if d, err := ParseDisk(s); err == nil {
+			t.Errorf("ParseDisk(%q) = %+v; want an error", s, d)
 		}
 	}
 }
@@ -112,6 +150,8 @@ var seeds = []string{
 	least,
 	least + " cocoroot.key=" + guid + " cocoroot.keep=" + guid + " cocoroot.overlay=ram:1G",
 	least + ` rootflags="a b" init=/x -- y`,
+	strings.Replace(least, "/dev/vda", "PARTUUID="+strings.ToUpper(guid), 1),
+	strings.Replace(least, "/dev/vda", "/dev/cciss/c0d0", 1),
 }
 
 // FuzzParse shows that no line crashes the parser and that what it accepts is

@@ -16,28 +16,30 @@ type DiskKind int
 
 // The ways to name a disk.
 const (
-	ByPath      DiskKind = iota + 1 // /dev/vda
-	BySerial                        // serial:NAME, the virtio-blk serial
-	ByPARTLABEL                     // PARTLABEL=…, the GPT partition's name
+	ByPath      DiskKind = iota + 1 // /dev/vda, /dev/nvme0n1p2, /dev/cciss/c0d0
+	BySerial                        // serial:NAME, of a virtio-blk, NVMe or SCSI disk
+	ByPARTUUID                      // PARTUUID=GUID, of a GPT partition
+	ByPARTLABEL                     // PARTLABEL=NAME, of a GPT partition
 )
 
 // Disk names the disk that holds the image. The host decides what stands
-// behind the name; the image's root hash decides whether it is used.
+// behind the name; the image's root hash decides whether it is used. When
+// several disks have the name, the boot ends.
 type Disk struct {
 	Kind DiskKind
-	Name string
+	Name string // what follows the prefix; a GUID in lower case
 }
 
-// diskForms are the ways to name a disk, and how long a name may be: 20 bytes
-// in a virtio-blk serial, 36 characters in a GPT partition's name.
+// diskForms are the ways to name a disk.
 var diskForms = []struct {
 	kind   DiskKind
 	prefix string
-	most   int
+	parse  func(string) (string, error)
 }{
-	{ByPath, "/dev/", 32},
-	{BySerial, "serial:", 20},
-	{ByPARTLABEL, "PARTLABEL=", 36},
+	{ByPath, "/dev/", parseNode},
+	{BySerial, "serial:", parseSerial},
+	{ByPARTUUID, "PARTUUID=", parsePARTUUID},
+	{ByPARTLABEL, "PARTLABEL=", parsePARTLABEL},
 }
 
 // isName reports whether s is 1 to most letters, digits, dots, underscores and
@@ -47,16 +49,69 @@ func isName(s string, most int) bool {
 	return s != "" && len(s) <= most && s[0] != '.' && strings.Trim(s, allowed) == ""
 }
 
-var errDisk = errors.New("not one of /dev/NAME, serial:NAME, PARTLABEL=…")
+const (
+	// maxNode is the longest name that the kernel gives a disk
+	// (DISK_NAME_LEN in its include/linux/blkdev.h), bytes.
+	maxNode = 32
+	// maxSerial is the longest serial number, bytes. virtio-blk and NVMe have
+	// 20, and QEMU cuts a longer one; SCSI has no limit, QEMU's has 36.
+	maxSerial = 64
+	// maxLabel is the longest name of a GPT partition, characters.
+	maxLabel = 36
+)
+
+// parseNode reads a name under /dev. Some drivers have a folder there; the
+// folders of links are udev's, which the initrd has not.
+func parseNode(s string) (string, error) {
+	folder, name, nested := strings.Cut(s, "/")
+	if !isName(folder, maxNode) || nested && !isName(name, maxNode-len(folder)) {
+		return "", errors.New("it is not a disk's name")
+	}
+	if nested && (folder == "disk" || folder == "mapper") {
+		return "", errors.New("the initrd has no udev to make this link; use serial:, PARTUUID= or PARTLABEL=")
+	}
+	return s, nil
+}
+
+func parseSerial(s string) (string, error) {
+	if !isName(s, maxSerial) {
+		return "", errors.New("it is not a serial number of letters, digits and ._-")
+	}
+	return s, nil
+}
+
+func parsePARTLABEL(s string) (string, error) {
+	if !isName(s, maxLabel) {
+		return "", errors.New("it is not a partition's name of letters, digits and ._-")
+	}
+	return s, nil
+}
+
+// parsePARTUUID reads a partition's GUID in either case.
+func parsePARTUUID(s string) (string, error) {
+	if len(s) == len("00000000-00") && s[8] == '-' {
+		return "", errors.New("it names an MS-DOS partition; only GPT disks are read")
+	}
+	g, err := parseGUID(s)
+	return g.String(), err
+}
+
+var errDisk = errors.New("not one of /dev/NAME, serial:NAME, PARTUUID=GUID, PARTLABEL=NAME")
 
 // ParseDisk reads the value of cocoroot.disk=.
 func ParseDisk(s string) (Disk, error) {
 	for _, f := range diskForms {
-		if name, ok := strings.CutPrefix(s, f.prefix); ok && isName(name, f.most) {
-			return Disk{f.kind, name}, nil
+		text, ok := strings.CutPrefix(s, f.prefix)
+		if !ok {
+			continue
 		}
+		name, err := f.parse(text)
+		if err != nil {
+			return Disk{}, fmt.Errorf("%.80q: %w", s, err)
+		}
+		return Disk{f.kind, name}, nil
 	}
-	return Disk{}, fmt.Errorf("%.64q is %w", s, errDisk)
+	return Disk{}, fmt.Errorf("%.80q is %w", s, errDisk)
 }
 
 // String returns the form that ParseDisk reads.
@@ -135,7 +190,7 @@ func ParseKeep(s string) (Keep, error) {
 	}
 	var k Keep
 	for text := range strings.SplitSeq(s, ",") {
-		g, err := parseKey(text)
+		g, err := parseGUID(text)
 		if err != nil {
 			return Keep{}, err
 		}
@@ -165,10 +220,10 @@ func (k Keep) String() string {
 	return strings.Join(text, ",")
 }
 
-func parseKey(s string) (efi.GUID, error) {
+func parseGUID(s string) (efi.GUID, error) {
 	g, err := efi.Parse(s)
 	if err == nil && g.IsZero() {
-		err = errors.New("the NULL GUID marks deleted entries and names none")
+		err = errors.New("the NULL GUID marks what is deleted or unused, and names nothing")
 	}
 	return g, err
 }
