@@ -51,8 +51,8 @@ func FuzzLaunch(f *testing.F) {
 	})
 }
 
-// TestSeeds sees that the seeds reach a digest in each mode, and errors.
-func TestSeeds(t *testing.T) {
+// TestFuzzLaunchSeeds sees that the seeds reach a digest in each mode, and errors.
+func TestFuzzLaunchSeeds(t *testing.T) {
 	var digests, errs int
 	count := func(_ Result, err error) {
 		if err == nil {

@@ -34,7 +34,7 @@ func files(t testing.TB) map[string]bool {
 	}
 }
 
-func TestDecode(t *testing.T) {
+func TestFuzzDecodeSeeds(t *testing.T) {
 	for text, want := range files(t) {
 		_, m, err := Decode([]byte(text))
 		if (err == nil) != want || (err != nil && !errors.Is(err, ErrFile) && !errors.Is(err, session.ErrMeasurement)) {

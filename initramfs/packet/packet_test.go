@@ -112,7 +112,7 @@ var packets = []struct {
 	{make([]byte, 52), make([]byte, MaxPayload+16), ErrPayload},
 }
 
-func TestParse(t *testing.T) {
+func TestFuzzParseSeeds(t *testing.T) {
 	for i, tc := range packets {
 		if _, err := Parse(tc.header, tc.payload); !errors.Is(err, tc.want) {
 			t.Errorf("packet %d: Parse error = %v; want %v", i, err, tc.want)

@@ -239,7 +239,7 @@ func FuzzParseMeasurement(f *testing.F) {
 	})
 }
 
-func TestParseMeasurement(t *testing.T) {
+func TestFuzzParseMeasurementSeeds(t *testing.T) {
 	for s, want := range measurements {
 		if _, err := ParseMeasurement(s); (err == nil) != want || (err != nil && !errors.Is(err, ErrMeasurement)) {
 			t.Errorf("ParseMeasurement(%q) error = %v; want taken: %v", s, err, want)

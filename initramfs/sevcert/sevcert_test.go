@@ -215,7 +215,7 @@ func seeds(t testing.TB) map[string][]byte {
 	}
 }
 
-func TestAdd(t *testing.T) {
+func TestFuzzBundleSeeds(t *testing.T) {
 	for name, data := range seeds(t) {
 		var b Bundle
 		err := b.Add(data)

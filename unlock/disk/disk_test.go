@@ -376,7 +376,7 @@ var pageSeeds = []struct{ page, want string }{
 	{"", ""},
 }
 
-func TestPageSerial(t *testing.T) {
+func TestFuzzPageSerialSeeds(t *testing.T) {
 	for _, s := range pageSeeds {
 		if got := pageSerial([]byte(s.page)); got != s.want {
 			t.Errorf("pageSerial(%q) = %q; want %q", s.page, got, s.want)
@@ -385,7 +385,7 @@ func TestPageSerial(t *testing.T) {
 }
 
 // FuzzPageSerial reads what a host may write into a SCSI disk's page; the
-// first seeds reach the number, as TestPageSerial shows.
+// first seeds reach the number, as TestFuzzPageSerialSeeds shows.
 func FuzzPageSerial(f *testing.F) {
 	for _, s := range pageSeeds {
 		f.Add([]byte(s.page))

@@ -219,7 +219,7 @@ func FuzzRead(f *testing.F) {
 }
 
 // The seeds with corrected checksums are read to the end.
-func TestSeedsReachTheEntries(t *testing.T) {
+func TestFuzzReadSeeds(t *testing.T) {
 	for _, large := range []bool{false, true} {
 		for _, backup := range []bool{false, true} {
 			sector := sectorOf(large)
