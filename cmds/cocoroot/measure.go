@@ -65,7 +65,7 @@ func runMeasure(_ context.Context, a *app, flags *pflag.FlagSet, args []string) 
 	switch {
 	case errors.Is(err, measure.ErrCPUs):
 		return usagef("%w", err)
-	case errors.Is(err, ovmf.ErrNoArea):
+	case errors.Is(err, ovmf.ErrNoArea), errors.Is(err, ovmf.ErrTooLong):
 		return hinted(err, "a kernel is measured with OVMF's AmdSev build; ./build.sh firmware gets it")
 	case err != nil:
 		return err

@@ -1,10 +1,9 @@
 package measure
 
 import (
+	"bytes"
 	"crypto/sha512"
 	"fmt"
-	"runtime"
-	"sync"
 )
 
 // PageType is the type of a page in a SEV-SNP launch (AMD SEV-SNP ABI 56860,
@@ -67,29 +66,21 @@ func (l *ledger) page(t PageType, address uint64, contents [sha512.Size384]byte)
 	l.digest = sha512.Sum384(info[:])
 }
 
-// pages measures data, a number of whole pages, as normal pages.
+// pages measures data, a number of whole pages, as normal pages. Most of a
+// firmware is padding, so a page that repeats the one before is not hashed
+// again.
 func (l *ledger) pages(name string, address uint64, data []byte) {
-	for i, contents := range hashPages(data) {
-		l.page(PageNormal, address+uint64(i)*pageSize, contents)
+	var last []byte
+	var contents [sha512.Size384]byte
+	for at := 0; at < len(data); at += pageSize {
+		page := data[at : at+pageSize]
+		if !bytes.Equal(page, last) {
+			contents = sha512.Sum384(page)
+		}
+		last = page
+		l.page(PageNormal, address+uint64(at), contents)
 	}
 	l.note(name, PageNormal, address, uint64(len(data)))
-}
-
-// hashPages returns the SHA-384 of each page, which unlike the launch digest
-// can be computed by several processors at once.
-func hashPages(data []byte) [][sha512.Size384]byte {
-	sums := make([][sha512.Size384]byte, len(data)/pageSize)
-	share := (len(sums) + runtime.GOMAXPROCS(0) - 1) / runtime.GOMAXPROCS(0)
-	var all sync.WaitGroup
-	for from := 0; from < len(sums); from += share {
-		all.Go(func() {
-			for i := from; i < min(from+share, len(sums)); i++ {
-				sums[i] = sha512.Sum384(data[i*pageSize : (i+1)*pageSize])
-			}
-		})
-	}
-	all.Wait()
-	return sums
 }
 
 // blank measures pages without contents.
