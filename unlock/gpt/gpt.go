@@ -80,10 +80,10 @@ func readTable(disk io.ReaderAt, lba, sectors uint64, sector int) ([]Partition, 
 	if err != nil {
 		return nil, err
 	}
-	table := make([]byte, h.entries*entrySize)
-	if h.entriesLBA >= sectors || uint64(len(table)) > (sectors-h.entriesLBA)*uint64(sector) {
+	if h.entriesLBA >= sectors {
 		return nil, errors.New("the entries lie outside the disk")
 	}
+	table := make([]byte, h.entries*entrySize)
 	if err := readAt(disk, table, h.entriesLBA*uint64(sector)); err != nil {
 		return nil, err
 	}

@@ -50,7 +50,8 @@ func TestRead(t *testing.T) {
 	}
 }
 
-// Each fault stands in both tables, whose checksums are right again.
+// Each fault stands in both tables, whose checksums are right again: of header
+// and entries, and of the header alone.
 func TestReadRefuses(t *testing.T) {
 	const sector = 512
 	le := binary.LittleEndian
@@ -68,15 +69,22 @@ func TestReadRefuses(t *testing.T) {
 		"entries at 2^64-1":   func(h []byte) { le.PutUint64(h[72:], 1<<64-1) },
 		"entries over end":    func(h []byte) { le.PutUint64(h[72:], uint64(len(disk(sector))/sector-31)) },
 	} {
-		d := disk(sector)
-		fault(d[sector : 2*sector])
-		fault(d[len(d)-sector:])
-		gpttest.Sum(d, sector)
-		if parts, err := gpt.Read(bytes.NewReader(d), uint64(len(d)), sector); !errors.Is(err, gpt.ErrTable) {
-			t.Errorf("%s: Read = %v, %v; want ErrTable", name, parts, err)
+		for _, sum := range []func([]byte, int){gpttest.Sum, gpttest.SumHeaders} {
+			d := disk(sector)
+			fault(d[sector : 2*sector])
+			fault(d[len(d)-sector:])
+			sum(d, sector)
+			if parts, err := gpt.Read(bytes.NewReader(d), uint64(len(d)), sector); !errors.Is(err, gpt.ErrTable) {
+				t.Errorf("%s: Read = %v, %v; want ErrTable", name, parts, err)
+			}
 		}
 	}
 	d := disk(sector)
+	d[sector+60] ^= 1
+	d[len(d)-sector+60] ^= 1
+	if parts, err := gpt.Read(bytes.NewReader(d), uint64(len(d)), sector); !errors.Is(err, gpt.ErrTable) {
+		t.Errorf("wrong header checksums: Read = %v, %v; want ErrTable", parts, err)
+	}
 	for _, tc := range []struct {
 		size   int
 		sector int

@@ -90,20 +90,29 @@ func header(disk []byte, sector, lba, other, table int) {
 // Sum corrects the checksums of both tables, as far as they can be followed.
 func Sum(disk []byte, sector int) {
 	le := binary.LittleEndian
-	for _, lba := range []int{1, len(disk)/sector - 1} {
-		if lba < 1 || (lba+1)*sector > len(disk) {
-			continue
-		}
-		h := disk[lba*sector : (lba+1)*sector]
+	for _, h := range headers(disk, sector) {
 		at, n := le.Uint64(h[72:]), uint64(le.Uint32(h[80:]))*uint64(le.Uint32(h[84:]))
 		if all := uint64(len(disk)); at < all && at*uint64(sector) < all && n <= all-at*uint64(sector) {
 			le.PutUint32(h[88:], crc32.ChecksumIEEE(disk[at*uint64(sector):][:n]))
 		}
+	}
+	SumHeaders(disk, sector)
+}
+
+// SumHeaders corrects the checksums of both headers alone.
+func SumHeaders(disk []byte, sector int) {
+	le := binary.LittleEndian
+	for _, h := range headers(disk, sector) {
 		if size := le.Uint32(h[12:]); size >= 20 && int64(size) <= int64(sector) {
 			le.PutUint32(h[16:], 0)
 			le.PutUint32(h[16:], crc32.ChecksumIEEE(h[:size]))
 		}
 	}
+}
+
+// headers returns the sectors of both headers.
+func headers(disk []byte, sector int) [][]byte {
+	return [][]byte{disk[sector : 2*sector], disk[len(disk)-sector:]}
 }
 
 func put64(b []byte, v int) { binary.LittleEndian.PutUint64(b, uint64(v)) }
