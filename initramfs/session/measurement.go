@@ -34,6 +34,9 @@ func ParseMeasurement(s string) (Measurement, error) {
 	if err != nil {
 		return m, fmt.Errorf("%w: %w", ErrMeasurement, err)
 	}
+	if len(b) != MeasurementSize { // the decoder skips line breaks
+		return m, ErrMeasurement
+	}
 	copy(m.MAC[:], b)
 	copy(m.Nonce[:], b[len(m.MAC):])
 	return m, nil

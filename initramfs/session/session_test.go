@@ -13,6 +13,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"cocoroot/unlock/oracle"
@@ -222,7 +223,8 @@ func TestParsePolicy(t *testing.T) {
 // measurements are seeds, and whether they are taken.
 var measurements = map[string]bool{
 	"lswbxWxI9gckya16JQvdFtpYmNO4b+3inAPpqsgoBI7DE/q1EcIWsVBbGy6pkDxA": true,
-	"": false,
+	strings.Repeat("\n", 64): false,
+	"":                       false,
 	"lswbxWxI9gckya16JQvdFtpYmNO4b+3inAPpqsgoBI7DE/q1EcIWsVBbGy6pkDx=":   false, // 47 bytes
 	"lswbxWxI9gckya16JQvdFtpYmNO4b+3inAPpqsgoBI7DE/q1EcIWsVBbGy6pkDxA\n": false,
 	"lswbxWxI9gckya16JQvd tpYmNO4b+3inAPpqsgoBI7DE/q1EcIWsVBbGy6pkDxA":   false,
