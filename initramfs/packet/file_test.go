@@ -34,6 +34,7 @@ func files(t testing.TB) map[string]bool {
 	}
 }
 
+// TestFuzzDecodeSeeds sees that the seeds reach every end of the parser.
 func TestFuzzDecodeSeeds(t *testing.T) {
 	for text, want := range files(t) {
 		_, m, err := Decode([]byte(text))

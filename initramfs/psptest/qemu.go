@@ -136,7 +136,7 @@ func (q *QEMU) execute(command string, args json.RawMessage) (result, failure st
 		return q.info(), ""
 	case "query-sev-launch-measure":
 		if q.Guest == nil {
-			return "", "SEV is not enabled"
+			return "", "SEV launch measurement is not available"
 		}
 		return fmt.Sprintf(`{"data": %q}`, base64.StdEncoding.EncodeToString(q.Guest.Measure())), ""
 	case "query-sev-capabilities":

@@ -86,10 +86,7 @@ func Inject(ctx context.Context, c *qmp.Client, p packet.Packet, m session.Measu
 	if now.Measurement != m {
 		return fmt.Errorf("cannot inject: %w", ErrOtherLaunch)
 	}
-	err = c.Execute(ctx, "sev-inject-launch-secret", map[string]string{
-		"packet-header": base64.StdEncoding.EncodeToString(p.Header.Bytes()),
-		"secret":        base64.StdEncoding.EncodeToString(p.Payload),
-	}, nil)
+	err = c.Execute(ctx, "sev-inject-launch-secret", injection(p), nil)
 	if refused, ok := errors.AsType[*qmp.Error](err); ok {
 		return fmt.Errorf("cannot inject: %w: %w", ErrRefused, refused)
 	}
@@ -97,6 +94,14 @@ func Inject(ctx context.Context, c *qmp.Client, p packet.Packet, m session.Measu
 		return fmt.Errorf("cannot inject: %w: %w", ErrUnknown, err)
 	}
 	return nil
+}
+
+// injection are the arguments of sev-inject-launch-secret.
+func injection(p packet.Packet) map[string]string {
+	return map[string]string{
+		"packet-header": base64.StdEncoding.EncodeToString(p.Header.Bytes()),
+		"secret":        base64.StdEncoding.EncodeToString(p.Payload),
+	}
 }
 
 // Continue starts the guest.

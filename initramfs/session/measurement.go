@@ -34,7 +34,7 @@ func ParseMeasurement(s string) (Measurement, error) {
 	if err != nil {
 		return m, fmt.Errorf("%w: %w", ErrMeasurement, err)
 	}
-	if len(b) != MeasurementSize { // the decoder skips line breaks
+	if len(b) != MeasurementSize { // line breaks are skipped, padding is no byte
 		return m, ErrMeasurement
 	}
 	copy(m.MAC[:], b)

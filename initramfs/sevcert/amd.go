@@ -17,8 +17,6 @@ import (
 // u32, key ID 16, ID of the signing key 16, usage u32, reserved 16, sizes of
 // exponent and modulus in bits, exponent, modulus, signature.
 const (
-	amdID       = 4
-	amdSigner   = 20
 	amdUsage    = 36
 	amdExpSize  = 56
 	amdModSize  = 60
@@ -30,10 +28,9 @@ var ErrRoot = errors.New("the root key is not one that is known to be AMD's")
 
 // authority is an AMD certificate: ARK or ASK.
 type authority struct {
-	usage      Usage
-	id, signer [16]byte
-	key        *rsa.PublicKey
-	body, sig  []byte
+	usage     Usage
+	key       *rsa.PublicKey
+	body, sig []byte
 }
 
 // parseAuthority reads the AMD certificate that b begins with, and returns
@@ -44,8 +41,6 @@ func parseAuthority(b []byte) (*authority, []byte, error) {
 		return nil, nil, fmt.Errorf("%w: neither SEV's nor AMD's format", ErrFormat)
 	}
 	a := &authority{usage: Usage(binary.LittleEndian.Uint32(b[amdUsage:]))}
-	copy(a.id[:], b[amdID:])
-	copy(a.signer[:], b[amdSigner:])
 	bits := binary.LittleEndian.Uint32(b[amdModSize:])
 	size := int(bits / 8)
 	switch {

@@ -73,7 +73,7 @@ func (b *Bundle) addOne(data []byte) ([]byte, error) {
 	if a.usage == ARK {
 		slot = &b.ark
 	}
-	if *slot != nil && (*slot).id != a.id {
+	if *slot != nil && !(*slot).key.Equal(a.key) {
 		return nil, fmt.Errorf("%w: %s", ErrConflict, a.usage)
 	}
 	*slot = a
@@ -160,7 +160,7 @@ func (b *Bundle) verifyASK(roots Roots) (signer, error) {
 	if !ok {
 		return signer{}, fmt.Errorf("%w: SHA-256 %x", ErrRoot, fingerprint(b.ark.key))
 	}
-	if b.ask.signer != b.ark.id || !verifyOne(rsaAlgorithm(b.ark.key), b.ark.key, b.ask.body, b.ask.sig) {
+	if !verifyOne(rsaAlgorithm(b.ark.key), b.ark.key, b.ask.body, b.ask.sig) {
 		return signer{}, fmt.Errorf("cannot verify the ASK with the ARK: %w", ErrSignature)
 	}
 	return signer{generation, b.ask.key}, nil

@@ -215,6 +215,7 @@ func seeds(t testing.TB) map[string][]byte {
 	}
 }
 
+// TestFuzzBundleSeeds sees that the seeds reach every end of the parsers.
 func TestFuzzBundleSeeds(t *testing.T) {
 	for name, data := range seeds(t) {
 		var b Bundle
