@@ -63,7 +63,7 @@ func explain(err error) error {
 	case errors.Is(err, release.ErrNoSEV):
 		return hinted(err, "start QEMU with KVM, -object sev-guest,… and -machine confidential-guest-support=…")
 	case errors.Is(err, release.ErrSNP):
-		return hinted(err, "an SVSM inside the guest fetches its secrets there; see the README, \"Release the secret\"")
+		return hinted(err, "an SVSM inside the guest fetches its secrets there; see the README, \"SEV-SNP: how the key gets in\"")
 	case errors.Is(err, release.ErrEarly):
 		return hinted(err, "the machine is not set up yet; try again in a moment")
 	case errors.Is(err, release.ErrLate):
