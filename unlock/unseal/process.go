@@ -3,7 +3,6 @@ package unseal
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -41,8 +40,6 @@ const (
 	// baseMemory is what the child may use besides half of the RAM, bytes.
 	baseMemory = 64 << 20
 )
-
-func isInvalid(err error) bool { return errors.Is(err, unix.EINVAL) }
 
 // Run does the job in a child and returns its steps. When ctx ends the child
 // is killed, and Run waits for its end, which gives its memory back, but no

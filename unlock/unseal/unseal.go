@@ -12,7 +12,6 @@ package unseal
 
 import (
 	"errors"
-	"fmt"
 	"io"
 	"os"
 	"runtime"
@@ -193,26 +192,14 @@ func sameVolume(v *luks.Volume, path string, info luks2.Info) error {
 	return nil
 }
 
-// driver is where the kernel shows the module once it is loaded.
-const driver = "/sys/bus/platform/drivers/efi_secret"
-
-// whyNoStore tells the causes of a missing folder apart: it asks the driver
-// to bind once more and reads the answer (efi_secret.c: EINVAL for a table
-// that it refuses, ENODEV for an area without the table's GUID).
+// whyNoStore says why the kernel shows no folder of secrets.
 func whyNoStore() error {
-	if _, err := os.Stat(driver); err != nil {
-		return fatal.Errorf(fatal.NoDriver, "the kernel has no efi_secret driver; take one that has (Fedora, SUSE, Ubuntu; not Debian) or build it with CONFIG_EFI_SECRET, and put its modules into the archive (cocoroot initrd --modules)")
+	err := secret.WhyNoStore()
+	switch {
+	case errors.Is(err, secret.ErrNoDriver):
+		return fatal.Errorf(fatal.NoDriver, "%w; take one that has (Fedora, SUSE, Ubuntu; not Debian) or build it with CONFIG_EFI_SECRET, and put its modules into the archive (cocoroot initrd --modules)", err)
+	case errors.Is(err, secret.ErrTable):
+		return fatal.Errorf(fatal.SecretTable, "%w; build it with cocoroot secret build", err)
 	}
-	err := os.WriteFile(driver+"/bind", []byte("efi_secret.0"), 0)
-	if isInvalid(err) {
-		return fatal.Errorf(fatal.SecretTable, "the injected secret table is corrupt and the kernel took none of it; build it with cocoroot secret build")
-	}
-	return fatal.Errorf(fatal.SecretNone, "no secret was injected (%s); launch the guest with its secret", reason(err))
-}
-
-func reason(err error) string {
-	if err == nil {
-		return "the driver found an empty area"
-	}
-	return fmt.Sprintf("driver: %v", errors.Unwrap(err))
+	return fatal.Errorf(fatal.SecretNone, "%w; launch the guest with its secret", err)
 }
