@@ -35,7 +35,8 @@ usage() {
 		  kernel [--check]  build/bzImage and build/modules; --check builds them a
 		                    second time, in another folder, and compares
 		  kernels           build/modular and build/debian-kernel, which tests boot
-		  initrd            build/initrd.img
+		  initrd [--debug]  build/initrd.img; --debug makes build/debug.img, an archive
+		                    with a shell, for nothing that is secret
 		  fuzz [SECONDS]    run every fuzz target for so long, 60 by default; test
 		                    runs their seeds
 		  clean [--cache]   remove build/; with --cache the cache as well
@@ -58,7 +59,7 @@ main() {
 	firmware) settle; firmware ;;
 	kernel | 'kernel --check') settle; kernel "${2:-}" ;;
 	kernels) settle; kernels ;;
-	initrd) settle; initrd ;;
+	initrd | 'initrd --debug') settle; initrd "${2:-}" ;;
 	fuzz | 'fuzz '[1-9]*) settle; fuzz "${2:-60}" ;;
 	clean | 'clean --cache') settle; clean "${2:-}" ;;
 	'' | help | -h | --help) usage ;;
@@ -514,18 +515,43 @@ settled() {
 
 # --- Archive -----------------------------------------------------------------
 
+# initrd [--debug]
 initrd() {
 	tools
 	kernel ''
-	archive
+	if [[ $1 == --debug ]]; then debug_archive; else archive; fi
 }
 
-archive() {
-	local modules=()
+archive() { write_archive initrd --init build/init; }
+
+# write_archive NAME OPTION… leaves build/NAME.img, with the kernel's modules.
+write_archive() {
+	local name=$1 modules=()
+	shift
 	[[ ! -d build/modules ]] || modules=(--modules build/modules --kver "$(ls build/modules/lib/modules)")
-	quietly initrd build/cocoroot initrd -o "$NEW/initrd.img" --init build/init "${modules[@]}"
-	put "$NEW/initrd.img" build/initrd.img
-	made initrd build/initrd.img
+	quietly "$name" build/cocoroot initrd -o "$NEW/$name.img" "$@" "${modules[@]}"
+	put "$NEW/$name.img" "build/$name.img"
+	made "$name" "build/$name.img"
+}
+
+debug_archive() {
+	quietly debug-tools build_debug
+	put "$NEW/debuginit" build/debuginit
+	put "$NEW/commands.cpio" build/commands.cpio
+	write_archive debug --debug
+}
+
+# build_debug: the commands and the shell come from u-root's own builder, which
+# runs in u-root's module, for its go.sum pins what they are made from. The
+# small shell sends no escape sequences to the console.
+build_debug() {
+	local out=$PWD/$NEW
+	export CGO_ENABLED=0 GOOS=linux GOARCH=amd64 GOAMD64=v1
+	GOEXPERIMENT=runtimesecret go build -trimpath -gcflags=all=-l -ldflags='-s -w' -o "$out/debuginit" ./cmds/debuginit
+	export GOEXPERIMENT=
+	go build -o "$out/u-root" github.com/u-root/u-root
+	cd "$(go list -m -f '{{.Dir}}' github.com/u-root/u-root)"
+	"$out/u-root" -o "$out/commands.cpio" -initcmd= -defaultsh= -go-build-tags=goshsmall ./cmds/core/*
 }
 
 # --- Demo --------------------------------------------------------------------
@@ -534,7 +560,7 @@ demo() {
 	local code=0
 	packages 'for the demo' "${BOOT_PACKAGES[@]}"
 	firmware
-	initrd
+	initrd ''
 	demo_root
 	demo_seal
 	built
@@ -591,6 +617,7 @@ all_checks() {
 	tools
 	kernel --check
 	archive
+	debug_archive
 	kernels
 	demo_root
 	demo_seal

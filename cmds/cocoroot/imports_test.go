@@ -72,18 +72,29 @@ func TestImportDirection(t *testing.T) {
 	}
 }
 
-// The guest's init links nothing that it does not need.
+// The guest's inits link nothing that they do not need: neither has a way to
+// start a shell in the ordinary archive, nor one to open an image in the debug
+// archive.
 func TestInitLinksLittle(t *testing.T) {
-	forbidden := []string{"net", "os/exec", "text/template", "encoding/gob", "gopkg.in/yaml.v3", "regexp",
-		"github.com/klauspost/compress", "github.com/spf13/pflag"}
-	init := list(t, "cocoroot/cmds/init")
-	if len(init) != 1 || !slices.Contains(init[0].Deps, "github.com/anatol/luks.go") {
-		t.Fatalf("go list = %+v; the test looks at nothing", init)
-	}
-	for _, dep := range init[0].Deps {
-		for _, f := range forbidden {
-			if dep == f || strings.HasPrefix(dep, f+"/") {
-				t.Errorf("init links %s", dep)
+	both := []string{"net", "os/exec", "text/template", "encoding/gob", "gopkg.in/yaml.v3", "regexp",
+		"github.com/klauspost/compress", "github.com/spf13/pflag", "github.com/u-root/u-root/cmds", "mvdan.cc/sh"}
+	for _, tc := range []struct {
+		program, must string // must: what shows that the test looks at something
+		forbidden     []string
+	}{
+		{"cocoroot/cmds/init", "github.com/anatol/luks.go", nil},
+		{"cocoroot/cmds/debuginit", "cocoroot/unlock/secret",
+			[]string{"cocoroot/unlock/unseal", "cocoroot/unlock/luks2", "cocoroot/unlock/dm", "github.com/anatol"}},
+	} {
+		program := list(t, tc.program)
+		if len(program) != 1 || !slices.Contains(program[0].Deps, tc.must) {
+			t.Fatalf("go list = %+v; the test looks at nothing", program)
+		}
+		for _, dep := range program[0].Deps {
+			for _, f := range slices.Concat(both, tc.forbidden) {
+				if dep == f || strings.HasPrefix(dep, f+"/") {
+					t.Errorf("%s links %s", tc.program, dep)
+				}
 			}
 		}
 	}

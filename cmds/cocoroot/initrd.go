@@ -16,9 +16,11 @@ import (
 
 func runInitrd(_ context.Context, a *app, flags *pflag.FlagSet, args []string) error {
 	out := flags.StringP("output", "o", "", "where to write the archive")
-	initFile := flags.String("init", "", "the init to carry (default: the file init beside this program)")
+	initFile := flags.String("init", "", "the init to carry (default: the file init, or with --debug debuginit, beside this program)")
 	modules := flags.String("modules", "", "folder that has lib/modules/VERSION or usr/lib/modules/VERSION")
 	version := flags.String("kver", "", "version of the kernel that the modules are for (default: the only one there)")
+	debug := flags.Bool("debug", false, "write a DEBUG archive, with a shell on the console: release no secret to its measurement")
+	commands := flags.String("commands", "", "u-root's commands as its builder archived them (with --debug; default: the file commands.cpio beside this program)")
 	force := flags.Bool("force", false, "replace an existing file")
 	if err := parse(flags, args, "output"); err != nil {
 		return err
@@ -29,9 +31,17 @@ func runInitrd(_ context.Context, a *app, flags *pflag.FlagSet, args []string) e
 	if *modules == "" && *version != "" {
 		return usagef("--kver needs --modules")
 	}
+	if *commands != "" && !*debug {
+		return usagef("--commands goes with --debug only")
+	}
 	var c archive.Contents
 	var err error
-	if c.Init, err = readInit(*initFile); err != nil {
+	if *debug {
+		err = readDebug(&c, *initFile, *commands)
+	} else {
+		c.Init, err = readPart("init", *initFile, "./build.sh tools builds it; --init names another")
+	}
+	if err != nil {
 		return err
 	}
 	if *modules != "" {
@@ -56,6 +66,11 @@ func runInitrd(_ context.Context, a *app, flags *pflag.FlagSet, args []string) e
 	}
 	if err := files.commit(); err != nil {
 		return err
+	}
+	if *debug {
+		fmt.Fprintf(a.stdout, "%s: %d bytes, DEBUG: debuginit, a shell and %d kernel modules\n", *out, size, len(c.Modules))
+		fmt.Fprintln(a.stderr, "cocoroot: warning: a DEBUG archive gives a shell to whoever has the console; its measurement is another one: release no secret to it")
+		return nil
 	}
 	fmt.Fprintf(a.stdout, "%s: %d bytes, init and %d kernel modules\n", *out, size, len(c.Modules))
 	return nil
@@ -82,18 +97,29 @@ func (a *app) chooseModules(dir, version string) ([]archive.Module, error) {
 	return choice.Modules, nil
 }
 
-// readInit reads the init, by default the one built beside this program.
-func readInit(path string) ([]byte, error) {
+// readDebug reads what a debug archive has and an ordinary one has not.
+func readDebug(c *archive.Contents, initFile, commands string) (err error) {
+	const hint = "./build.sh initrd --debug builds it; --%s names another"
+	if c.Init, err = readPart("debuginit", initFile, fmt.Sprintf(hint, "init")); err != nil {
+		return err
+	}
+	c.Commands, err = readPart("commands.cpio", commands, fmt.Sprintf(hint, "commands"))
+	return err
+}
+
+// readPart reads a part of the archive, by default the one of that name which
+// was built beside this program.
+func readPart(name, path, hint string) ([]byte, error) {
 	if path == "" {
 		self, err := os.Executable()
 		if err != nil {
-			return nil, fmt.Errorf("cannot find the init: %w", err)
+			return nil, fmt.Errorf("cannot find %s: %w", name, err)
 		}
-		path = filepath.Join(filepath.Dir(self), "init")
+		path = filepath.Join(filepath.Dir(self), name)
 	}
 	data, err := os.ReadFile(path)
 	if err != nil {
-		return nil, hinted(fmt.Errorf("cannot read the init: %w", err), "./build.sh tools builds it; --init names another")
+		return nil, hinted(fmt.Errorf("cannot read %s: %w", name, err), "%s", hint)
 	}
 	return data, nil
 }

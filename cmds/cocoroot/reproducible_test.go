@@ -70,3 +70,52 @@ func buildArchive(t *testing.T, uid uint32, umask string, env ...string) []byte 
 	}
 	return archived
 }
+
+// TestDebugInitrdIsReproducible has u-root's builder at work twice, in two
+// folders and with two umasks, and compares the debug archives that come of it
+// with the one that build.sh made.
+func TestDebugInitrdIsReproducible(t *testing.T) {
+	module := strings.TrimSpace(oracle.Run(t, "go", "list", "-m", "-f", "{{.Dir}}", "github.com/u-root/u-root"))
+	elsewhere := filepath.Join(t.TempDir(), "another folder")
+	oracle.Run(t, "cp", "-r", "--no-preserve=mode", module, elsewhere)
+	want, err := os.ReadFile(oracle.Artifact(t, "debug.img"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, tc := range []struct{ umask, module string }{{"022", module}, {"077", elsewhere}} {
+		if got := debugArchive(t, tc.umask, tc.module); !bytes.Equal(got, want) {
+			t.Errorf("umask %s, %s: the archive of %d bytes is not build.sh's of %d", tc.umask, tc.module, len(got), len(want))
+		}
+	}
+}
+
+// debugArchive builds u-root's commands as build.sh does, and the archive.
+func debugArchive(t *testing.T, umask, module string) []byte {
+	t.Helper()
+	dir := t.TempDir()
+	script := func(in, text string) {
+		t.Helper()
+		cmd := exec.Command("sh", "-e", "-c", "umask "+umask+"\n"+text)
+		cmd.Dir = in
+		cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOEXPERIMENT=", "GOFLAGS=-buildvcs=false", "GOWORK=off", "TMPDIR="+dir, "DIR="+dir)
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Fatalf("%s: %v\n%s", text, err, out)
+		}
+	}
+	script(".", `go build -o "$DIR/u-root" github.com/u-root/u-root`)
+	script(module, `"$DIR/u-root" -o "$DIR/commands.cpio" -initcmd= -defaultsh= -go-build-tags=goshsmall ./cmds/core/*`)
+	out := filepath.Join(dir, "debug.img")
+	code, _, stderr := call(t, "initrd", "--debug", "-o", out, "--init", oracle.Artifact(t, "debuginit"),
+		"--commands", filepath.Join(dir, "commands.cpio"), "--modules", oracle.Artifact(t, "modules"))
+	if code != exitOK {
+		t.Fatalf("cocoroot initrd --debug: %s", stderr)
+	}
+	if !strings.Contains(stderr, "a DEBUG archive gives a shell") {
+		t.Errorf("stderr = %q; want a warning", stderr)
+	}
+	archived, err := os.ReadFile(out)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return archived
+}

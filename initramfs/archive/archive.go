@@ -38,6 +38,10 @@ type Module struct {
 type Contents struct {
 	Init    []byte   // the static init
 	Modules []Module // in load order
+
+	// Commands is an archive that u-root's own builder made of its commands.
+	// It makes this a debug archive, with a shell: Init is the debug init.
+	Commands []byte
 }
 
 // Write writes the archive, compressed with zstd, to w.
@@ -78,7 +82,16 @@ func compress(w io.Writer, plain []byte) error {
 // records returns the archive's members in their order: folders before what
 // is in them, then by name.
 func (c Contents) records() ([]cpio.Record, error) {
-	if err := checkInit(c.Init); err != nil {
+	mainPackage := initPackage
+	var extra []cpio.Record
+	if c.Commands != nil {
+		mainPackage = debugPackage
+		var err error
+		if extra, err = commands(c.Commands); err != nil {
+			return nil, err
+		}
+	}
+	if err := checkInit(c.Init, mainPackage); err != nil {
 		return nil, err
 	}
 	list := make([]modules.Entry, len(c.Modules))
@@ -97,6 +110,7 @@ func (c Contents) records() ([]cpio.Record, error) {
 		return nil, err
 	}
 	members = append(members, cpio.StaticFile(modules.ListPath[1:], text, 0o644))
+	members = append(members, extra...)
 	members = append(members, folders(members)...)
 	sort.Slice(members, func(i, j int) bool { return members[i].Name < members[j].Name })
 	for i := 1; i < len(members); i++ {

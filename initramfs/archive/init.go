@@ -4,33 +4,47 @@ import (
 	"bytes"
 	"debug/buildinfo"
 	"debug/elf"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
 )
 
-// initPackage is the main package of the init that an archive carries.
-const initPackage = "cocoroot/cmds/init"
+// The main packages of the inits that an archive carries: one with a shell
+// beside it has the debug init, which opens no image, and no other has.
+const (
+	initPackage  = "cocoroot/cmds/init"
+	debugPackage = "cocoroot/cmds/debuginit"
+)
 
-// checkInit sees that the file is our init, runs without a loader and without
-// libraries, and clears the key from its own memory.
-func checkInit(file []byte) error {
+// checkStatic sees that the file is a program that runs without a loader and
+// without libraries.
+func checkStatic(file []byte) error {
 	f, err := elf.NewFile(bytes.NewReader(file))
 	if err != nil {
-		return fmt.Errorf("%w: %w", ErrInit, err)
+		return err
 	}
 	if f.Machine != elf.EM_X86_64 {
-		return fmt.Errorf("%w: it is built for %s", ErrInit, f.Machine)
+		return fmt.Errorf("it is built for %s", f.Machine)
 	}
 	if slices.ContainsFunc(f.Progs, func(p *elf.Prog) bool { return p.Type == elf.PT_INTERP }) {
-		return fmt.Errorf("%w: it is not static; build it with CGO_ENABLED=0", ErrInit)
+		return errors.New("it is not static; build it with CGO_ENABLED=0")
+	}
+	return nil
+}
+
+// checkInit sees that the file is our init of that package, runs by itself,
+// and clears the key from its own memory.
+func checkInit(file []byte, mainPackage string) error {
+	if err := checkStatic(file); err != nil {
+		return fmt.Errorf("%w: %w", ErrInit, err)
 	}
 	info, err := buildinfo.Read(bytes.NewReader(file))
 	if err != nil {
 		return fmt.Errorf("%w: %w", ErrInit, err)
 	}
-	if info.Path != initPackage {
-		return fmt.Errorf("%w: it is %.128q", ErrInit, info.Path)
+	if info.Path != mainPackage {
+		return fmt.Errorf("%w: it is %.128q, not %s", ErrInit, info.Path, mainPackage)
 	}
 	for _, s := range info.Settings {
 		if s.Key == "GOEXPERIMENT" && slices.Contains(strings.Split(s.Value, ","), "runtimesecret") {

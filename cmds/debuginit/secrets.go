@@ -1,0 +1,75 @@
+package main
+
+import (
+	"errors"
+
+	"cocoroot/unlock/efi"
+	"cocoroot/unlock/fatal"
+	"cocoroot/unlock/secmem"
+	"cocoroot/unlock/secret"
+)
+
+// takeSecrets shows the GUID and the length of every entry, never a value, and
+// removes all of them. It returns nil only when it has seen that none is left:
+// what cannot be reached from here could be reached from a shell later.
+func takeSecrets(dirs []string) error {
+	store, err := secret.OpenStore(dirs)
+	if errors.Is(err, secret.ErrNoStore) {
+		return absent(secret.WhyNoStore())
+	}
+	if err != nil {
+		return &fatal.Error{Code: fatal.Wipe, Err: err}
+	}
+	defer store.Close()
+	show(store)
+	if err := store.RemoveAll(nil); err != nil {
+		return &fatal.Error{Code: fatal.Wipe, Err: err}
+	}
+	say("secrets: every entry was removed, and none is left")
+	return nil
+}
+
+// absent judges why there is no folder of entries.
+func absent(why error) error {
+	switch {
+	case errors.Is(why, secret.ErrNone):
+		say("secrets: none was injected")
+		return nil
+	case errors.Is(why, secret.ErrNoDriver):
+		return fatal.Errorf(fatal.NoDriver, "%w, so secrets could not be removed; build it with CONFIG_EFI_SECRET, and put the module into the archive (--modules)", why)
+	case errors.Is(why, secret.ErrTable):
+		return fatal.Errorf(fatal.SecretTable, "%w, so it could not be removed; build it with cocoroot secret build", why)
+	}
+	return fatal.Errorf(fatal.Wipe, "%w", why)
+}
+
+// show prints one line an entry.
+func show(store *secret.Store) {
+	guids, err := store.GUIDs()
+	if err != nil {
+		say("secrets: %v", err)
+		return
+	}
+	say("secrets: %d entries", len(guids))
+	for _, g := range guids {
+		if n, err := length(store, g); err != nil {
+			say("secrets: %s: %v", g, err)
+		} else {
+			say("secrets: %s: %d bytes", g, n)
+		}
+	}
+}
+
+// length reads an entry into locked memory, which is wiped at once: the kernel
+// tells no size otherwise.
+func length(store *secret.Store, g efi.GUID) (int, error) {
+	b, err := store.Read(g)
+	if errors.Is(err, secmem.ErrEmpty) {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, err
+	}
+	n := len(b.Bytes())
+	return n, b.Close()
+}
