@@ -22,7 +22,7 @@ readonly KERNEL_PACKAGES=(
 	"${C_PACKAGES[@]}" make=make flex=flex bison=bison bc=bc libelf-dev=/usr/include/libelf.h
 	zstd=zstd xz-utils=xz kmod=/sbin/depmod
 )
-readonly BOOT_PACKAGES=(qemu-system-x86=qemu-system-x86_64 squashfs-tools=mksquashfs cryptsetup-bin=cryptsetup)
+readonly BOOT_PACKAGES=(qemu-system-x86=qemu-system-x86_64 squashfs-tools=mksquashfs cryptsetup-bin=cryptsetup e2fsprogs=mke2fs)
 
 usage() {
 	cat <<-'END'

@@ -26,6 +26,9 @@ const (
 	// afterDisk is how long everything but the wait for the disk may take. It
 	// is meant for the slowest key derivation that the allow-list lets through.
 	afterDisk = 2 * time.Minute
+	// hurry bounds it too: a policy that waits for the disk for a few seconds
+	// only waits for the rest so many times as long, not for two minutes.
+	hurry = 4
 	// watchdogGrace is how long after the deadline the watchdog ends a boot
 	// that has not ended itself: the child that unseals is killed first.
 	watchdogGrace = unseal.Grace + time.Second
@@ -85,7 +88,7 @@ func (b *boot) watch() {
 		b.watchdog.Stop() // one that has fired already stops the boot at its next step
 		b.release()
 	}
-	limit := b.policy.Timeout + afterDisk
+	limit := b.policy.Timeout + min(afterDisk, hurry*b.policy.Timeout)
 	b.deadline, b.release = context.WithTimeout(context.Background(), limit)
 	b.watchdog = time.AfterFunc(limit+watchdogGrace, func() {
 		b.claim(failing)

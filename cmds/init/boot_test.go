@@ -252,19 +252,6 @@ func TestSwitchFailureWipes(t *testing.T) {
 	g.fails(t, "SWITCH")
 }
 
-// A disk that answers a kilobyte a second: the guest does not wait for ever.
-func TestDeadline(t *testing.T) {
-	t.Parallel()
-	g := standardImage(t).boots(t)
-	g.extra = []string{
-		"-drive", "if=none,id=slow,format=raw,readonly=on,throttling.bps-total=1024,file=" + g.image,
-		"-device", "virtio-blk-pci,drive=slow,serial=slow",
-	}
-	g.image = ""
-	g.cmdline = strings.Replace(g.cmdline, "=/dev/vda", "=serial:slow", 1) + " cocoroot.timeout=20s"
-	g.fails(t, "DEADLINE")
-}
-
 func TestPolicyRefused(t *testing.T) {
 	for name, change := range map[string]func(string) string{
 		"unknown parameter":  func(s string) string { return s + " cocoroot.shell=1" },

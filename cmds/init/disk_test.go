@@ -111,28 +111,11 @@ func TestSlowDisk(t *testing.T) {
 	g.runs(t)
 }
 
-// waitingFor is closed when the console shows the text.
-type waitingFor struct {
-	text string
-	seen bytes.Buffer
-	done chan struct{}
-}
-
-func (w *waitingFor) Write(b []byte) (int, error) {
-	before := strings.Contains(w.seen.String(), w.text)
-	w.seen.Write(b)
-	if !before && strings.Contains(w.seen.String(), w.text) {
-		close(w.done)
-	}
-	return len(b), nil
-}
-
 // A disk is plugged in when the guest says that it waits for one.
 func TestHotPlug(t *testing.T) {
 	t.Parallel()
 	g := standardImage(t).boots(t)
-	waits := &waitingFor{text: "cocoroot: waiting for the disk serial:late", done: make(chan struct{})}
-	g.watch = waits
+	waits := g.watch.on("cocoroot: waiting for the disk serial:late")
 	g.extra = []string{"-device", "pcie-root-port,id=slot1,bus=pcie.0,chassis=1,slot=1"}
 	g.diskName("serial:late")
 	g.cmdline += " cocoroot.timeout=2m"
@@ -142,7 +125,7 @@ func TestHotPlug(t *testing.T) {
 	g.onStart = func(ctx context.Context, q *qmp.Client) error {
 		go func() {
 			select {
-			case <-waits.done:
+			case <-waits:
 				plugged <- plug(ctx, q, image)
 			case <-ctx.Done():
 				plugged <- ctx.Err()

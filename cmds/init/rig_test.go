@@ -158,10 +158,12 @@ type guest struct {
 	table   []byte // instead of the table of entries
 	kernel  string
 	initrd  string
-	hashes  []byte   // instead of the table of what boots
-	extra   []string // for QEMU
-	memory  int      // MiB
-	ends    string   // how QEMU calls its end; default guest-shutdown, a power-off
+	hashes  []byte    // instead of the table of what boots
+	extra   []string  // for QEMU
+	memory  int       // MiB
+	ends    string    // how QEMU calls its end; default guest-shutdown, a power-off
+	watch   watch     // sees the console as it comes
+	typed   io.Reader // what the host types at the console; may be nil
 
 	// What an attacker does: onStart before the guest's first instruction
 	// (the client may be kept), onEnd when it has ended, with its memory
@@ -171,8 +173,6 @@ type guest struct {
 	// device attaches the image in another way than as virtio-blk: QEMU's
 	// -device arguments, for the drive "sealed".
 	device []string
-	// watch sees the console while the guest runs; nil for nobody.
-	watch io.Writer
 }
 
 // boots returns a guest that boots the image.
@@ -210,7 +210,7 @@ func (g *guest) run(t *testing.T, limit time.Duration) ended {
 	area := secretArea(t)
 	c := launch.Config{
 		Firmware: oracle.Artifact(t, "OVMF.amdsev.fd"), Kernel: g.kernel, Initrd: g.initrd, Cmdline: g.cmdline,
-		Memory: g.memory, SecretTable: g.table, HashesTable: g.hashes, ExtraArgs: g.extra,
+		Memory: g.memory, SecretTable: g.table, HashesTable: g.hashes, ExtraArgs: g.extra, ConsoleInput: g.typed,
 	}
 	if g.image != "" {
 		if g.device == nil {
@@ -242,11 +242,7 @@ func (g *guest) run(t *testing.T, limit time.Duration) ended {
 	var console bytes.Buffer
 	ctx, cancel := context.WithTimeout(t.Context(), limit)
 	defer cancel()
-	var out io.Writer = &console
-	if g.watch != nil {
-		out = io.MultiWriter(out, g.watch)
-	}
-	e.Outcome, e.err = launch.Run(ctx, c, out)
+	e.Outcome, e.err = launch.Run(ctx, c, io.MultiWriter(&console, &g.watch))
 	e.console = console.String()
 	t.Cleanup(func() {
 		if t.Failed() {

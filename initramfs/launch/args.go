@@ -55,6 +55,7 @@ type names struct {
 	firmware, kernel, initrd string
 	hashes, secret           string
 	console                  string // file or pipe to write to
+	typed                    string // number of a connected socket that is the console instead
 	control                  string // number of a connected socket for QMP; with it the guest waits for cont
 }
 
@@ -85,7 +86,7 @@ func arguments(c Config, v Version, fw ovmf.Firmware, n names) []string {
 	for i, d := range c.Disks {
 		args = append(args, d.arguments(i)...)
 	}
-	args = append(args, consoleArguments(n.console)...)
+	args = append(args, consoleArguments(n)...)
 	if n.control != "" {
 		args = append(args, "-S", "-chardev", "socket,id=control,fd="+n.control, "-mon", "chardev=control,mode=control")
 	}
@@ -127,11 +128,14 @@ func (d Disk) arguments(i int) []string {
 	return []string{"-drive", drive, "-device", device}
 }
 
-func consoleArguments(path string) []string {
-	if path == "" {
-		return []string{"-serial", "stdio"}
+func consoleArguments(n names) []string {
+	switch {
+	case n.typed != "":
+		return []string{"-chardev", "socket,id=console,fd=" + n.typed, "-serial", "chardev:console"}
+	case n.console != "":
+		return []string{"-chardev", "file,id=console,path=" + escape(n.console), "-serial", "chardev:console"}
 	}
-	return []string{"-chardev", "file,id=console,path=" + escape(path), "-serial", "chardev:console"}
+	return []string{"-serial", "stdio"}
 }
 
 // escape doubles commas, which separate QEMU's options.

@@ -78,6 +78,10 @@ type Config struct {
 	// boot, the firmware refuses.
 	HashesTable []byte
 
+	// ConsoleInput is for attacks in tests: what the host types at the
+	// guest's console. Without it, the guest has nobody to read from.
+	ConsoleInput io.Reader
+
 	// OnSilence, when set, is called once if the console has not had a
 	// single byte Silence after the start. Most firmware builds stand still
 	// without a word when a hash does not match.
@@ -185,7 +189,8 @@ func (c Config) checkTables(fw ovmf.Firmware, hashes []byte) error {
 }
 
 // Run boots the guest and waits for its end, copying its console to console
-// (which may be nil) as it comes. The guest gets no input and no network.
+// (which may be nil) as it comes. The guest gets no network, and no input but
+// ConsoleInput.
 // When ctx ends, QEMU is killed. The outcome is also filled in, as far as the
 // guest got, beside an error.
 func Run(ctx context.Context, cfg Config, console io.Writer) (Outcome, error) {

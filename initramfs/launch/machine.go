@@ -39,16 +39,16 @@ type machine struct {
 	exited  chan struct{} // closed when waitErr is set
 	waitErr error
 	drained chan struct{} // closed when the console has been read to its end
-	console *os.File      // our end of the console's pipe
+	console io.ReadCloser // our end of the console
 }
 
 // start runs QEMU with the guest paused.
 func start(ctx context.Context, c Config, v Version, in *input, out io.Writer) (*machine, error) {
-	console, consoleWriter, err := os.Pipe()
+	console, theirConsole, err := consoleEnds(c.ConsoleInput)
 	if err != nil {
-		return nil, fmt.Errorf("cannot make a pipe for the console: %w", err)
+		return nil, err
 	}
-	defer consoleWriter.Close()
+	defer theirConsole.Close()
 	control, theirs, err := socketPair()
 	if err != nil {
 		console.Close()
@@ -66,7 +66,10 @@ func start(ctx context.Context, c Config, v Version, in *input, out io.Writer) (
 	}
 	n := names{
 		firmware: file(in.firmware), kernel: file(in.kernel), initrd: file(in.initrd),
-		hashes: file(in.hashes), secret: file(in.secret), console: file(consoleWriter),
+		hashes: file(in.hashes), secret: file(in.secret), console: file(theirConsole),
+	}
+	if c.ConsoleInput != nil {
+		n.typed = strconv.Itoa(2 + len(pass))
 	}
 	pass = append(pass, theirs)
 	n.control = strconv.Itoa(2 + len(pass))
@@ -113,18 +116,36 @@ func (m *machine) drain() {
 	close(m.drained)
 }
 
+// consoleEnds returns our end of the console and QEMU's: a pipe, or a socket
+// on which input is typed.
+func consoleEnds(input io.Reader) (io.ReadCloser, *os.File, error) {
+	if input == nil {
+		ours, theirs, err := os.Pipe()
+		if err != nil {
+			return nil, nil, fmt.Errorf("cannot make a pipe for the console: %w", err)
+		}
+		return ours, theirs, nil
+	}
+	conn, theirs, err := socketPair()
+	if err != nil {
+		return nil, nil, err
+	}
+	go io.Copy(conn, input) // ends with the input or the connection
+	return conn, theirs, nil
+}
+
 // socketPair returns a connection and the file of its other end.
 func socketPair() (net.Conn, *os.File, error) {
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
-		return nil, nil, fmt.Errorf("cannot make a control socket: %w", err)
+		return nil, nil, fmt.Errorf("cannot make a socket: %w", err)
 	}
-	ours, theirs := os.NewFile(uintptr(fds[0]), "control"), os.NewFile(uintptr(fds[1]), "control")
+	ours, theirs := os.NewFile(uintptr(fds[0]), "ours"), os.NewFile(uintptr(fds[1]), "theirs")
 	defer ours.Close()
 	conn, err := net.FileConn(ours)
 	if err != nil {
 		theirs.Close()
-		return nil, nil, fmt.Errorf("cannot make a control socket: %w", err)
+		return nil, nil, fmt.Errorf("cannot make a socket: %w", err)
 	}
 	return conn, theirs, nil
 }

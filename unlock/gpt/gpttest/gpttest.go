@@ -24,6 +24,7 @@ type Part struct {
 	GUID    efi.GUID
 	Name    string
 	Content []byte
+	Type    efi.GUID // zero: Linux data, as sfdisk writes
 }
 
 // linuxData is the type that sfdisk gives a partition.
@@ -42,7 +43,10 @@ func Disk(sector int, parts ...Part) []byte {
 		p := parts[i]
 		copy(disk[at:], p.Content)
 		e := table[(p.Number-1)*entrySize:]
-		copy(e, linuxData[:])
+		if p.Type.IsZero() {
+			p.Type = linuxData
+		}
+		copy(e, p.Type[:])
 		copy(e[16:], p.GUID[:])
 		put64(e[32:], at/sector)
 		put64(e[40:], (at+len(p.Content)-1)/sector)

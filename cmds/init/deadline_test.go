@@ -1,0 +1,191 @@
+package main_test
+
+import (
+	"bytes"
+	"context"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/klauspost/compress/zstd"
+	"github.com/u-root/u-root/pkg/cpio"
+
+	"cocoroot/initramfs/cmdline"
+	"cocoroot/initramfs/qmp"
+	"cocoroot/initramfs/squashfs"
+	"cocoroot/unlock/luks2"
+	"cocoroot/unlock/sealed"
+	"cocoroot/unlock/verity"
+)
+
+const (
+	// timeout is what the boots here wait for the disk; for the rest they
+	// have four times as long.
+	timeout  = 4 * time.Second
+	deadline = 5 * timeout
+	// late is how long after that the FATAL line may come: the end of the
+	// child, the watchdog, what holds up the end, and a busy machine.
+	late = 5*time.Second + time.Second + 2*2*time.Second + 10*time.Second
+)
+
+// initRuns is what init prints before it looks for the disk, which firmware
+// and kernel have read from by then.
+const initRuns = "kernel modules loaded"
+
+// failsInTime boots a guest with little patience that must end with the code
+// by its deadline. What the host holds up is let go once the FATAL line is
+// there and, with the guest still running or already off, the secrets are not.
+func (g *guest) failsInTime(t *testing.T, code string, let func()) ended {
+	t.Helper()
+	g.cmdline += " cocoroot.timeout=" + timeout.String()
+	began, fataled := g.watch.on(initRuns), g.watch.on("cocoroot: FATAL")
+	area, done := secretArea(t), make(chan struct{})
+	g.onStart = func(ctx context.Context, q *qmp.Client) error {
+		go func() {
+			defer close(done)
+			defer let()
+			select {
+			case at := <-fataled:
+				took := at.Sub(<-began)
+				t.Logf("%s after %s", code, took.Round(time.Millisecond))
+				if took > deadline+late {
+					t.Errorf("the boot took %s; want %s, and at most %s more", took, deadline, late)
+				}
+			case <-ctx.Done():
+				return
+			}
+			// QEMU itself waits for the disk once the guest is off.
+			ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+			defer cancel()
+			if page, err := readMemory(ctx, t, q, uint64(area.Base), uint64(area.Size)); err == nil {
+				g.wiped(t, ended{page: page})
+			}
+		}()
+		return nil
+	}
+	e := g.fails(t, code)
+	<-done
+	return e
+}
+
+// A disk that stops answering, at each step that reads it.
+func TestDiskStopsAnswering(t *testing.T) {
+	p := standardImage(t).policy.Image
+	for name, from := range map[string]uint64{
+		"hash tree":   p.HashStart() * verity.BlockSize,
+		"LUKS header": 4096,
+		"keyslot":     32768,
+		"root":        luks2.HeaderRegion,
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			g := standardImage(t).boots(t)
+			d := serveDisk(t, g.image, func(offset uint64, data []byte) bool {
+				return !g.watch.has(initRuns) || offset+uint64(len(data)) <= from || offset >= from+verity.BlockSize
+			})
+			g.image, g.extra = "", d.arguments()
+			g.failsInTime(t, "DEADLINE", d.release)
+			if !d.isHung() {
+				t.Error("the disk was never asked for what it does not answer")
+			}
+		})
+	}
+}
+
+// A disk that answers one block a second, which is too little.
+func TestDiskTooSlow(t *testing.T) {
+	t.Parallel()
+	g := standardImage(t).boots(t)
+	g.extra = []string{
+		"-drive", "if=none,id=slow,format=raw,readonly=on,throttling.iops-total=1,throttling.iops-size=4096,file=" + g.image,
+		"-device", "virtio-blk-pci,drive=slow",
+	}
+	g.image = ""
+	g.failsInTime(t, "DEADLINE", func() {})
+}
+
+// sealedWith returns the image of most boots with another key derivation.
+func sealedWith(t *testing.T, kdf luks2.KDF) sealedImage {
+	t.Helper()
+	s := standardImage(t)
+	dir := t.TempDir()
+	fs := filepath.Join(dir, "fs")
+	if err := squashfs.Make(t.Context(), filepath.Join(filepath.Dir(s.path), "root"), fs, 0); err != nil {
+		t.Fatal(err)
+	}
+	plain := read(t, fs)
+	s.path = filepath.Join(dir, "image")
+	out, err := os.Create(s.path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer out.Close()
+	result, err := sealed.Write(t.Context(), out, bytes.NewReader(plain), int64(len(plain)), sealed.Options{Passphrase: s.key, KDF: kdf})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.policy.Image = result.Params
+	if s.cmdline, err = cmdline.Build(s.policy, cmdline.Options{}); err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+// A key derivation that the allow-list lets through, on a machine that is too
+// slow for it.
+func TestSlowKeyDerivation(t *testing.T) {
+	t.Parallel()
+	sealedWith(t, luks2.PBKDF2(luks2.MaxIterations)).boots(t).failsInTime(t, "DEADLINE", func() {})
+}
+
+// The child that unseals needs more memory than there is: the kernel kills it,
+// and not the first process.
+func TestOutOfMemory(t *testing.T) {
+	t.Parallel()
+	g := sealedWith(t, luks2.Argon2id(1, 128<<10, 1)).boots(t)
+	g.memory = 384
+	g.initrd = withBallast(t, g.initrd, 260<<20)
+	e := g.fails(t, "CRASH")
+	if e.Fatal != nil && !strings.Contains(e.Fatal.Text, "signal: killed") {
+		t.Errorf("FATAL text = %q; want the child's death", e.Fatal.Text)
+	}
+}
+
+// withBallast returns an archive that fills so much of the guest's memory.
+func withBallast(t *testing.T, initrd string, size int) string {
+	t.Helper()
+	var plain, packed bytes.Buffer
+	w := cpio.Newc.Writer(&plain)
+	if err := w.WriteRecord(cpio.StaticFile("ballast", string(make([]byte, size)), 0o400)); err != nil {
+		t.Fatal(err)
+	}
+	if err := cpio.WriteTrailer(w); err != nil {
+		t.Fatal(err)
+	}
+	z, err := zstd.NewWriter(&packed)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := plain.WriteTo(z); err != nil {
+		t.Fatal(err)
+	}
+	if err := z.Close(); err != nil {
+		t.Fatal(err)
+	}
+	out := filepath.Join(t.TempDir(), "initrd")
+	write(t, out, append(read(t, initrd), packed.Bytes()...))
+	return out
+}
+
+// A panic cannot wipe; it must not stand there with the secret either.
+func TestPanicResets(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	g := seal(t, dir, testRoot(t, dir, "exit 3")).boots(t)
+	e := g.run(t, bootLimit)
+	if e.err != nil || !strings.Contains(e.Panic, "Attempted to kill init") || e.Reason != "guest-reset" {
+		t.Errorf("outcome = %+v, %v; want a panic and a reset", e.Outcome, e.err)
+	}
+}

@@ -1,0 +1,197 @@
+package main_test
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"sync"
+	"testing"
+)
+
+// hostDisk is a disk whose every answer the test decides: it serves QEMU over
+// NBD (doc/proto.md of the NBD project: fixed newstyle handshake, simple
+// replies, big-endian).
+type hostDisk struct {
+	socket string
+	image  []byte
+
+	mu     sync.Mutex
+	answer func(offset uint64, data []byte) bool
+	hung   chan struct{} // closed at the first read that is not answered
+	conns  []net.Conn
+}
+
+// serveDisk serves a file until the test ends. For each read, answer gets the
+// bytes to send, which it may change; when it returns false this read is not
+// answered, nor is any later one.
+func serveDisk(t *testing.T, path string, answer func(offset uint64, data []byte) bool) *hostDisk {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "nbd") // t.TempDir may be too long for a socket
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := &hostDisk{socket: filepath.Join(dir, "s"), image: read(t, path), answer: answer, hung: make(chan struct{})}
+	l, err := net.Listen("unix", d.socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var serving sync.WaitGroup
+	serving.Go(func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			d.mu.Lock()
+			d.conns = append(d.conns, conn)
+			d.mu.Unlock()
+			serving.Go(func() {
+				if err := d.serve(conn); err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, net.ErrClosed) {
+					t.Logf("NBD: %v", err)
+				}
+			})
+		}
+	})
+	t.Cleanup(func() {
+		l.Close()
+		d.release()
+		serving.Wait()
+		os.RemoveAll(dir)
+	})
+	return d
+}
+
+// release ends the connections: what was not answered fails.
+func (d *hostDisk) release() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, c := range d.conns {
+		c.Close()
+	}
+}
+
+// isHung reports whether a read was not answered.
+func (d *hostDisk) isHung() bool {
+	select {
+	case <-d.hung:
+		return true
+	default:
+		return false
+	}
+}
+
+// arguments returns QEMU's, for the guest's first disk.
+func (d *hostDisk) arguments() []string {
+	return []string{
+		"-drive", "if=none,id=host,format=raw,readonly=on,file.driver=nbd,file.export=x,file.server.type=unix,file.server.path=" + d.socket,
+		"-device", "virtio-blk-pci,drive=host",
+	}
+}
+
+const (
+	nbdOption      = "IHAVEOPT" // before each option
+	nbdOptionReply = 0x3e889045565a9
+	nbdRequest     = 0x25609513
+	nbdReply       = 0x67446698
+
+	nbdGo          = 7 // NBD_OPT_GO
+	nbdInfo        = 3 // NBD_REP_INFO
+	nbdAck         = 1 // NBD_REP_ACK
+	nbdUnsupported = 1<<31 | 1
+	nbdReadOnly    = 1 | 1<<1 // NBD_FLAG_HAS_FLAGS, NBD_FLAG_READ_ONLY
+	nbdRead        = 0        // NBD_CMD_READ
+	nbdDisconnect  = 2        // NBD_CMD_DISC
+	nbdInvalid     = 22       // NBD_EINVAL
+)
+
+// message puts numbers of fixed size together.
+func message(numbers ...any) []byte {
+	var b bytes.Buffer
+	for _, n := range numbers {
+		if err := binary.Write(&b, binary.BigEndian, n); err != nil {
+			panic(err)
+		}
+	}
+	return b.Bytes()
+}
+
+func (d *hostDisk) serve(c net.Conn) error {
+	defer c.Close()
+	if _, err := io.WriteString(c, "NBDMAGIC"+nbdOption+"\x00\x01"); err != nil { // NBD_FLAG_FIXED_NEWSTYLE
+		return err
+	}
+	if _, err := io.CopyN(io.Discard, c, 4); err != nil { // the client's flags
+		return err
+	}
+	for {
+		var option struct {
+			Magic    [8]byte
+			ID, Size uint32
+		}
+		if err := binary.Read(c, binary.BigEndian, &option); err != nil {
+			return err
+		}
+		if _, err := io.CopyN(io.Discard, c, int64(option.Size)); err != nil {
+			return err
+		}
+		if option.ID == nbdGo {
+			break
+		}
+		if _, err := c.Write(message(uint64(nbdOptionReply), option.ID, uint32(nbdUnsupported), uint32(0))); err != nil {
+			return err
+		}
+	}
+	if _, err := c.Write(message(
+		uint64(nbdOptionReply), uint32(nbdGo), uint32(nbdInfo), uint32(12), uint16(0), uint64(len(d.image)), uint16(nbdReadOnly),
+		uint64(nbdOptionReply), uint32(nbdGo), uint32(nbdAck), uint32(0),
+	)); err != nil {
+		return err
+	}
+	for {
+		var request struct {
+			Magic          uint32
+			Flags, Command uint16
+			Handle, Offset uint64
+			Size           uint32
+		}
+		if err := binary.Read(c, binary.BigEndian, &request); err != nil {
+			return err
+		}
+		end := request.Offset + uint64(request.Size)
+		switch {
+		case request.Magic != nbdRequest:
+			return errors.New("the client lost its way")
+		case request.Command == nbdDisconnect:
+			return nil
+		case request.Command != nbdRead || end > uint64(len(d.image)):
+			if _, err := c.Write(message(uint32(nbdReply), uint32(nbdInvalid), request.Handle)); err != nil {
+				return err
+			}
+			continue
+		}
+		data := bytes.Clone(d.image[request.Offset:end])
+		if !d.answers(request.Offset, data) {
+			continue
+		}
+		if _, err := c.Write(append(message(uint32(nbdReply), uint32(0), request.Handle), data...)); err != nil {
+			return err
+		}
+	}
+}
+
+func (d *hostDisk) answers(offset uint64, data []byte) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.isHung() {
+		return false
+	}
+	if !d.answer(offset, data) {
+		close(d.hung)
+		return false
+	}
+	return true
+}
