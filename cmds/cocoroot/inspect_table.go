@@ -16,8 +16,8 @@ import (
 )
 
 // maxTable bounds a table in bytes. LAUNCH_SECRET takes 16 KiB; a file may be
-// longer, to be told so.
-const maxTable = 64 << 10
+// longer, to be told so. More than 64 KiB many systems would not lock.
+const maxTable = 32 << 10
 
 // tableReport is the JSON form of a listing.
 type tableReport struct {

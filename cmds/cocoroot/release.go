@@ -40,6 +40,9 @@ func (m *monitor) register(flags *pflag.FlagSet) {
 
 // talk connects and runs f.
 func (m *monitor) talk(ctx context.Context, f func(context.Context, *qmp.Client) error) error {
+	if m.timeout <= 0 {
+		return usagef("--timeout: %s is no time to wait", m.timeout)
+	}
 	ctx, cancel := context.WithTimeout(ctx, m.timeout)
 	defer cancel()
 	c, err := qmp.Dial(ctx, m.socket)
@@ -59,7 +62,8 @@ func explain(err error) error {
 	case err == nil:
 		return nil
 	case errors.Is(err, release.ErrUnknown):
-		return hinted(err, "end this guest and launch it again; a new launch needs a new packet")
+		// Not wrapped: after an interrupt, this is not "nothing was done".
+		return hinted(errors.New(err.Error()), "end this guest and launch it again; a new launch needs a new packet")
 	case errors.Is(err, release.ErrNoSEV):
 		return hinted(err, "start QEMU with KVM, -object sev-guest,… and -machine confidential-guest-support=…")
 	case errors.Is(err, release.ErrSNP):

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
@@ -297,6 +298,7 @@ func TestReleaseBadInput(t *testing.T) {
 		"file as socket":      {[]string{"release", "collect", "--qmp", junk, "-o", r.path("p")}, exitFailed},
 		"collect, no output":  {[]string{"release", "collect", "--qmp", junk}, exitUsage},
 		"collect, argument":   {[]string{"release", "collect", "x", "--qmp", junk, "-o", r.path("p")}, exitUsage},
+		"no time":             {[]string{"release", "collect", "--qmp", junk, "-o", r.path("p"), "--timeout", "0s"}, exitUsage},
 		"inject nothing":      {[]string{"release", "inject", "--qmp", junk}, exitUsage},
 		"inject junk":         {[]string{"release", "inject", junk, "--qmp", junk}, exitFailed},
 		"inject a report":     {[]string{"release", "inject", r.path("report"), "--qmp", junk}, exitFailed},
@@ -320,6 +322,23 @@ func TestReleaseBadInput(t *testing.T) {
 		if after := names(t, r.dir); after != before {
 			t.Errorf("%s: files %q; want %q", name, after, before)
 		}
+	}
+}
+
+// Whoever interrupts an injection is told that it may have happened.
+func TestInterruptedInject(t *testing.T) {
+	r := newRig(t, "0x7")
+	r.collect(&psptest.QEMU{Guest: r.guest})
+	if code, _, stderr := r.verify(); code != exitOK {
+		t.Fatal(stderr)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	q := &psptest.QEMU{Guest: r.guest, Answer: map[string]func(uint64) string{
+		"sev-inject-launch-secret": func(uint64) string { cancel(); return "" }}}
+	var stdout, stderr bytes.Buffer
+	code := (&app{&stdout, &stderr}).main(ctx, []string{"release", "inject", r.path("p_packet.json"), "--qmp", q.Serve(t), "--cont"})
+	if code != exitFailed || !strings.Contains(stderr.String(), "not known whether the secret arrived") || q.Running() {
+		t.Errorf("interrupted inject = %d, %q", code, stderr.String())
 	}
 }
 
