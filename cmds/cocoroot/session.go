@@ -89,7 +89,7 @@ func verifyPlatform(roots sevcert.Roots, paths []string, ca string) (*sevcert.Ce
 		return nil, "", hinted(err, "sevctl export, cocoroot release platform, or QEMU's pdh and cert-chain have the platform's; AMD's go to --amd-ca")
 	case errors.Is(err, sevcert.ErrRoot):
 		return nil, "", hinted(err, "if you know this key to be AMD's, --amd-root believes it")
-	case errors.Is(err, sevcert.ErrSignature):
+	case errors.Is(err, sevcert.ErrSignature) && ca == "":
 		return nil, "", hinted(err, "for Naples and Rome, and generations after Turin, AMD's certificates are named with --amd-ca")
 	}
 	return pdh, generation, err
