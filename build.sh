@@ -37,6 +37,7 @@ usage() {
 		  kernels           build/modular and build/debian-kernel, which tests boot
 		  initrd [--debug]  build/initrd.img; --debug makes build/debug.img, an archive
 		                    with a shell, for nothing that is secret
+		  bench             count what a boot costs, beside other initrds
 		  fuzz [SECONDS]    run every fuzz target for so long, 60 by default; test
 		                    runs their seeds
 		  clean [--cache]   remove build/; with --cache the cache as well
@@ -61,6 +62,7 @@ main() {
 	kernels) settle; kernels ;;
 	initrd | 'initrd --debug') settle; initrd "${2:-}" ;;
 	fuzz | 'fuzz '[1-9]*) settle; fuzz "${2:-60}" ;;
+	bench) settle; bench ;;
 	clean | 'clean --cache') settle; clean "${2:-}" ;;
 	'' | help | -h | --help) usage ;;
 	*) usage >&2 && exit 2 ;;
@@ -697,13 +699,72 @@ fuzz() {
 	done < <(printf '%s\n' "${targets[@]}")
 }
 
+# --- Benchmarks --------------------------------------------------------------
+
+bench() {
+	packages 'for the benchmarks' "${BOOT_PACKAGES[@]}" mmdebstrap=mmdebstrap e2fsprogs=mke2fs
+	firmware
+	initrd ''
+	demo_root
+	peers
+	built
+	export CGO_ENABLED=0 GOEXPERIMENT=runtimesecret
+	go test -run '^$' -bench . -benchtime 1x -timeout 60m ./cmds/init
+}
+
+# peers leaves in build/peers what BenchmarkBoot compares with: the initrds that
+# Debian 12 makes with initramfs-tools and with dracut, and its kernel.
+peers() {
+	local dir
+	dir=$CACHE/peers/$(declare -f peers_in peers_make | sha256)
+	if [[ ! -e $dir ]]; then
+		((EUID == 0)) || packages 'to make a Debian root as a user' uidmap=newuidmap
+		say "making the initrds of Debian 12 to compare with"
+		open_suite bookworm
+		mkdir -p "$TMP/peers" "$CACHE/peers"
+		quietly peers peers_make "$CACHE/apt/bookworm/suite.sources" "$TMP/peers"
+		mv "$TMP/peers" "$dir"
+	fi
+	put "$dir" build/peers
+	made peers build/peers/initramfs-tools.img
+	made peers build/peers/dracut.img
+}
+
+# peers_make SOURCES DIR
+peers_make() {
+	head -c 32 /dev/urandom | od -An -tx1 | tr -d ' \n' >"$2/key"
+	declare -f peers_in >"$2/peers.sh"
+	# shellcheck disable=SC2016 # mmdebstrap's shell has the root in $1
+	mmdebstrap --variant=minbase --format=null --include=linux-image-cloud-amd64,initramfs-tools,cryptsetup-initramfs,dracut-core,systemd-sysv,udev \
+		--customize-hook="upload '$2/key' /etc/bench.key" --customize-hook="upload '$2/peers.sh' /tmp/peers.sh" \
+		--customize-hook='chroot "$1" bash -c ". /tmp/peers.sh; set -e; peers_in"' \
+		--customize-hook="download /tmp/initramfs-tools.img '$2/initramfs-tools.img'" \
+		--customize-hook="download /tmp/dracut.img '$2/dracut.img'" --customize-hook="download /tmp/vmlinuz '$2/vmlinuz'" \
+		bookworm /dev/null "$1"
+	rm "$2/peers.sh"
+	chmod 644 "$2"/*
+}
+
+# peers_in runs in the Debian root. The UUID is BenchmarkBoot's.
+peers_in() {
+	local version
+	version=$(ls /lib/modules)
+	chmod 600 /etc/bench.key
+	echo 'root UUID=11111111-1111-4111-8111-111111111111 /etc/bench.key luks,initramfs' >/etc/crypttab
+	echo 'KEYFILE_PATTERN=/etc/bench.key' >>/etc/cryptsetup-initramfs/conf-hook
+	echo 'UMASK=0077' >>/etc/initramfs-tools/initramfs.conf
+	mkinitramfs -o /tmp/initramfs-tools.img "$version"
+	dracut --force --no-hostonly --add crypt --include /etc/bench.key /etc/bench.key /tmp/dracut.img "$version"
+	cp "/boot/vmlinuz-$version" /tmp/vmlinuz
+}
+
 # --- Cleaning ----------------------------------------------------------------
 
 # clean [--cache]
 clean() {
 	if [[ $1 == --cache ]]; then
 		chmod -R u+w "$CACHE/gopath" 2>/dev/null || true # Go's module cache is read-only
-		rm -rf "$CACHE"/{apt,busybox,debian-kernel,debian-root,firmware,go,gocache,gopath,kernel,lock,source,tmp}
+		rm -rf "$CACHE"/{apt,busybox,debian-kernel,debian-root,firmware,go,gocache,gopath,kernel,lock,peers,source,tmp}
 		rmdir --ignore-fail-on-non-empty "$CACHE"
 	fi
 	rm -rf build

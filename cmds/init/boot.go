@@ -44,6 +44,7 @@ type boot struct {
 	disk     disk.Disk
 	guids    []efi.GUID // the entries that were injected
 	steps    []unseal.Step
+	before   float64 // milliseconds that the first process had run as the kernel's, before it was init
 	deadline context.Context
 	release  context.CancelFunc // of deadline
 	watchdog *time.Timer        // fires a little after deadline
@@ -68,6 +69,7 @@ func (b *boot) claim(state int32) {
 
 // run boots; it does not return.
 func (b *boot) run() {
+	b.before = usageOf(unix.RUSAGE_SELF).Milliseconds
 	b.policy = policy.Defaults()
 	defer func() {
 		if r := recover(); r != nil {

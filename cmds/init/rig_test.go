@@ -53,7 +53,7 @@ type sealedImage struct {
 }
 
 // seal seals a root with the tool that users have.
-func seal(t *testing.T, dir, root string, args ...string) sealedImage {
+func seal(t testing.TB, dir, root string, args ...string) sealedImage {
 	t.Helper()
 	path := filepath.Join(dir, "image")
 	cmd := exec.Command(oracle.Artifact(t, "cocoroot"), append([]string{"seal", root, "-o", path}, args...)...)
@@ -68,7 +68,7 @@ func seal(t *testing.T, dir, root string, args ...string) sealedImage {
 	return image
 }
 
-func read(t *testing.T, path string) []byte {
+func read(t testing.TB, path string) []byte {
 	t.Helper()
 	data, err := os.ReadFile(path)
 	if err != nil {
@@ -78,7 +78,7 @@ func read(t *testing.T, path string) []byte {
 }
 
 // testRoot makes a small root: the demo's busybox and a program that says it runs.
-func testRoot(t *testing.T, dir, script string) string {
+func testRoot(t testing.TB, dir, script string) string {
 	t.Helper()
 	root := filepath.Join(dir, "root")
 	if err := os.CopyFS(root, os.DirFS(oracle.Artifact(t, "demo/root"))); err != nil {
@@ -88,7 +88,7 @@ func testRoot(t *testing.T, dir, script string) string {
 	return root
 }
 
-func write(t *testing.T, path string, data []byte) {
+func write(t testing.TB, path string, data []byte) {
 	t.Helper()
 	if err := os.WriteFile(path, data, 0o755); err != nil {
 		t.Fatal(err)
@@ -184,7 +184,7 @@ func (s sealedImage) boots(t *testing.T) *guest {
 	}
 }
 
-func entry(t *testing.T, g efi.GUID, data []byte) secret.Entry {
+func entry(t testing.TB, g efi.GUID, data []byte) secret.Entry {
 	t.Helper()
 	b, err := secmem.New(max(len(data), 1))
 	if err != nil {
@@ -262,7 +262,7 @@ func readMemory(ctx context.Context, t *testing.T, q *qmp.Client, base, size uin
 	return os.ReadFile(path)
 }
 
-func secretArea(t *testing.T) ovmf.Area {
+func secretArea(t testing.TB) ovmf.Area {
 	t.Helper()
 	fw, err := ovmf.Parse(read(t, oracle.Artifact(t, "OVMF.amdsev.fd")))
 	if err != nil {

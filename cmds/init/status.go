@@ -5,6 +5,8 @@ import (
 	"os"
 	"path/filepath"
 
+	"golang.org/x/sys/unix"
+
 	"cocoroot/unlock/dm"
 	"cocoroot/unlock/efi"
 	"cocoroot/unlock/root"
@@ -21,6 +23,16 @@ type status struct {
 	Key     efi.GUID      `json:"key"`     // the entry that opened the image
 	Secrets []efi.GUID    `json:"secrets"` // the entries that were injected
 	Steps   []statusStep  `json:"steps"`
+	Usage   struct {
+		Init   usage `json:"init"`   // the first process
+		Unseal usage `json:"unseal"` // the child that unsealed
+	} `json:"usage"`
+}
+
+// usage is what a process has used.
+type usage struct {
+	Milliseconds float64 `json:"cpu_ms"` // of processor time
+	PeakKiB      int64   `json:"peak_memory_kib"`
 }
 
 type statusStep struct {
@@ -36,6 +48,8 @@ func (b *boot) writeStatus() error {
 	for _, step := range b.steps {
 		s.Steps = append(s.Steps, toStatus(step))
 	}
+	s.Usage.Init, s.Usage.Unseal = usageOf(unix.RUSAGE_SELF), usageOf(unix.RUSAGE_CHILDREN)
+	s.Usage.Init.Milliseconds -= b.before
 	text, err := json.MarshalIndent(s, "", "  ")
 	if err != nil {
 		return err
@@ -58,4 +72,12 @@ func (b *boot) tellUdev() error {
 
 func toStatus(s unseal.Step) statusStep {
 	return statusStep{s.Name, float64(s.Duration.Microseconds()) / 1000}
+}
+
+func usageOf(who int) usage {
+	var u unix.Rusage
+	if unix.Getrusage(who, &u) != nil {
+		return usage{}
+	}
+	return usage{float64(u.Utime.Nano()+u.Stime.Nano()) / 1e6, u.Maxrss}
 }
