@@ -94,8 +94,8 @@ func peersDisk(b *testing.B, dir string) string {
 }
 
 var (
-	archiveStarts  = regexp.MustCompile(`\[ *(\d+)\.(\d{6})\] Run /init as`)
-	imageStarts = regexp.MustCompile(`\[ *(\d+)\.(\d{6})\] bench: image runs`)
+	archiveStarts = regexp.MustCompile(`\[ *(\d+)\.(\d{6})\] Run /init as`)
+	imageStarts   = regexp.MustCompile(`\[ *(\d+)\.(\d{6})\] bench: image runs`)
 )
 
 // bootFor boots once an iteration and reports what it took.
