@@ -39,6 +39,7 @@ for name in verity root; do
 	say "$name udev $(udevadm info --query=property --property=DM_NAME,ID_FS_TYPE,SYSTEMD_READY --value /dev/mapper/cocoroot-$name | tr '\n' ' ')"
 done
 say "root status $(cryptsetup status cocoroot-root | head -n 2 | tr -s '\n ' ' ')"
+say "credentials $(find /run/credentials /run/planted -type f 2>/dev/null | tr '\n' ' ')"
 say "root is $(findmnt --noheadings --output FSTYPE /)"
 say "mounts $(cut -d ' ' -f 2,3 /proc/mounts | grep -cE '^/(newroot|lower|upper|init)|rootfs') of ours"
 say "status $(setpriv --reuid=65534 --clear-groups grep -c '"image"' /run/cocoroot/status.json)"
@@ -78,6 +79,7 @@ func TestDebian(t *testing.T) {
 			"verity device active", "verity link /dev/dm-0", "verity udev cocoroot-verity crypto_LUKS 1",
 			"root device active", "root link /dev/dm-1", "root udev cocoroot-root squashfs 1",
 			"root status /dev/mapper/cocoroot-root is active and is in use. type: LUKS2",
+			"credentials",
 			"root is overlay",
 			"mounts 0 of ours",
 			"status 1",
@@ -103,6 +105,8 @@ func bootDebian(t *testing.T, image sealedImage, more string) ended {
 	g := image.boots(t)
 	g.memory = 2048
 	g.cmdline += more
+	// systemd takes credentials from what the host writes, where it is let.
+	g.extra = hostStrings("f /run/planted 0644 root root - " + planted)
 	e := g.run(t, 2*bootLimit)
 	if e.err != nil || e.Fatal != nil || e.Panic != "" {
 		t.Fatalf("outcome = %+v, %v; want an end of the guest's own", e.Outcome, e.err)
@@ -119,6 +123,9 @@ func bootDebian(t *testing.T, image sealedImage, more string) ended {
 		if strings.Contains(end, bad) {
 			t.Errorf("the end of the console has %q", bad)
 		}
+	}
+	if strings.Contains(e.console, planted) {
+		t.Error("the host's text is on the console")
 	}
 	if strings.Contains(e.console, "FAILED") || strings.Contains(e.console, "boot-test: failed") {
 		t.Error("units failed")
