@@ -18,6 +18,7 @@ import (
 	"cocoroot/unlock/modules"
 	"cocoroot/unlock/policy"
 	"cocoroot/unlock/root"
+	"cocoroot/unlock/secmem"
 	"cocoroot/unlock/secret"
 	"cocoroot/unlock/unseal"
 )
@@ -201,6 +202,9 @@ func (b *boot) wipe() error {
 		return err
 	}
 	if err := store.RemoveAll(func(g efi.GUID) bool { return g != b.policy.Key && b.policy.Keep.Has(g) }); err != nil {
+		return err
+	}
+	if err := secmem.Drain(); err != nil {
 		return err
 	}
 	say("disk key wiped")

@@ -110,13 +110,19 @@ func TestDiskTooSlow(t *testing.T) {
 func sealedWith(t *testing.T, kdf luks2.KDF) sealedImage {
 	t.Helper()
 	s := standardImage(t)
+	return sealRoot(t, filepath.Join(filepath.Dir(s.path), "root"), s.key, kdf)
+}
+
+// sealRoot seals a root with a key derivation of the test's choice.
+func sealRoot(t *testing.T, root string, passphrase []byte, kdf luks2.KDF) sealedImage {
+	t.Helper()
 	dir := t.TempDir()
 	fs := filepath.Join(dir, "fs")
-	if err := squashfs.Make(t.Context(), filepath.Join(filepath.Dir(s.path), "root"), fs, 0); err != nil {
+	if err := squashfs.Make(t.Context(), root, fs, 0); err != nil {
 		t.Fatal(err)
 	}
 	plain := read(t, fs)
-	s.path = filepath.Join(dir, "image")
+	s := sealedImage{path: filepath.Join(dir, "image"), key: passphrase, policy: standardImage(t).policy}
 	out, err := os.Create(s.path)
 	if err != nil {
 		t.Fatal(err)

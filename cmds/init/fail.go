@@ -13,6 +13,7 @@ import (
 	"cocoroot/unlock/modules"
 	"cocoroot/unlock/policy"
 	"cocoroot/unlock/root"
+	"cocoroot/unlock/secmem"
 	"cocoroot/unlock/secret"
 	"cocoroot/unlock/unseal"
 )
@@ -46,10 +47,15 @@ func (b *boot) end(err error) {
 	if wipeErr := b.wipeAll(); wipeErr != nil {
 		text += "; and a secret could not be wiped: " + wipeErr.Error()
 	}
-	// dm-crypt's key goes too, as far as the disk lets the mapping go.
+	// dm-crypt's key goes too, unless the disk does not answer; then what was
+	// read of the image, and what a killed child has left.
+	within(patience, func() {
+		_ = root.MountAPI() // /dev may have moved
+		_ = dm.WipeKey(unseal.RootName)
+	})
 	within(patience, func() {
 		root.Unmount()
-		_ = dm.Remove(unseal.RootName)
+		_ = secmem.Drain()
 	})
 	within(patience, func() { report(fatal.Line(fatal.CodeOf(err, fatal.Crash), text)) })
 }

@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -60,7 +61,12 @@ func seal(t testing.TB, dir, root string, args ...string) sealedImage {
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("cocoroot seal: %v\n%s", err, out)
 	}
-	image := sealedImage{path: path, key: read(t, path+".key"), cmdline: strings.TrimSuffix(string(read(t, path+".cmdline")), "\n")}
+	image := sealedImage{path: path, cmdline: strings.TrimSuffix(string(read(t, path+".cmdline")), "\n")}
+	keyFile := path + ".key"
+	if i := slices.Index(args, "--key-file"); i >= 0 {
+		keyFile = args[i+1]
+	}
+	image.key = read(t, keyFile)
 	var err error
 	if image.policy, err = policy.Parse(image.cmdline); err != nil {
 		t.Fatal(err)

@@ -154,10 +154,18 @@ func Path(name string) (string, error) {
 	return fmt.Sprintf("/dev/dm-%d", unix.Minor(info.DevNo)), nil
 }
 
-// Remove takes a device that is not in use away; dm-crypt's key goes with it.
-func Remove(name string) error {
-	if err := devmapper.Remove(name); err != nil {
-		return fmt.Errorf("cannot remove the mapped device %s: %w", name, err)
+// WipeKey takes the key out of an active crypt target, which stays mapped and
+// may be in use: what would read from it waits for ever. A device that does
+// not answer keeps WipeKey waiting, for nothing is wiped under a request.
+func WipeKey(name string) error {
+	// Without the file system's freezing, which an unmount would wait for.
+	if _, err := control(unix.DM_DEV_SUSPEND, name, unix.DM_SUSPEND_FLAG|unix.DM_SKIP_LOCKFS_FLAG, nil); err != nil {
+		return fmt.Errorf("cannot suspend %s: %w", name, err)
+	}
+	// struct dm_target_msg: u64 sector, then the text with its NUL
+	// (Documentation/admin-guide/device-mapper/dm-crypt.rst, "key wipe").
+	if _, err := control(unix.DM_TARGET_MSG, name, 0, []byte("\x00\x00\x00\x00\x00\x00\x00\x00key wipe\x00")); err != nil {
+		return fmt.Errorf("cannot wipe the key of %s: %w", name, err)
 	}
 	return nil
 }

@@ -17,8 +17,9 @@ type target struct {
 	text          string // state, or parameters with DM_STATUS_TABLE_FLAG
 }
 
-// statusSize bounds the answer in bytes; a verity table has under 1 KiB.
-const statusSize = 16 << 10
+// controlSize is the size of a request and of its answer in bytes; a verity
+// table has under 1 KiB.
+const controlSize = 16 << 10
 
 var errStatus = errors.New("the kernel's answer is malformed")
 
@@ -26,35 +27,52 @@ var errStatus = errors.New("the kernel's answer is malformed")
 // (DM_TABLE_STATUS, include/uapi/linux/dm-ioctl.h). It must not be asked for
 // the table of a crypt target, which has the key in it.
 func status(name string, flags uint32) ([]target, error) {
-	// A slice of words, for the structures in it are aligned to 8 bytes.
-	words := make([]uint64, statusSize/8)
-	buf := unsafe.Slice((*byte)(unsafe.Pointer(&words[0])), statusSize)
-	head := (*unix.DmIoctl)(unsafe.Pointer(&words[0]))
-	head.Version = [3]uint32{4, 0, 0}
-	head.Data_size = statusSize
-	head.Data_start = unix.SizeofDmIoctl
-	head.Flags = flags
-	if len(name) >= len(head.Name) {
-		return nil, fmt.Errorf("cannot read the state of %.16q…: the name is too long", name)
-	}
-	copy(head.Name[:], name)
-
-	fd, err := unix.Open("/dev/mapper/control", unix.O_RDWR|unix.O_CLOEXEC, 0)
+	a, err := control(unix.DM_TABLE_STATUS, name, flags, nil)
 	if err != nil {
-		return nil, fmt.Errorf("cannot open the device-mapper: %w", err)
+		return nil, fmt.Errorf("cannot read the state of %s: %w", name, err)
 	}
-	defer unix.Close(fd)
-	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), unix.DM_TABLE_STATUS, uintptr(unsafe.Pointer(head))); errno != 0 {
-		return nil, fmt.Errorf("cannot read the state of %s: %w", name, errno)
-	}
-	if head.Flags&unix.DM_BUFFER_FULL_FLAG != 0 || head.Data_start > statusSize {
-		return nil, fmt.Errorf("cannot read the state of %s: %w", name, errStatus)
-	}
-	targets, err := parseTargets(buf[head.Data_start:], head.Target_count)
+	targets, err := parseTargets(a.data, a.count)
 	if err != nil {
 		return nil, fmt.Errorf("cannot read the state of %s: %w", name, err)
 	}
 	return targets, nil
+}
+
+// answer is what the kernel writes back.
+type answer struct {
+	data  []byte
+	count uint32 // of targets
+}
+
+// control sends one request about a device, with data behind its head, to the
+// device-mapper (include/uapi/linux/dm-ioctl.h).
+func control(request uintptr, name string, flags uint32, data []byte) (answer, error) {
+	// A slice of words, for the structures in it are aligned to 8 bytes.
+	words := make([]uint64, controlSize/8)
+	buf := unsafe.Slice((*byte)(unsafe.Pointer(&words[0])), controlSize)
+	head := (*unix.DmIoctl)(unsafe.Pointer(&words[0]))
+	head.Version = [3]uint32{4, 0, 0}
+	head.Data_size = controlSize
+	head.Data_start = unix.SizeofDmIoctl
+	head.Flags = flags
+	if len(name) >= len(head.Name) {
+		return answer{}, errors.New("the name is too long")
+	}
+	copy(head.Name[:], name)
+	copy(buf[head.Data_start:], data)
+
+	fd, err := unix.Open("/dev/mapper/control", unix.O_RDWR|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return answer{}, fmt.Errorf("cannot open the device-mapper: %w", err)
+	}
+	defer unix.Close(fd)
+	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), request, uintptr(unsafe.Pointer(head))); errno != 0 {
+		return answer{}, errno
+	}
+	if head.Flags&unix.DM_BUFFER_FULL_FLAG != 0 || head.Data_start > controlSize {
+		return answer{}, errStatus
+	}
+	return answer{buf[head.Data_start:], head.Target_count}, nil
 }
 
 // parseTargets reads struct dm_target_spec: u64 start, u64 length, s32
