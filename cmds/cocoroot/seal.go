@@ -97,7 +97,7 @@ func seal(ctx context.Context, a *app, o sealOptions) error {
 	if err != nil {
 		return err
 	}
-	key, err := o.key(&files)
+	key, err := o.key(a, &files)
 	if err != nil {
 		return err
 	}
@@ -136,15 +136,19 @@ func seal(ctx context.Context, a *app, o sealOptions) error {
 }
 
 // key reads the key file, or makes a new key and writes it.
-func (o sealOptions) key(files *outputs) (*secmem.Buffer, error) {
+func (o sealOptions) key(a *app, files *outputs) (*secmem.Buffer, error) {
 	if o.keyFile != "" {
 		key, err := secmem.ReadFile(o.keyFile, mostKey)
-		if err == nil && len(key.Bytes()) < leastKey {
+		if err != nil {
+			return nil, err
+		}
+		if len(key.Bytes()) < leastKey {
 			key.Close()
 			return nil, hinted(fmt.Errorf("cannot use %s: a key has at least %d bytes", o.keyFile, leastKey),
 				"without --key-file a new random key is made")
 		}
-		return key, err
+		warnOfEnding(a, o.keyFile, key.Bytes())
+		return key, nil
 	}
 	f, err := files.create(o.keyOut, 0o600, o.force)
 	if err != nil {

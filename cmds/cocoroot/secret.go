@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"strings"
@@ -84,7 +85,6 @@ func secretArea(path string) (int, error) {
 }
 
 // buildTable reads GUID=FILE pairs into a secret table that fits area bytes.
-// It warns of a newline at a file's end, which becomes part of the secret.
 func buildTable(a *app, pairs []string, area int) (*secmem.Buffer, error) {
 	var entries []secret.Entry
 	defer func() {
@@ -105,10 +105,18 @@ func buildTable(a *app, pairs []string, area int) (*secmem.Buffer, error) {
 		if err != nil {
 			return nil, err
 		}
-		if b := data.Bytes(); b[len(b)-1] == '\n' {
-			fmt.Fprintf(a.stderr, "cocoroot: warning: %s ends in a newline, which is now part of the secret\n", path)
-		}
+		warnOfEnding(a, path, data.Bytes())
 		entries = append(entries, secret.Entry{GUID: g, Data: data})
 	}
 	return secret.Build(entries, area)
+}
+
+// warnOfEnding warns of white space at the end of a key, which counts. What
+// has several lines is no key, but text that ends in a newline by right.
+func warnOfEnding(a *app, path string, key []byte) {
+	what := secret.Ending(key)
+	if what == "" || bytes.ContainsRune(bytes.TrimRight(key, "\r\n\x00"), '\n') {
+		return
+	}
+	fmt.Fprintf(a.stderr, "cocoroot: warning: %s ends in %s, which is part of the secret; printf writes a file without, echo does not\n", path, what)
 }

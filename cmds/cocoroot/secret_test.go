@@ -72,3 +72,23 @@ func TestSecretUsage(t *testing.T) {
 		t.Errorf("secret inspect --help = %d, %q", code, out)
 	}
 }
+
+// A key that ends in a newline is used as it is, with a word about it; a
+// text of several lines ends in one by right.
+func TestNewlineWarning(t *testing.T) {
+	dir := t.TempDir()
+	const secret = "MY-LUKS-PASSPHRASE-IS-LONG-ENOUGH"
+	for name, tc := range map[string]struct {
+		text string
+		want bool
+	}{
+		"none": {secret, false}, "newline": {secret + "\n", true}, "DOS": {secret + "\r\n", true},
+		"blank": {secret + " ", true}, "lines": {"one\ntwo\n", false},
+	} {
+		key := put(t, filepath.Join(dir, "key"), tc.text)
+		code, _, stderr := call(t, "secret", "build", guid+"="+key, "-o", filepath.Join(dir, "table"), "--force")
+		if code != exitOK || strings.Contains(stderr, "cocoroot: warning: ") != tc.want || strings.Contains(stderr, "LUKS") {
+			t.Errorf("%s: secret build = %d, %q; want a warning: %t", name, code, stderr, tc.want)
+		}
+	}
+}

@@ -51,18 +51,6 @@ func TestBoots(t *testing.T) {
 	}
 }
 
-func TestKeepNone(t *testing.T) {
-	t.Parallel()
-	g := standardImage(t).boots(t)
-	g.entries = append(g.entries, entry(t, otherGUID, []byte("a secret for nobody")))
-	g.cmdline += " cocoroot.keep=none"
-	e := g.runs(t)
-	g.wiped(t, e)
-	if strings.Contains(e.console, otherGUID.String()) {
-		t.Error("an entry that nothing names is still there")
-	}
-}
-
 func TestDiskBySerialAndNoOverlay(t *testing.T) {
 	t.Parallel()
 	g := standardImage(t).boots(t)
@@ -71,13 +59,6 @@ func TestDiskBySerialAndNoOverlay(t *testing.T) {
 	if strings.Contains(e.console, "boot-test: root is writable") {
 		t.Error("the root could be written to")
 	}
-}
-
-func TestKeyWithTrailingNUL(t *testing.T) {
-	t.Parallel()
-	g := standardImage(t).boots(t)
-	g.entries[0] = entry(t, policy.DefaultKey, append(g.entries[0].Data.Bytes(), 0))
-	g.wiped(t, g.runs(t))
 }
 
 // What is measured was changed: the firmware lets none of it run.

@@ -157,6 +157,9 @@ func open(path string, info luks2.Info, key *secmem.Buffer) error {
 		volume, err = device.UnsealVolume(info.Keyslot, pass[:n])
 	}
 	if errors.Is(err, luks.ErrPassphraseDoesNotMatch) {
+		if what := secret.Ending(pass); what != "" {
+			return fatal.Errorf(fatal.LUKSKey, "the injected key does not open the image; its entry ends in %s, which counts: inject the key without it (printf, not echo)", what)
+		}
 		return fatal.Errorf(fatal.LUKSKey, "the injected key does not open the image; inject the key file that was written when it was sealed")
 	}
 	if err != nil {
