@@ -64,7 +64,7 @@ func FuzzSession(f *testing.F) {
 			t.Errorf("%d events beside error %v", len(events), err)
 		}
 		for _, e := range events {
-			if e.Name == "" || len(e.Data) > maxEventData {
+			if e.Name == "" || len(e.Data) > maxEvent {
 				t.Errorf("event %+v", e)
 			}
 		}

@@ -18,8 +18,10 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"strings"
 	"sync"
 	"time"
+	"unicode"
 )
 
 const (
@@ -29,8 +31,10 @@ const (
 	// maxEvents is the number of events kept for Event. When nobody takes
 	// them the oldest go first: the newest says how the guest ended.
 	maxEvents = 256
-	// maxEventData is the longest data in bytes that an event may carry.
-	maxEventData = 64 << 10
+	// maxEvent is the longest name and data in bytes that an event may have.
+	maxEvent = 64 << 10
+	// maxDesc is how many characters of QEMU's sentence an error has.
+	maxDesc = 500
 )
 
 var (
@@ -41,7 +45,8 @@ var (
 	ErrClosed = errors.New("the QMP connection is closed")
 )
 
-// Error is QEMU's refusal of a command.
+// Error is QEMU's refusal of a command. The peer's words are cut to a bound
+// and have no control characters: they may go to a terminal.
 type Error struct {
 	Command string // what was executed
 	Class   string // GenericError, CommandNotFound, …
@@ -164,7 +169,7 @@ func (c *Client) Execute(ctx context.Context, command string, args, result any) 
 		return fmt.Errorf("cannot execute %s: no answer: %w", command, ctx.Err())
 	}
 	if m.Error != nil {
-		return &Error{Command: command, Class: m.Error.Class, Desc: m.Error.Desc}
+		return &Error{Command: command, Class: printable(m.Error.Class), Desc: printable(m.Error.Desc)}
 	}
 	if result == nil {
 		return nil
@@ -173,6 +178,19 @@ func (c *Client) Execute(ctx context.Context, command string, args, result any) 
 		return fmt.Errorf("cannot read the answer to %s: %w: %w", command, ErrProtocol, err)
 	}
 	return nil
+}
+
+// printable returns the begin of a text with ? for what is not a letter, mark,
+// number, punctuation, symbol or space: no escape sequence, no line break, no
+// change of the writing's direction.
+func printable(s string) string {
+	s = strings.Map(func(r rune) rune {
+		if !unicode.IsPrint(r) {
+			return '?'
+		}
+		return r
+	}, s)
+	return fmt.Sprintf("%.*s", maxDesc, s)
 }
 
 // register makes room for one answer.
@@ -334,8 +352,8 @@ func (c *Client) deliver(m message) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if m.Event != "" {
-		if len(m.Data) > maxEventData {
-			return fmt.Errorf("%w: an event with %d bytes of data", ErrProtocol, len(m.Data))
+		if n := len(m.Event) + len(m.Data); n > maxEvent {
+			return fmt.Errorf("%w: an event of %d bytes", ErrProtocol, n)
 		}
 		if len(c.events) == maxEvents {
 			c.events = c.events[1:]

@@ -172,6 +172,22 @@ func TestRefusal(t *testing.T) {
 	}
 }
 
+// What QEMU says cannot act on the terminal that it is printed on.
+func TestRefusalIsPrintable(t *testing.T) {
+	c := dial(t, func(p *peer) {
+		_, id := p.hear()
+		desc := `\u001b]0;owned\u0007\u009b2J\r\n\u202egood 'é' ` + strings.Repeat("x", 10000)
+		p.say(fmt.Sprintf(`{"error": {"class": "G\u001b", "desc": "%s"}, "id": %d}`+"\n", desc, id))
+	})
+	var refused *Error
+	if err := c.Execute(soon(t), "x", nil, nil); !errors.As(err, &refused) {
+		t.Fatalf("Execute error = %v; want *Error", err)
+	}
+	if !strings.HasPrefix(refused.Desc, "?]0;owned??2J???good 'é' x") || len(refused.Desc) > maxDesc+1 || refused.Class != "G?" {
+		t.Errorf("refusal = %.80q, %d bytes, class %q", refused.Desc, len(refused.Desc), refused.Class)
+	}
+}
+
 func TestLateAnswerIsDropped(t *testing.T) {
 	release := make(chan struct{})
 	c := dial(t, func(p *peer) {
@@ -279,7 +295,8 @@ func TestBadAnswers(t *testing.T) {
 		{"neither", `{"id": 2}` + "\n", ErrProtocol},
 		{"wrong type", `{"return": [], "id": 2}` + "\n", ErrProtocol},
 		{"line too long", `{"return": {}, "pad": "` + strings.Repeat("x", maxLine) + `", "id": 2}` + "\n", ErrProtocol},
-		{"event too long", `{"event": "E", "data": "` + strings.Repeat("x", maxEventData) + `"}` + "\n", ErrProtocol},
+		{"event too long", `{"event": "E", "data": "` + strings.Repeat("x", maxEvent) + `"}` + "\n", ErrProtocol},
+		{"event's name too long", `{"event": "` + strings.Repeat("E", maxEvent+1) + `"}` + "\n", ErrProtocol},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			c := dial(t, func(p *peer) {
