@@ -1,13 +1,12 @@
 package packet
 
 import (
-	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 
 	"cocoroot/initramfs/session"
+	"cocoroot/initramfs/strictjson"
 )
 
 // MaxFile bounds a packet's file in bytes: 16 KiB in base64 and some text.
@@ -42,16 +41,8 @@ func Encode(p Packet, m session.Measurement) ([]byte, error) {
 // between them; the PSP is the one that authenticates it.
 func Decode(b []byte) (Packet, session.Measurement, error) {
 	var f File
-	if len(b) > MaxFile {
-		return Packet{}, f.Measurement, fmt.Errorf("%w: more than %d bytes", ErrFile, MaxFile)
-	}
-	d := json.NewDecoder(bytes.NewReader(b))
-	d.DisallowUnknownFields()
-	if err := d.Decode(&f); err != nil {
+	if err := strictjson.Decode(b, MaxFile, &f); err != nil {
 		return Packet{}, f.Measurement, fmt.Errorf("%w: %w", ErrFile, err)
-	}
-	if _, err := d.Token(); err != io.EOF {
-		return Packet{}, f.Measurement, fmt.Errorf("%w: something follows it", ErrFile)
 	}
 	if f.Version != fileVersion {
 		return Packet{}, f.Measurement, fmt.Errorf("%w: version %d; this program knows version %d", ErrFile, f.Version, fileVersion)

@@ -3,9 +3,6 @@ package qmp
 import (
 	"bytes"
 	"errors"
-	"os"
-	"os/exec"
-	"path/filepath"
 	"testing"
 	"time"
 
@@ -14,31 +11,11 @@ import (
 
 // TestQEMU drives a QEMU without machine: stop, go, refuse, quit.
 func TestQEMU(t *testing.T) {
-	name := oracle.Tool(t, "qemu-system-x86_64")
-	dir, err := os.MkdirTemp("", "qmp")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
-	socket := filepath.Join(dir, "s")
-	var stderr bytes.Buffer
-	qemu := exec.CommandContext(soon(t), name, "-M", "none", "-nodefaults", "-nographic", "-S", "-qmp", "unix:"+socket+",server=on,wait=off")
-	qemu.Stderr = &stderr
-	if err := qemu.Start(); err != nil {
-		t.Fatal(err)
-	}
-	exited := make(chan error, 1)
-	go func() { exited <- qemu.Wait() }()
-	t.Cleanup(func() { qemu.Process.Kill() })
-
+	conn, ended := oracle.QEMU(t, "-M", "none")
 	ctx := soon(t)
-	c, err := Dial(ctx, socket)
-	for err != nil && ctx.Err() == nil { // until QEMU has made the socket
-		time.Sleep(20 * time.Millisecond)
-		c, err = Dial(ctx, socket)
-	}
+	c, err := New(ctx, conn)
 	if err != nil {
-		t.Fatal(err, stderr.String())
+		t.Fatal(err)
 	}
 	defer c.Close()
 
@@ -65,7 +42,5 @@ func TestQEMU(t *testing.T) {
 	if e, err := c.Event(ctx, "SHUTDOWN"); err != nil || !bytes.Contains(e.Data, []byte("host-qmp-quit")) {
 		t.Errorf("Event(SHUTDOWN) = %s, %v; want reason host-qmp-quit", e.Data, err)
 	}
-	if err := <-exited; err != nil {
-		t.Errorf("QEMU ended with %v: %s", err, stderr.String())
-	}
+	ended()
 }

@@ -1,12 +1,8 @@
 package release
 
 import (
-	"bytes"
 	"context"
 	"errors"
-	"os"
-	"os/exec"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -20,31 +16,12 @@ import (
 // TestQEMU asks a real QEMU, which has no SEV here: it knows every command, and
 // refuses in the words that the played one uses.
 func TestQEMU(t *testing.T) {
-	name := oracle.Tool(t, "qemu-system-x86_64")
-	dir, err := os.MkdirTemp("", "qmp")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
-	socket := filepath.Join(dir, "s")
+	conn, ended := oracle.QEMU(t, "-accel", "tcg", "-M", "q35", "-m", "16")
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	t.Cleanup(cancel)
-	var stderr bytes.Buffer
-	qemu := exec.CommandContext(ctx, name, "-accel", "tcg", "-M", "q35", "-m", "16", "-nodefaults", "-nographic", "-S", "-qmp", "unix:"+socket+",server=on,wait=off")
-	qemu.Stderr = &stderr
-	if err := qemu.Start(); err != nil {
-		t.Fatal(err)
-	}
-	exited := make(chan error, 1)
-	go func() { exited <- qemu.Wait() }()
-	t.Cleanup(func() { qemu.Process.Kill() })
-	c, err := qmp.Dial(ctx, socket)
-	for err != nil && ctx.Err() == nil { // until QEMU has made the socket
-		time.Sleep(20 * time.Millisecond)
-		c, err = qmp.Dial(ctx, socket)
-	}
+	c, err := qmp.New(ctx, conn)
 	if err != nil {
-		t.Fatal(err, stderr.String())
+		t.Fatal(err)
 	}
 	defer c.Close()
 
@@ -78,7 +55,5 @@ func TestQEMU(t *testing.T) {
 	if err := c.Execute(ctx, "quit", nil, nil); err != nil {
 		t.Error(err)
 	}
-	if err := <-exited; err != nil {
-		t.Errorf("QEMU ended with %v: %s", err, stderr.String())
-	}
+	ended()
 }

@@ -10,13 +10,12 @@
 package release
 
 import (
-	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 
 	"cocoroot/initramfs/session"
+	"cocoroot/initramfs/strictjson"
 )
 
 // MaxReport bounds a report in bytes.
@@ -54,17 +53,9 @@ func (r Report) Encode() ([]byte, error) {
 
 // ParseReport reads a report, which the host wrote.
 func ParseReport(b []byte) (Report, error) {
-	if len(b) > MaxReport {
-		return Report{}, fmt.Errorf("%w: more than %d bytes", ErrReport, MaxReport)
-	}
 	var r Report
-	d := json.NewDecoder(bytes.NewReader(b))
-	d.DisallowUnknownFields()
-	if err := d.Decode(&r); err != nil {
+	if err := strictjson.Decode(b, MaxReport, &r); err != nil {
 		return Report{}, fmt.Errorf("%w: %w", ErrReport, err)
-	}
-	if _, err := d.Token(); err != io.EOF {
-		return Report{}, fmt.Errorf("%w: something follows it", ErrReport)
 	}
 	if r.Version != reportVersion {
 		return Report{}, fmt.Errorf("%w: version %d; this program knows version %d", ErrReport, r.Version, reportVersion)

@@ -1,0 +1,31 @@
+package strictjson
+
+import (
+	"errors"
+	"testing"
+)
+
+func TestDecode(t *testing.T) {
+	type pair struct{ A, B int }
+	for _, tt := range []struct {
+		text string
+		ok   bool
+		want error // nil: any
+	}{
+		{`{"a": 1, "b": 2}`, true, nil},
+		{` {"a": 1, "b": 2} ` + "\n", true, nil},
+		{`{"a": 1, "b": 2, "c": 3}`, false, nil},
+		{`{"a": 1, "b": 2`, false, nil},
+		{`{"a": "1"}`, false, nil},
+		{``, false, nil},
+		{`{"a": 1, "b": 2}{}`, false, ErrTrailer},
+		{`{"a": 1, "b": 2}}`, false, ErrTrailer},
+		{`{"a": 1, "b": 2}               `, false, ErrTooLong},
+	} {
+		var v pair
+		err := Decode([]byte(tt.text), 30, &v)
+		if (err == nil) != tt.ok || tt.want != nil && !errors.Is(err, tt.want) || tt.ok && v != (pair{1, 2}) {
+			t.Errorf("Decode(%q) = %v, %v; want %v, %v", tt.text, v, err, tt.ok, tt.want)
+		}
+	}
+}
