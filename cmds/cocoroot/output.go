@@ -14,11 +14,13 @@ import (
 // written under a temporary name beside it, synced, and renamed.
 type output struct {
 	*os.File
-	path  string
-	force bool
+	path   string
+	force  bool
+	placed bool // it has its name
 }
 
-// outputs are files that appear together or not at all.
+// outputs are files that appear together or not at all. Only what was replaced
+// with force cannot be taken back.
 type outputs []*output
 
 // create starts one more file. An existing file is an error without force,
@@ -42,7 +44,7 @@ func (all *outputs) create(path string, mode fs.FileMode, force bool) (*output, 
 	if err != nil {
 		return nil, fmt.Errorf("cannot write %s: %w", path, err)
 	}
-	o := &output{f, path, force}
+	o := &output{File: f, path: path, force: force}
 	*all = append(*all, o)
 	if err := f.Chmod(mode); err != nil {
 		return nil, fmt.Errorf("cannot write %s: %w", path, err)
@@ -60,13 +62,12 @@ func (all *outputs) commit() error {
 			return fmt.Errorf("cannot write %s: %w", o.path, err)
 		}
 	}
-	for len(*all) > 0 {
-		o := (*all)[0]
+	for _, o := range *all {
 		if err := o.rename(); err != nil {
 			return err
 		}
-		*all = (*all)[1:]
 	}
+	*all = nil
 	return nil
 }
 
@@ -78,6 +79,7 @@ func (o *output) rename() error {
 	if err := unix.Renameat2(unix.AT_FDCWD, o.Name(), unix.AT_FDCWD, o.path, flags); err != nil {
 		return fmt.Errorf("cannot write %s: %w", o.path, err)
 	}
+	o.placed = true
 	dir, err := os.Open(filepath.Dir(o.path))
 	if err != nil {
 		return fmt.Errorf("cannot write %s: %w", o.path, err)
@@ -94,6 +96,9 @@ func (all *outputs) discard() {
 	for _, o := range *all {
 		o.Close()
 		os.Remove(o.Name())
+		if o.placed && !o.force {
+			os.Remove(o.path)
+		}
 	}
 	*all = nil
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"os"
 
 	"github.com/spf13/pflag"
 
@@ -28,8 +29,15 @@ func (s *secrets) register(flags *pflag.FlagSet) {
 	flags.StringVar(&s.firmware, "firmware", "", "the firmware that will get the table (default: OVMF AmdSev's area of 3072 bytes)")
 }
 
-// keys reads the transport keys.
-func (s *secrets) keys() (*session.Keys, error) { return session.ReadKeys(s.tik, s.tek) }
+// keys reads the transport keys, and warns where others can.
+func (s *secrets) keys(a *app) (*session.Keys, error) {
+	for _, path := range []string{s.tik, s.tek} {
+		if fi, err := os.Stat(path); err == nil && fi.Mode().IsRegular() && fi.Mode().Perm()&0o077 != 0 {
+			fmt.Fprintf(a.stderr, "cocoroot: warning: others may use %s (mode %04o): whoever has it can forge a measurement or read the secret\n", path, fi.Mode().Perm())
+		}
+	}
+	return session.ReadKeys(s.tik, s.tek)
+}
 
 // read returns the table that the options or the pairs name. A table that the
 // guest's kernel would not take is an error.
@@ -134,7 +142,7 @@ func runSecretPacket(_ context.Context, a *app, flags *pflag.FlagSet, args []str
 		return err
 	}
 	defer table.Close()
-	keys, err := s.keys()
+	keys, err := s.keys(a)
 	if err != nil {
 		return err
 	}

@@ -62,7 +62,7 @@ func explain(err error) error {
 	case err == nil:
 		return nil
 	case errors.Is(err, release.ErrUnknown):
-		// Not wrapped: after an interrupt, this is not "nothing was done".
+		// Not wrapped: after an interrupt, this is not "nothing was written".
 		return hinted(errors.New(err.Error()), "end this guest and launch it again; a new launch needs a new packet")
 	case errors.Is(err, release.ErrNoSEV):
 		return hinted(err, "start QEMU with KVM, -object sev-guest,… and -machine confidential-guest-support=…")
@@ -161,13 +161,14 @@ func inject(ctx context.Context, w io.Writer, c *qmp.Client, p packet.Packet, m 
 	if err := release.Inject(ctx, c, p, m); err != nil {
 		return err
 	}
-	fmt.Fprintln(w, "the platform took the secret")
+	fmt.Fprintln(w, "QEMU says that the platform took the secret")
 	if !cont {
 		fmt.Fprintln(w, "the guest is still stopped: --cont, QMP's cont or virsh resume starts it")
 		return nil
 	}
 	if err := release.Continue(ctx, c); err != nil {
-		return hinted(fmt.Errorf("the secret is in the guest, but it was not started: %w", err), "QMP's cont or virsh resume starts it")
+		// Not wrapped, as above: an interrupt leaves the secret where it is.
+		return hinted(fmt.Errorf("the secret is in the guest, but QEMU did not say that it runs: %v", err), "QMP's cont or virsh resume starts it")
 	}
 	fmt.Fprintln(w, "the guest runs")
 	return nil

@@ -325,6 +325,32 @@ func TestReleaseBadInput(t *testing.T) {
 	}
 }
 
+// Whoever interrupts the start afterwards is told where the secret is.
+func TestInterruptedContinue(t *testing.T) {
+	r := newRig(t, "0x7")
+	ctx, cancel := context.WithCancel(t.Context())
+	q := &psptest.QEMU{Guest: r.guest, Answer: map[string]func(uint64) string{"cont": func(uint64) string { cancel(); return "" }}}
+	var stdout, stderr bytes.Buffer
+	code := (&app{&stdout, &stderr}).main(ctx, r.owner("run", "--qmp", q.Serve(t), "--cont"))
+	if code != exitFailed || !strings.Contains(stderr.String(), "the secret is in the guest") || r.guest.Table == nil {
+		t.Errorf("interrupted cont = %d, %q", code, stderr.String())
+	}
+}
+
+func TestSharedKeyIsWarnedOf(t *testing.T) {
+	r := newRig(t, "0x7")
+	r.collect(&psptest.QEMU{Guest: r.guest})
+	if _, _, stderr := r.verify(); strings.Contains(stderr, "warning") {
+		t.Errorf("verify warns of keys with mode 0600: %q", stderr)
+	}
+	if err := os.Chmod(r.path("vm_tek.bin"), 0o640); err != nil {
+		t.Fatal(err)
+	}
+	if code, _, stderr := r.verify("--force"); code != exitOK || strings.Count(stderr, "others may use "+r.path("vm_tek.bin")) != 1 {
+		t.Errorf("verify with a TEK of mode 0640 = %d, %q; want one warning", code, stderr)
+	}
+}
+
 // Whoever interrupts an injection is told that it may have happened.
 func TestInterruptedInject(t *testing.T) {
 	r := newRig(t, "0x7")
@@ -356,26 +382,5 @@ func TestSecretPacket(t *testing.T) {
 	}
 	if s := r.guest.LaunchSecret(r.base64("p_header.b64"), r.base64("p_secret.b64")); s != psptest.Success || !bytes.Equal(r.guest.Table, r.read("table")) {
 		t.Errorf("LAUNCH_SECRET = %#x, %q", s, r.guest.Table)
-	}
-}
-
-// The platform's certificates come out of QEMU; the CEK with AMD's signature
-// comes from elsewhere.
-func TestReleasePlatform(t *testing.T) {
-	p := psptest.NewPlatform(t, 2048)
-	dir := t.TempDir()
-	chain, vm := filepath.Join(dir, "chain"), filepath.Join(dir, "vm")
-	q := &psptest.QEMU{Platform: p}
-	code, out, stderr := call(t, "release", "platform", "--qmp", q.Serve(t), "-o", chain)
-	if code != exitOK || !strings.Contains(out, "cek/id/000102") {
-		t.Fatalf("release platform = %d, %q, %q", code, out, stderr)
-	}
-	ca := put(t, filepath.Join(dir, "ca"), string(p.ASK)+string(p.ARK))
-	args := []string{"secret", "session", chain, "--amd-ca", ca, "--amd-root", p.Fingerprint(), "-o", vm}
-	if code, _, stderr := call(t, args...); code != exitFailed || !strings.Contains(stderr, "kdsintf.amd.com") {
-		t.Errorf("session with the chip's own CEK = %d, %q; want where to get the signed one", code, stderr)
-	}
-	if code, _, stderr := call(t, append(args, put(t, filepath.Join(dir, "cek"), string(p.CEK)))...); code != exitOK {
-		t.Errorf("session with the signed CEK = %d, %q", code, stderr)
 	}
 }

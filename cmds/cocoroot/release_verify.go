@@ -144,7 +144,7 @@ func (r *releaser) parse(flags *pflag.FlagSet, args []string, required ...string
 // seal verifies a report and, on a match alone, reads the secrets and encrypts
 // them.
 func (r *releaser) seal(a *app, report release.Report, pairs []string) (packet.Packet, error) {
-	keys, err := r.keys()
+	keys, err := r.keys(a)
 	if err != nil {
 		return packet.Packet{}, err
 	}

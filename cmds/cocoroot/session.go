@@ -21,6 +21,7 @@ func runSecretSession(_ context.Context, a *app, flags *pflag.FlagSet, args []st
 	policyText := flags.String("policy", "0x7", "the guest's policy; 0x7 is NODBG, NOKS and ES")
 	ca := flags.String("amd-ca", "", "AMD's ASK and ARK, such as ask_ark_rome.cert; Milan, Genoa and Turin need none")
 	root := flags.String("amd-root", "", "also believe the root key with this SHA-256 of its SubjectPublicKeyInfo, in hex")
+	generation := flags.String("generation", "", "accept platforms of this generation alone: Rome, Milan, Genoa, Turin, or Naples, which nothing else accepts")
 	force := flags.Bool("force", false, "replace existing files")
 	if err := parse(flags, args, "output"); err != nil {
 		return err
@@ -36,8 +37,11 @@ func runSecretSession(_ context.Context, a *app, flags *pflag.FlagSet, args []st
 	if err != nil {
 		return err
 	}
-	pdh, generation, err := verifyPlatform(roots, flags.Args(), *ca)
+	pdh, found, err := verifyPlatform(roots, flags.Args(), *ca)
 	if err != nil {
+		return err
+	}
+	if err := checkGeneration(found, *generation); err != nil {
 		return err
 	}
 	if !policy.Has(session.Strict) {
@@ -46,7 +50,7 @@ func runSecretSession(_ context.Context, a *app, flags *pflag.FlagSet, args []st
 	if err := writeSession(pdh, policy, *name, *force); err != nil {
 		return err
 	}
-	fmt.Fprintf(a.stdout, "platform: genuine, up to AMD's root of %s\npolicy: %s\n", generation, policy)
+	fmt.Fprintf(a.stdout, "platform: genuine, up to AMD's root of %s\npolicy: %s\n", found, policy)
 	fmt.Fprintf(a.stdout, "%[1]s_session.b64, %[1]s_godh.b64: for the host, to launch the guest with\n", *name)
 	fmt.Fprintf(a.stdout, "%[1]s_tik.bin, %[1]s_tek.bin: for you alone; keep them secret\n", *name)
 	return nil
@@ -93,6 +97,21 @@ func verifyPlatform(roots sevcert.Roots, paths []string, ca string) (*sevcert.Ce
 		return nil, "", hinted(err, "for Naples and Rome, and generations after Turin, AMD's certificates are named with --amd-ca")
 	}
 	return pdh, generation, err
+}
+
+// checkGeneration refuses a platform of another generation than the one wanted.
+// It is the host who chooses which chip's certificates he shows, and one whose
+// keys he has is as good to him as any: so a generation that lost its keys must
+// be asked for.
+func checkGeneration(found, want string) error {
+	switch {
+	case want != "" && found != want:
+		return fmt.Errorf("the platform is up to AMD's root of %s, and not of %s", found, want)
+	case want == "" && found == sevcert.Naples:
+		return hinted(errors.New("the platform is of Naples, whose chips' keys can be extracted"),
+			"whoever has one such key can play the platform; --generation Naples accepts that")
+	}
+	return nil
 }
 
 // writeSession starts the session and writes its four files.

@@ -116,13 +116,19 @@ const (
 	romeARK   = "7447ffa21e2b938bfade89f5e9066c00a328813bfc43685605cceabd18da6fde"
 )
 
+// Naples is the name of the first generation. The key of a chip of it (CEK) can
+// be extracted with nothing but software, and stays the same through updates of
+// its firmware (Buhren, Werling, Seifert: "Insecure Until Proven Updated", CCS
+// 2019): a chain that ends there does not say that a chip is at its begin.
+const Naples = "Naples"
+
 // AMDRoots returns AMD's roots. ARK and ASK of Milan, Genoa and Turin are
 // those of github.com/google/go-sev-guest: the same keys sign SEV and SEV-SNP.
 // For Naples and Rome the ARK's fingerprint is known and the certificates have
 // to be given.
 func AMDRoots() (Roots, error) {
 	r := Roots{arks: make(map[Fingerprint]string)}
-	for name, hexDigits := range map[string]string{"Naples": naplesARK, "Rome": romeARK} {
+	for name, hexDigits := range map[string]string{Naples: naplesARK, "Rome": romeARK} {
 		f, err := ParseFingerprint(hexDigits)
 		if err != nil {
 			return Roots{}, err

@@ -1,0 +1,52 @@
+package main
+
+import (
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"cocoroot/initramfs/psptest"
+	"cocoroot/initramfs/sevcert"
+)
+
+// A host shows whichever chip's certificates it likes.
+func TestGeneration(t *testing.T) {
+	for _, tt := range []struct {
+		found, want string
+		ok          bool
+	}{
+		{"Milan", "", true}, {"Rome", "", true}, {sevcert.Naples, "", false},
+		{"Milan", "Milan", true}, {"Rome", "Milan", false}, {sevcert.Naples, "Milan", false}, {sevcert.Naples, "Naples", true},
+	} {
+		if err := checkGeneration(tt.found, tt.want); (err == nil) != tt.ok {
+			t.Errorf("checkGeneration(%q, %q) = %v; want ok %v", tt.found, tt.want, err, tt.ok)
+		}
+	}
+	p, dir := psptest.NewPlatform(t, 2048), t.TempDir()
+	chain := put(t, filepath.Join(dir, "chain"), string(p.Chain()))
+	code, _, stderr := call(t, "secret", "session", chain, "--amd-root", p.Fingerprint(), "--generation", "Milan", "-o", filepath.Join(dir, "vm"))
+	if code != exitFailed || !strings.Contains(stderr, "not of Milan") || names(t, dir) != "chain" {
+		t.Errorf("session with a platform of another root = %d, %q, files %s", code, stderr, names(t, dir))
+	}
+}
+
+// The platform's certificates come out of QEMU; the CEK with AMD's signature
+// comes from elsewhere.
+func TestReleasePlatform(t *testing.T) {
+	p := psptest.NewPlatform(t, 2048)
+	dir := t.TempDir()
+	chain, vm := filepath.Join(dir, "chain"), filepath.Join(dir, "vm")
+	q := &psptest.QEMU{Platform: p}
+	code, out, stderr := call(t, "release", "platform", "--qmp", q.Serve(t), "-o", chain)
+	if code != exitOK || !strings.Contains(out, "cek/id/000102") {
+		t.Fatalf("release platform = %d, %q, %q", code, out, stderr)
+	}
+	ca := put(t, filepath.Join(dir, "ca"), string(p.ASK)+string(p.ARK))
+	args := []string{"secret", "session", chain, "--amd-ca", ca, "--amd-root", p.Fingerprint(), "-o", vm}
+	if code, _, stderr := call(t, args...); code != exitFailed || !strings.Contains(stderr, "kdsintf.amd.com") {
+		t.Errorf("session with the chip's own CEK = %d, %q; want where to get the signed one", code, stderr)
+	}
+	if code, _, stderr := call(t, append(args, put(t, filepath.Join(dir, "cek"), string(p.CEK)))...); code != exitOK {
+		t.Errorf("session with the signed CEK = %d, %q", code, stderr)
+	}
+}
