@@ -100,6 +100,33 @@ func effect(fault error) string {
 	}
 }
 
+// inspectSecretTable goes by the table's GUID. The table stays in locked
+// memory; a listing of it shows no secret unless asked to.
+func inspectSecretTable(s *subject, r *inspection) (bool, error) {
+	if !secret.IsTable(s.head.Bytes()) {
+		return false, nil
+	}
+	r.Kind, r.title = "secret_table", "a table of secrets, in clear"
+	if s.size > maxTable {
+		r.problem("%d bytes: the table is longer than LAUNCH_SECRET takes", s.size)
+		return true, nil
+	}
+	s.table = s.head
+	if s.size > inspectHead {
+		var err error
+		if s.table, err = secmem.ReadFile(s.path, maxTable); err != nil {
+			return false, err
+		}
+	}
+	l := secret.Inspect(s.table.Bytes(), s.area)
+	r.Details = reportTable(l, s.area, s.show)
+	if l.Fault != nil {
+		r.problem("%v", l.Fault)
+		r.hint = effect(l.Fault)
+	}
+	return true, nil
+}
+
 func reportTable(l secret.Listing, area int, show bool) tableReport {
 	r := tableReport{Size: l.Size, Length: l.Length, Area: area, Inside: l.Inside, Outside: l.Outside,
 		Convention: l.Convention(), Entries: []entryReport{}, Warnings: []string{}, Effect: effect(l.Fault)}

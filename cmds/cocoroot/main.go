@@ -6,6 +6,7 @@
 //	cocoroot measure compute the launch digest to expect
 //	cocoroot secret  the table of secrets, the session with a platform, the packet
 //	cocoroot release check a launched guest's measurement, give it its secrets
+//	cocoroot inspect say what a file is and what is wrong with it
 //	cocoroot launch  start a guest under QEMU
 //
 // Exit codes: 0 ok, 1 failed, 2 usage, 3 measurement mismatch, 4 secret
@@ -50,6 +51,7 @@ func commands() []command {
 		{"measure", "--mode sev|sev-es|sev-snp --firmware F [--kernel F [--initrd F] [--cmdline-file F]] [--vcpus N --vcpu-type NAME]", "compute the launch digest to expect", runMeasure},
 		{"secret", "COMMAND", "build the table of secrets, the session with a platform, the packet for a launch", runSecret},
 		{"release", "COMMAND", "give a measured guest its secrets: collect, verify, inject", runRelease},
+		{"inspect", "FILE", "say what a file is and what is wrong with it, without secrets", runInspect},
 		{"launch", "--simulate --firmware F --kernel F --initrd F --cmdline-file F --disk IMAGE", "start a guest under QEMU", runLaunch},
 	}
 }

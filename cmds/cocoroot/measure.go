@@ -216,14 +216,14 @@ func (o *measureOptions) table() (*measure.HashesTable, error) {
 
 // hashFiles makes the table of hashes. An empty name of an initrd is none.
 func hashFiles(kernel, initrd, cmdline string) (*measure.HashesTable, error) {
-	k, err := os.Open(kernel)
+	k, err := openFinite(kernel)
 	if err != nil {
 		return nil, fmt.Errorf("cannot read the kernel: %w", err)
 	}
 	defer k.Close()
 	var i io.Reader
 	if initrd != "" {
-		f, err := os.Open(initrd)
+		f, err := openFinite(initrd)
 		if err != nil {
 			return nil, fmt.Errorf("cannot read the initrd: %w", err)
 		}
@@ -235,6 +235,23 @@ func hashFiles(kernel, initrd, cmdline string) (*measure.HashesTable, error) {
 		return nil, err
 	}
 	return &table, nil
+}
+
+// openFinite opens a file or a pipe. A device such as /dev/zero has no end.
+func openFinite(path string) (*os.File, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	fi, err := f.Stat()
+	if err == nil && fi.Mode()&os.ModeDevice != 0 {
+		err = fmt.Errorf("%s is a device", path)
+	}
+	if err != nil {
+		f.Close()
+		return nil, err
+	}
+	return f, nil
 }
 
 // readImage reads a firmware or an SVSM.

@@ -39,14 +39,8 @@ const initRuns = "kernel modules loaded"
 // there and, with the guest still running or already off, the secrets are not.
 func (g *guest) failsInTime(t *testing.T, code string, let func()) ended {
 	t.Helper()
-	return g.failsInTimeFrom(t, code, initRuns, let)
-}
-
-// failsInTimeFrom counts from the line on the console that has mark.
-func (g *guest) failsInTimeFrom(t *testing.T, code, mark string, let func()) ended {
-	t.Helper()
 	g.cmdline += " cocoroot.timeout=" + timeout.String()
-	began, fataled := g.watch.on(mark), g.watch.on("cocoroot: FATAL")
+	began, fataled := g.watch.on(initRuns), g.watch.on("cocoroot: FATAL")
 	area, done := secretArea(t), make(chan struct{})
 	g.onStart = func(ctx context.Context, q *qmp.Client) error {
 		go func() {

@@ -94,6 +94,9 @@ func copyFile(what, path string, limit int64) (*os.File, error) {
 		return nil, fmt.Errorf("cannot read the %s: %w", what, err)
 	}
 	defer src.Close()
+	if fi, err := src.Stat(); err == nil && fi.Mode()&os.ModeDevice != 0 {
+		return nil, fmt.Errorf("cannot read the %s: %w: %s is a device", what, ErrConfig, path)
+	}
 	f, err := newMemoryFile(what)
 	if err != nil {
 		return nil, err

@@ -46,21 +46,13 @@ func (f Firmware) checkSections() error {
 		case ovmf.SecMem, ovmf.SVSMCAA:
 		case ovmf.Secrets, ovmf.CPUID, ovmf.KernelHashes:
 			if s.Size != pageSize {
-				return fmt.Errorf("%w: its %s section at %#x has %d bytes, not one page", ErrFirmware, sectionName(s.Type), s.Base, s.Size)
+				return fmt.Errorf("%w: its %s section at %#x has %d bytes, not one page", ErrFirmware, s.Type, s.Base, s.Size)
 			}
 		default:
 			return fmt.Errorf("%w: its metadata section at %#x is of the unknown type %#x", ErrFirmware, s.Base, uint32(s.Type))
 		}
 	}
 	return nil
-}
-
-// sectionName returns the name of a known type.
-func sectionName(t ovmf.SectionType) string {
-	return map[ovmf.SectionType]string{
-		ovmf.SecMem: "sec_mem", ovmf.Secrets: "secrets", ovmf.CPUID: "cpuid",
-		ovmf.SVSMCAA: "svsm_caa", ovmf.KernelHashes: "kernel_hashes",
-	}[t]
 }
 
 // Size returns the size of the image in bytes.

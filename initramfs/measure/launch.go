@@ -156,7 +156,7 @@ func SNP(f Firmware, table *HashesTable, cpus CPUs) (Result, error) {
 
 // section measures one section of the metadata.
 func (l *ledger) section(s ovmf.Section, area ovmf.Area, table *HashesTable) {
-	name, base, size := sectionName(s.Type), uint64(s.Base), uint64(s.Size)
+	name, base, size := s.Type.String(), uint64(s.Base), uint64(s.Size)
 	switch {
 	case s.Type == ovmf.Secrets:
 		l.blank(name, PageSecrets, base, size)

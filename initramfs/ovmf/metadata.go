@@ -19,6 +19,23 @@ const (
 	KernelHashes SectionType = 0x10 // page with the kernel hashes
 )
 
+// String returns edk2's name of the type.
+func (t SectionType) String() string {
+	switch t {
+	case SecMem:
+		return "sec_mem"
+	case Secrets:
+		return "secrets"
+	case CPUID:
+		return "cpuid"
+	case SVSMCAA:
+		return "svsm_caa"
+	case KernelHashes:
+		return "kernel_hashes"
+	}
+	return fmt.Sprintf("type %#x", uint32(t))
+}
+
 // Section is a run of whole pages that the launch prepares and measures.
 type Section struct {
 	Area

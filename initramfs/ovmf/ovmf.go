@@ -80,6 +80,29 @@ func (a Area) overlaps(b Area) bool {
 	return a.Present() && b.Present() && uint64(a.Base) < b.end() && uint64(b.Base) < a.end()
 }
 
+// Entry is one entry of the footer.
+type Entry struct {
+	GUID efi.GUID
+	Size int // bytes of data, without the GUID and the length
+}
+
+// Name returns what the entry is for, or "" when Parse does not read it.
+func (e Entry) Name() string {
+	switch e.GUID {
+	case secretGUID:
+		return "secret area"
+	case hashesGUID:
+		return "area of the kernel hashes"
+	case resetGUID:
+		return "SEV-ES reset address"
+	case metadataGUID:
+		return "SEV metadata"
+	case svsmGUID:
+		return "SVSM entry"
+	}
+	return ""
+}
+
 // Firmware is what the footer says.
 type Firmware struct {
 	ImageSize int  // bytes; the image ends at 4 GiB in the guest's memory
@@ -95,6 +118,9 @@ type Firmware struct {
 	// image; HasSVSMEntry is false for all other images.
 	SVSMEntry    uint32
 	HasSVSMEntry bool
+
+	// Entries is every entry of the footer, known or not, from its end on.
+	Entries []Entry
 
 	// Sections is the SEV metadata in the order of the image, which is the
 	// order of the SEV-SNP measurement; nil when the image has none.

@@ -70,6 +70,10 @@ func TestParse(t *testing.T) {
 		ImageSize: 4096,
 		Secret:    Area{0x80c000, 0xc00}, Hashes: Area{0x80cc00, 0x400},
 		ResetAddress: 0x80b004, HasReset: true,
+		Entries: []Entry{
+			{resetGUID, 4}, {secretGUID, 8}, {hashesGUID, 8}, {metadataGUID, 4},
+			{efi.MustParse("784fa70e-3176-4677-8a20-04b68699e374"), 12},
+		},
 		Sections: []Section{
 			{Area{0x800000, 0x9000}, SecMem},
 			{Area{0x80d000, 0x1000}, Secrets},

@@ -50,6 +50,7 @@ func Parse(image []byte) (Firmware, error) {
 			return Firmware{}, fmt.Errorf("%w: entry %s stands there twice", ErrFooter, guid)
 		}
 		seen[guid] = true
+		f.Entries = append(f.Entries, Entry{guid, len(data)})
 		if err := f.take(guid, data, image); err != nil {
 			return Firmware{}, fmt.Errorf("%w: entry %s: %w", ErrFooter, guid, err)
 		}

@@ -54,18 +54,27 @@ func (h Header) Bytes() []byte {
 	return append(append(b, h.IV[:]...), h.MAC[:]...)
 }
 
+// ParseHeader reads a header that came back from a file.
+func ParseHeader(b []byte) (Header, error) {
+	var h Header
+	if len(b) != HeaderSize || binary.LittleEndian.Uint32(b) != 0 {
+		return h, ErrHeader
+	}
+	copy(h.IV[:], b[4:])
+	copy(h.MAC[:], b[20:])
+	return h, nil
+}
+
 // Parse reads a packet that came back from a file.
 func Parse(header, payload []byte) (Packet, error) {
-	if len(header) != HeaderSize || binary.LittleEndian.Uint32(header) != 0 {
-		return Packet{}, ErrHeader
+	h, err := ParseHeader(header)
+	if err != nil {
+		return Packet{}, err
 	}
 	if len(payload) == 0 || len(payload)%alignment != 0 || len(payload) > MaxPayload {
 		return Packet{}, fmt.Errorf("%w: this one has %d", ErrPayload, len(payload))
 	}
-	p := Packet{Payload: payload}
-	copy(p.Header.IV[:], header[4:])
-	copy(p.Header.MAC[:], header[20:])
-	return p, nil
+	return Packet{Header: h, Payload: payload}, nil
 }
 
 // Seal encrypts a secret table for the launch with that measurement, which

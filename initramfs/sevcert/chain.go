@@ -95,6 +95,23 @@ func (b *Bundle) addPlatform(c *Certificate) error {
 	return nil
 }
 
+// Usages returns what the bundle's certificates are for, from the root down.
+func (b *Bundle) Usages() []Usage {
+	var all []Usage
+	if b.ark != nil {
+		all = append(all, ARK)
+	}
+	if b.ask != nil {
+		all = append(all, ASK)
+	}
+	for _, u := range []Usage{CEK, OCA, PEK, PDH} {
+		for range b.platform[u] {
+			all = append(all, u)
+		}
+	}
+	return all
+}
+
 // Verify checks the chain up to one of the roots. It returns the platform's
 // Diffie-Hellman certificate and the name of the root's generation.
 func (b *Bundle) Verify(roots Roots) (*Certificate, string, error) {

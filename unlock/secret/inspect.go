@@ -44,6 +44,9 @@ type Listed struct {
 	Data   []byte // aliases the table
 }
 
+// IsTable reports whether b begins as a secret table does.
+func IsTable(b []byte) bool { return bytes.HasPrefix(b, tableGUID[:]) }
+
 // Inspect reads a table as the kernel's efi_secret_securityfs_setup does
 // (drivers/virt/coco/efi_secret/efi_secret.c, Linux 6.12), for a secret area
 // of area bytes. A table is the owner's, but it may come from any tool. What

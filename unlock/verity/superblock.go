@@ -1,6 +1,11 @@
 package verity
 
-import "encoding/binary"
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+)
 
 // The superblock as veritysetup writes it, version 1, all numbers
 // little-endian (struct verity_sb in cryptsetup's lib/verity/verity.c;
@@ -41,4 +46,30 @@ func (p Params) Superblock(uuid [16]byte) []byte {
 	binary.LittleEndian.PutUint16(sb[80:], uint16(len(p.Salt)))
 	copy(sb[88:88+MaxSaltSize], p.Salt)
 	return sb
+}
+
+// ErrSuperblock is returned for a block that is not a superblock as Superblock
+// and veritysetup's defaults make it.
+var ErrSuperblock = errors.New("not the superblock of a hash tree with SHA-256 and blocks of 4096 bytes")
+
+// ParseSuperblock reads the block before a tree: the number of data blocks, the
+// salt, the UUID. A superblock has no root hash, and nothing vouches for it: it
+// is for telling what an image is, never for activating one.
+func ParseSuperblock(block []byte) (p Params, uuid [16]byte, err error) {
+	if len(block) != BlockSize || !bytes.HasPrefix(block, []byte(superblockSignature)) {
+		return p, uuid, ErrSuperblock
+	}
+	size := binary.LittleEndian.Uint16(block[80:])
+	if size > MaxSaltSize {
+		return p, uuid, fmt.Errorf("%w: a salt of %d bytes", ErrSuperblock, size)
+	}
+	p = Params{DataBlocks: binary.LittleEndian.Uint64(block[72:]), Salt: bytes.Clone(block[88 : 88+int(size)])}
+	copy(uuid[:], block[16:])
+	if p.DataBlocks == 0 || p.DataBlocks > MaxDataBlocks {
+		return Params{}, uuid, fmt.Errorf("%w: %d data blocks", ErrSuperblock, p.DataBlocks)
+	}
+	if !bytes.Equal(p.Superblock(uuid), block) {
+		return Params{}, uuid, fmt.Errorf("%w: its other fields differ", ErrSuperblock)
+	}
+	return p, uuid, nil
 }

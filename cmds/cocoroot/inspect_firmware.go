@@ -1,0 +1,227 @@
+package main
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+
+	"cocoroot/initramfs/measure"
+	"cocoroot/initramfs/ovmf"
+)
+
+// inspectFirmware goes by the footer at the end of the image.
+func inspectFirmware(s *subject, r *inspection) (bool, error) {
+	image, ok, err := s.whole(maxFirmware)
+	if !ok {
+		return false, err
+	}
+	fw, err := ovmf.Parse(image)
+	if errors.Is(err, ovmf.ErrNoFooter) && !endsInResetVector(image) {
+		return false, nil
+	}
+	r.Kind, r.title = "firmware", "OVMF firmware"
+	if err != nil {
+		r.problem("%v", err)
+		r.hint = "--firmware takes OVMF's AmdSev build; ./build.sh firmware gets it"
+		return true, nil
+	}
+	r.Details = firmwareFields(image, fw)
+	if fw.HasSVSMEntry {
+		r.Kind, r.title = "svsm", "an SVSM that starts before the firmware"
+		return true, nil
+	}
+	judgeFirmware(r, image, fw)
+	return true, nil
+}
+
+// endsInResetVector reports whether an image without a footer is a firmware
+// all the same: OVMF's last 16 bytes begin with NOPs and a jump.
+func endsInResetVector(image []byte) bool {
+	const least = 64 << 10 // bytes, that it is none by chance
+	return len(image) >= least && bytes.HasPrefix(image[len(image)-16:], []byte{0x90, 0x90, 0xe9})
+}
+
+func firmwareFields(image []byte, fw ovmf.Firmware) fields {
+	f := fields{
+		{"address", address(fw.Base())},
+		{"sha256", fmt.Sprintf("%x", sha256.Sum256(image))},
+		{"secret_area", areaText(fw.Secret)},
+		{"hashes_area", areaText(fw.Hashes)},
+	}
+	if fw.HasReset {
+		f.add("reset_address", address(uint64(fw.ResetAddress)))
+	}
+	if fw.HasSVSMEntry {
+		f.add("svsm_entry", address(uint64(fw.SVSMEntry)))
+	}
+	var entries, sections []string
+	for _, e := range fw.Entries {
+		name := e.Name()
+		if name == "" {
+			name = "not known here"
+		}
+		entries = append(entries, fmt.Sprintf("%s, %d bytes: %s", e.GUID, e.Size, name))
+	}
+	for _, s := range fw.Sections {
+		sections = append(sections, fmt.Sprintf("%s, %s", s.Type, areaText(s.Area)))
+	}
+	f.add("footer_entries", entries)
+	f.add("metadata_sections", sections)
+	return f
+}
+
+func areaText(a ovmf.Area) string {
+	if !a.Present() {
+		return "none"
+	}
+	return fmt.Sprintf("%d bytes at %#x", a.Size, a.Base)
+}
+
+// judgeFirmware asks the verb measure what it would make of the firmware.
+func judgeFirmware(r *inspection, image []byte, fw ovmf.Firmware) {
+	f, err := measure.NewFirmware(image)
+	if err != nil {
+		r.problem("%v", err)
+		return
+	}
+	if _, err := measure.SEV(f, new(measure.HashesTable)); err != nil {
+		r.problem("%v", err)
+		r.hint = "only OVMF's AmdSev build has room for the hashes of kernel, initrd and command line; ./build.sh firmware gets it"
+	}
+	if !fw.Secret.Present() {
+		r.problem("it has no secret area: LAUNCH_SECRET has nowhere to go")
+	}
+	cpus, err := measure.NewCPUs(1, 1, 0)
+	if err == nil {
+		_, err = measure.SEVES(f, nil, cpus, measure.Legacy)
+	}
+	if err != nil {
+		r.warn("not for SEV-ES: %v", err)
+	}
+	cpus, err = measure.NewCPUs(1, 1, measure.SNPActive)
+	if err == nil {
+		_, err = measure.SNP(f, new(measure.HashesTable), cpus)
+	}
+	if err != nil {
+		r.warn("not for SEV-SNP: %v", err)
+	}
+}
+
+// inspectHashesTable goes by the table's GUID.
+func inspectHashesTable(s *subject, r *inspection) (bool, error) {
+	if !measure.IsHashesTable(s.head.Bytes()) {
+		return false, nil
+	}
+	r.Kind, r.title = "hashes_table", "a hashes table"
+	r.hint = "use no table that lacks one of the three: OVMF boots what the table does not name, unverified; QEMU writes a whole one with kernel-hashes=on"
+	b, ok, err := s.whole(inspectHead)
+	if err != nil {
+		return false, err
+	}
+	if !ok {
+		r.problem("%d bytes are no hashes table; one has %d", s.size, measure.TableSize)
+		return true, nil
+	}
+	list, err := measure.ListHashes(b)
+	if err != nil {
+		r.problem("%v", err)
+	}
+	var f fields
+	have := make(map[string]bool)
+	for _, e := range list {
+		name := e.Name
+		if name == "" {
+			name = e.GUID.String()
+			r.problem("an entry %s that nobody reads", name)
+		}
+		if have[name] {
+			r.problem("two entries %s", name)
+			continue
+		}
+		have[name] = true
+		f.add(name, fmt.Sprintf("%x%s", e.Sum, sumOfNothing(e)))
+	}
+	r.Details = f
+	for _, name := range []string{"kernel", "initrd", "cmdline"} {
+		if !have[name] {
+			r.problem("no hash of the %s, which is DANGEROUS: the firmware takes any from the host, unverified", name)
+		}
+	}
+	if len(b) == measure.TableLength {
+		r.warn("without the %d bytes of padding that are measured with it", measure.TableSize-measure.TableLength)
+		b = append(b, make([]byte, measure.TableSize-measure.TableLength)...)
+	}
+	if _, err := measure.ParseHashesTable(b); err != nil && len(r.Problems) == 0 {
+		r.problem("%v, and so does its measurement from that of QEMU's", err)
+	}
+	return true, nil
+}
+
+// sumOfNothing names the hashes that stand for an absent file.
+func sumOfNothing(e measure.ListedHash) string {
+	switch {
+	case e.Name == "initrd" && e.Sum == sha256.Sum256(nil):
+		return " (no initrd)"
+	case e.Name == "cmdline" && e.Sum == sha256.Sum256([]byte{0}):
+		return " (an empty command line)"
+	case e.Name == "kernel" && e.Sum == sha256.Sum256(nil):
+		return " (no kernel)"
+	}
+	return ""
+}
+
+// Where the fields of a kernel's setup header are, in bytes; numbers are
+// little-endian (Linux, Documentation/arch/x86/boot.rst).
+const (
+	bzSectors   = 0x1f1 // u8, size of the setup in sectors of 512 bytes, without the first
+	bzSize      = 0x1f4 // u32, size of what follows the setup, in units of 16 bytes
+	bzMagic     = 0x202 // "HdrS"
+	bzProtocol  = 0x206 // u16, minor and major
+	bzVersion   = 0x20e // u16, where the version's text is, less 0x200
+	bzLoadFlags = 0x236 // u16, since 2.12
+	bzHeaderEnd = 0x238
+	bzPE        = 0x3c // u32, where an EFI program has its header
+)
+
+// inspectKernel goes by the setup header.
+func inspectKernel(s *subject, r *inspection) (bool, error) {
+	h := s.head.Bytes()
+	if len(h) < bzHeaderEnd || string(h[bzMagic:bzMagic+4]) != "HdrS" {
+		return false, nil
+	}
+	r.Kind, r.title = "kernel", "a Linux kernel (bzImage)"
+	le := binary.LittleEndian
+	flags, protocol := le.Uint16(h[bzLoadFlags:]), le.Uint16(h[bzProtocol:])
+	pe := le.Uint32(h[bzPE:])
+	stub := string(h[:2]) == "MZ" && uint64(pe)+4 <= uint64(len(h)) && string(h[pe:pe+4]) == "PE\x00\x00"
+	f := fields{{"boot_protocol", fmt.Sprintf("%d.%d", protocol>>8, protocol&0xff)}}
+	if at := le.Uint16(h[bzVersion:]); at != 0 {
+		b := make([]byte, 256)
+		n, err := s.ReadAt(b, int64(at)+0x200)
+		if err != nil && err != io.EOF {
+			return false, err
+		}
+		version, _, _ := strings.Cut(string(b[:n]), "\x00")
+		f.add("version", version)
+	}
+	f.add("efi_stub", stub)
+	f.add("efi_handover_64", flags&(1<<3) != 0)
+	f.add("entry_64", flags&1 != 0)
+	want := int64(max(1, h[bzSectors]))*512 + 512 + int64(le.Uint32(h[bzSize:]))*16
+	if h[bzSectors] == 0 { // as good as 4
+		want += 3 * 512
+	}
+	f.add("size_in_header", want)
+	r.Details = f
+	if s.size < want {
+		r.problem("it is cut: its header says %d bytes", want)
+	}
+	if !stub {
+		r.problem("it has no EFI stub (CONFIG_EFI_STUB): OVMF cannot start it")
+	}
+	return true, nil
+}

@@ -1,0 +1,177 @@
+package main
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"sort"
+
+	"cocoroot/unlock/luks2"
+	"cocoroot/unlock/policy"
+	"cocoroot/unlock/verity"
+)
+
+// inspectImage goes by the LUKS magic. It reads the header, the superblock and
+// the top of the hash tree, however long the image is; the hash of all of it
+// is for who opens it.
+func inspectImage(s *subject, r *inspection) (bool, error) {
+	if !s.begins("LUKS\xba\xbe") && !s.begins("SKUL\xba\xbe") {
+		return false, nil
+	}
+	r.Kind, r.title = "sealed_image", "a sealed image"
+	r.hint = "cocoroot seal makes an image that the guest opens"
+	var f fields
+	defer func() { r.Details = f }()
+
+	params, from, err := besideImage(s.path)
+	if err != nil {
+		r.warn("%v", err)
+	}
+	data, err := inspectTree(s, r, &f, params, from)
+	if err != nil {
+		return false, err
+	}
+	return true, inspectHeader(s, r, &f, data)
+}
+
+// besideImage reads the parameters from the command line that seal wrote
+// beside the image; nil where there is none.
+func besideImage(image string) (*verity.Params, string, error) {
+	path := image + ".cmdline"
+	line, err := readCmdline(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, "", nil
+	}
+	if err != nil {
+		return nil, "", err
+	}
+	p, err := policy.Parse(line)
+	if err != nil {
+		return nil, "", fmt.Errorf("%s: %w", path, err)
+	}
+	return &p.Image, path, nil
+}
+
+// inspectTree looks at what stands behind the data, and returns the number of
+// bytes of data that the hash covers; 0 when that is not known.
+func inspectTree(s *subject, r *inspection, f *fields, beside *verity.Params, from string) (uint64, error) {
+	blocks := dataBlocksOf(uint64(s.size))
+	if beside != nil {
+		blocks = beside.DataBlocks
+		f.add("parameters_from", from)
+		f.add("parameters", beside.String())
+		want := beside.DeviceSize()
+		if uint64(s.size) < want || uint64(s.size) > want && !s.block {
+			r.problem("%d bytes are not the %d of the parameters in %s", s.size, want, from)
+			return 0, nil
+		}
+	}
+	if blocks == 0 {
+		if s.block {
+			r.warn("no hash tree was looked for: the device has another size than an image, and no command line is beside it")
+		} else {
+			r.problem("it is cut, or has no hash tree, and the guest opens none without: %d bytes are not data with a tree", s.size)
+		}
+		return 0, nil
+	}
+	p := verity.Params{DataBlocks: blocks}
+	block, err := s.readAt(int64(p.DataSize()), verity.BlockSize)
+	if err != nil {
+		return 0, err
+	}
+	sb, uuid, err := verity.ParseSuperblock(block)
+	switch {
+	case err != nil && beside == nil:
+		r.problem("at byte %d, where its size says: %v", p.DataSize(), err)
+		return 0, nil
+	case err != nil:
+		r.warn("the guest needs none, but veritysetup dump will not work: %v", err)
+	default:
+		f.add("superblock_uuid", luks2.UUID(uuid).String())
+		f.add("superblock_salt", sb.SaltText())
+		if sb.DataBlocks != blocks || beside != nil && !bytes.Equal(sb.Salt, beside.Salt) {
+			r.warn("the superblock has other numbers; the guest believes the command line, and stock tools this")
+		}
+	}
+	f.add("data_blocks", blocks)
+	f.add("data_size", p.DataSize())
+	f.add("tree_blocks", p.TreeBlocks())
+	f.add("device_size", p.DeviceSize())
+	if beside != nil {
+		return p.DataSize(), inspectTop(s, r, *beside, from)
+	}
+	return p.DataSize(), nil
+}
+
+// inspectTop compares the top of the tree with the root hash. That the two
+// belong together says nothing about the rest.
+func inspectTop(s *subject, r *inspection, p verity.Params, from string) error {
+	if p.TreeBlocks() == 0 {
+		return nil
+	}
+	block, err := s.readAt(int64(p.HashStart())*verity.BlockSize, verity.BlockSize)
+	if err != nil {
+		return err
+	}
+	sum := sha256.Sum256(append(bytes.Clone(p.Salt), block...))
+	if sum != p.RootHash {
+		r.problem("the top of its hash tree has the hash %s, which is not the root hash in %s: it is another image, or was changed", hex.EncodeToString(sum[:]), from)
+	}
+	return nil
+}
+
+// dataBlocksOf returns the number of data blocks in an image of so many bytes,
+// with its superblock and tree; 0 when there is none.
+func dataBlocksOf(size uint64) uint64 {
+	of := func(n uint64) uint64 { return verity.Params{DataBlocks: n}.DeviceSize() }
+	most := min(size/verity.BlockSize, verity.MaxDataBlocks)
+	n := uint64(sort.Search(int(most), func(n int) bool { return of(uint64(n)) >= size }))
+	if n == 0 || of(n) != size {
+		return 0
+	}
+	return n
+}
+
+// inspectHeader holds the LUKS2 header against what the guest accepts. A data
+// size of 0 is not known: then the whole file counts.
+func inspectHeader(s *subject, r *inspection, f *fields, data uint64) error {
+	n, err := luks2.HeaderSize(s.head.Bytes())
+	if err != nil {
+		r.problem("%v", err)
+		return nil
+	}
+	f.add("luks_header_size", n)
+	both, err := s.readAt(0, 2*n)
+	if err == io.ErrUnexpectedEOF {
+		r.problem("it is cut: two headers of %d bytes do not fit", n)
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if data == 0 {
+		data = uint64(s.size)
+	}
+	info, err := luks2.Check(both[:n], data, luks2.Limits{})
+	if err != nil {
+		r.problem("%v", err)
+		return nil
+	}
+	f.add("luks_uuid", info.UUID)
+	f.add("keyslot", info.Keyslot)
+	f.add("kdf", info.KDF.String())
+	f.add("encryption", info.Encryption)
+	f.add("segment", info.Segment)
+	f.add("ciphertext_offset", info.Offset)
+	f.add("ciphertext_size", info.Size)
+	f.add("sector_size", info.SectorSize)
+	f.add("iv_tweak", info.IVTweak)
+	if err := luks2.CheckSecondary(both[:n], both[n:]); err != nil {
+		r.problem("%v", err)
+	}
+	return nil
+}

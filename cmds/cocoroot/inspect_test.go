@@ -1,0 +1,300 @@
+package main
+
+import (
+	"bytes"
+	"encoding/base64"
+	"encoding/binary"
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"cocoroot/initramfs/measure"
+	"cocoroot/initramfs/psptest"
+	"cocoroot/unlock/oracle"
+)
+
+// inspected is a file and what inspect has to say of it.
+type inspected struct {
+	data string
+	kind string // "" for an unknown one
+	code int
+	says string // in the output or the error
+}
+
+// checkInspect runs inspect over files, as text and as JSON.
+func checkInspect(t *testing.T, files map[string]inspected) {
+	t.Helper()
+	dir := t.TempDir()
+	for name, f := range files {
+		path := put(t, filepath.Join(dir, "file"), f.data)
+		code, out, stderr := call(t, "inspect", path)
+		if code != f.code || !strings.Contains(out+stderr, f.says) || f.says == "" {
+			t.Errorf("%s: inspect = %d, %q, %q; want %d, %q", name, code, out, stderr, f.code, f.says)
+		}
+		if n := strings.Count(stderr, "cocoroot: error: "); n != min(f.code, 1) {
+			t.Errorf("%s: %d error lines: %q", name, n, stderr)
+		}
+		code, out, _ = call(t, "inspect", path, "--json")
+		var r struct {
+			Kind     string
+			Size     int
+			Problems []string
+			Details  any
+		}
+		if f.kind == "" {
+			if out != "" || code != exitFailed {
+				t.Errorf("%s: inspect --json = %d, %q; want nothing of an unknown file", name, code, out)
+			}
+			continue
+		}
+		if err := json.Unmarshal([]byte(out), &r); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		if r.Kind != f.kind || r.Size != len(f.data) || (len(r.Problems) > 0) != (f.code != exitOK) || code != f.code {
+			t.Errorf("%s: inspect --json = %d, %+v; want kind %s, code %d, and problems only with the latter", name, code, r, f.kind, f.code)
+		}
+		if strings.Contains(out+stderr, "MY-LUKS") {
+			t.Errorf("%s: the secret is in the output", name)
+		}
+	}
+}
+
+func TestInspectFirmware(t *testing.T) {
+	fd := string(oracle.Vector(t, "ovmf_AmdSev_suffix.bin"))
+	plain := string(oracle.Vector(t, "ovmf_OvmfX64_suffix.bin"))
+	checkInspect(t, map[string]inspected{
+		"AmdSev":           {fd, "firmware", exitOK, "secret area: 3072 bytes"},
+		"sections":         {fd, "firmware", exitOK, "metadata sections: kernel_hashes"},
+		"reset":            {fd, "firmware", exitOK, "reset address: 0x"},
+		"no room":          {plain, "firmware", exitFailed, "no place for it"},
+		"no pages":         {fd[5:], "firmware", exitFailed, "whole pages"},
+		"footer points on": {farFooter(fd), "firmware", exitFailed, "the OVMF footer is damaged"},
+		"no end":           {fd[:len(fd)-1], "", exitFailed, "none of the files"},
+	})
+}
+
+// farFooter gives a firmware a secret area that reaches into the firmware.
+func farFooter(fd string) string {
+	b := []byte(fd)
+	guid := []byte{0x61, 0xb3, 0x2e, 0x4c, 0x9b, 0x7d, 0xc3, 0x4c, 0x80, 0x81, 0x12, 0x7c, 0x90, 0xd3, 0xd2, 0x94}
+	at := bytes.LastIndex(b, guid) - 2 - 8 // before the length: base, size
+	binary.LittleEndian.PutUint32(b[at:], 0xfffffff0)
+	return string(b)
+}
+
+func TestInspectHashesTable(t *testing.T) {
+	table, err := measure.NewHashesTable(strings.NewReader("kernel"), nil, "x")
+	if err != nil {
+		t.Fatal(err)
+	}
+	whole := string(table.Marshal())
+	head := func(n byte, entries string) string { return whole[:16] + string([]byte{n, 0}) + entries }
+	cmdline, initrd, kernel := whole[18:68], whole[68:118], whole[118:168]
+	checkInspect(t, map[string]inspected{
+		"whole":          {whole, "hashes_table", exitOK, "(no initrd)"},
+		"without zeros":  {whole[:168], "hashes_table", exitOK, "padding"},
+		"no kernel":      {head(118, cmdline+initrd), "hashes_table", exitFailed, "no hash of the kernel, which is DANGEROUS"},
+		"no initrd":      {head(118, cmdline+kernel), "hashes_table", exitFailed, "no hash of the initrd, which is DANGEROUS"},
+		"empty":          {head(18, ""), "hashes_table", exitFailed, "no hash of the cmdline, which is DANGEROUS"},
+		"twice":          {head(168, cmdline+cmdline+kernel), "hashes_table", exitFailed, "two entries cmdline"},
+		"another order":  {head(168, kernel+initrd+cmdline) + whole[168:], "hashes_table", exitFailed, "differ"},
+		"cut":            {whole[:100], "hashes_table", exitFailed, "100 are there"},
+		"much behind it": {whole + strings.Repeat("x", 9000), "hashes_table", exitFailed, "no hashes table"},
+	})
+}
+
+func TestInspectSecretTable(t *testing.T) {
+	dir := t.TempDir()
+	key := put(t, filepath.Join(dir, "key"), passphrase)
+	table := filepath.Join(dir, "table")
+	if code, _, stderr := call(t, "secret", "build", guid+"="+key, "-o", table); code != exitOK {
+		t.Fatal(stderr)
+	}
+	good, err := os.ReadFile(table)
+	if err != nil {
+		t.Fatal(err)
+	}
+	checkInspect(t, map[string]inspected{
+		"good":      {string(good), "secret_table", exitOK, "entry: " + guid},
+		"cut":       {string(good[:40]), "secret_table", exitFailed, "refuses the whole table"},
+		"too long":  {string(good) + strings.Repeat("\x00", 5000), "secret_table", exitFailed, "hashes table"},
+		"very long": {string(good) + strings.Repeat("\x00", maxTable), "secret_table", exitFailed, "LAUNCH_SECRET"},
+		"a key":     {passphrase, "", exitFailed, "known are: "},
+	})
+	if _, out, _ := call(t, "inspect", table, "--show-secrets"); !strings.Contains(out, passphrase) {
+		t.Errorf("inspect --show-secrets = %q; want the secret", out)
+	}
+}
+
+func TestInspectImage(t *testing.T) {
+	oracle.Tool(t, "mksquashfs")
+	dir := t.TempDir()
+	root := filepath.Join(dir, "root")
+	if err := os.Mkdir(root, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(dir, "image")
+	if code, _, stderr := call(t, "seal", root, "-o", path); code != exitOK {
+		t.Fatal(stderr)
+	}
+	good, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if code, out, stderr := call(t, "inspect", path); code != exitOK || !strings.Contains(out, "parameters from: "+path+".cmdline") {
+		t.Errorf("inspect beside the command line = %d, %q, %q", code, out, stderr)
+	}
+	if code, out, stderr := call(t, "inspect", path+".cmdline"); code != exitOK || !strings.Contains(out, "disk: /dev/vda") {
+		t.Errorf("inspect of the command line = %d, %q, %q", code, out, stderr)
+	}
+	// flip changes a byte of the image.
+	flip := func(at int) string {
+		b := bytes.Clone(good)
+		b[at] ^= 1
+		return string(b)
+	}
+	data := int(dataBlocksOf(uint64(len(good)))) * 4096
+	checkInspect(t, map[string]inspected{
+		"alone":           {string(good), "sealed_image", exitOK, "kdf: pbkdf2 with 1000 iterations"},
+		"first header":    {flip(5000), "sealed_image", exitFailed, "does not match its checksum"},
+		"second header":   {flip(16384 + 5000), "sealed_image", exitFailed, "second copy"},
+		"no first header": {string(good[16384:]), "sealed_image", exitFailed, "stands where the first belongs"},
+		"superblock":      {flip(data), "sealed_image", exitFailed, "not the superblock"},
+		"cut":             {string(good[:20000]), "sealed_image", exitFailed, "it is cut"},
+		"header alone":    {string(good[:1<<20]), "sealed_image", exitFailed, "segments"},
+		"a block less":    {string(good[:len(good)-4096]), "sealed_image", exitFailed, "it is cut, or has no hash tree"},
+		"version 1":       {"LUKS\xba\xbe\x00\x01" + string(good[8:]), "sealed_image", exitFailed, "LUKS1"},
+	})
+	put(t, path, flip(data+4096)) // the top of the tree, where the parameters are beside
+	if code, out, _ := call(t, "inspect", path); code != exitFailed || !strings.Contains(out, "not the root hash") {
+		t.Errorf("inspect of a changed tree = %d, %q; want the hashes to differ", code, out)
+	}
+	put(t, path, string(good)+"more")
+	if code, out, _ := call(t, "inspect", path); code != exitFailed || !strings.Contains(out, "of the parameters in") {
+		t.Errorf("inspect of a longer image = %d, %q", code, out)
+	}
+}
+
+// A sparse image of 1 TiB is inspected as fast as any: what lies between the
+// header and the tree is not read.
+func TestInspectImageIsBounded(t *testing.T) {
+	oracle.Tool(t, "mksquashfs")
+	dir := t.TempDir()
+	path := filepath.Join(dir, "image")
+	if err := os.Mkdir(filepath.Join(dir, "root"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if code, _, stderr := call(t, "seal", filepath.Join(dir, "root"), "-o", path); code != exitOK {
+		t.Fatal(stderr)
+	}
+	if err := os.Truncate(path, 1<<40); err != nil {
+		t.Skip(err)
+	}
+	code, out, _ := call(t, "inspect", path)
+	if code != exitFailed || !strings.Contains(out, "1099511627776 bytes are not the") {
+		t.Errorf("inspect = %d, %q", code, out)
+	}
+}
+
+func TestDataBlocksOf(t *testing.T) {
+	for _, n := range []uint64{1, 2, 127, 128, 129, 16384, 16385, 1 << 28} {
+		size := (imageBlocks(n)) * 4096
+		if got := dataBlocksOf(size); got != n {
+			t.Errorf("dataBlocksOf(%d) = %d; want %d", size, got, n)
+		}
+		if got := dataBlocksOf(size + 512); got != 0 {
+			t.Errorf("dataBlocksOf(%d) = %d; want 0", size+512, got)
+		}
+	}
+	if got := dataBlocksOf(0); got != 0 {
+		t.Errorf("dataBlocksOf(0) = %d", got)
+	}
+}
+
+// imageBlocks counts the blocks of data, superblock and tree.
+func imageBlocks(n uint64) uint64 {
+	total := n + 1
+	for n > 1 {
+		n = (n + 127) / 128
+		total += n
+	}
+	return total
+}
+
+func TestInspectArchiveAndKernel(t *testing.T) {
+	member := func(name, mode, data string) string {
+		head := "070701" + "00000001" + mode + strings.Repeat("0", 8*4) + hex8(len(data)) + strings.Repeat("0", 8*4) + hex8(len(name)+1) + "00000000"
+		return pad4(pad4(head+name+"\x00") + data)
+	}
+	trailer := member("TRAILER!!!", "00000000", "")
+	kernel := make([]byte, 4096)
+	copy(kernel, "MZ")
+	kernel[0x3c] = 0x80
+	copy(kernel[0x80:], "PE\x00\x00")
+	copy(kernel[0x202:], "HdrS\x0f\x02")
+	kernel[0x1f1], kernel[0x1f4], kernel[0x20f] = 3, 128, 2
+	copy(kernel[0x400:], "6.12 (me)\x00")
+	noStub := bytes.Clone(kernel)
+	noStub[0] = 0
+	checkInspect(t, map[string]inspected{
+		"script":       {member("init", "000081ed", "#!/bin/sh\n") + trailer, "archive", exitFailed, "member: file   0755       10 init"},
+		"no init":      {member("a", "000081a4", "") + trailer, "archive", exitFailed, "no init"},
+		"debug":        {member("bbin/gosh", "0000a1ff", "bb") + trailer, "debug_archive", exitFailed, "SHELL"},
+		"cut":          {member("init", "000081ed", "#!/bin/sh\n"), "archive", exitFailed, "before its trailer"},
+		"escapes":      {member("a\x1b[2J", "000081a4", "") + trailer, "archive", exitFailed, `a\x1b[2J`},
+		"gzip of junk": {"\x1f\x8bjunk", "archive", exitFailed, "not a whole cpio archive"},
+		"zstd of junk": {"\x28\xb5\x2f\xfdjunk", "archive", exitFailed, "not a whole cpio archive"},
+		"kernel":       {string(kernel), "kernel", exitOK, "version: 6.12 (me)"},
+		"cut kernel":   {string(kernel[:4000]), "kernel", exitFailed, "it is cut"},
+		"no EFI stub":  {string(noStub), "kernel", exitFailed, "no EFI stub"},
+	})
+}
+
+func hex8(n int) string { return string([]byte("00000000")[:8-len(hexOf(n))]) + hexOf(n) }
+
+func hexOf(n int) string { return strings.TrimPrefix(address(uint64(n)), "0x") }
+
+func pad4(s string) string { return s + strings.Repeat("\x00", (4-len(s)%4)%4) }
+
+func TestInspectOwnersFiles(t *testing.T) {
+	r := newRig(t, "0x7")
+	r.collect(&psptest.QEMU{Guest: r.guest, Type: "sev"})
+	if code, _, stderr := r.verify("--raw"); code != exitOK {
+		t.Fatal(stderr)
+	}
+	header := string(r.read("p_header.bin"))
+	text := base64.StdEncoding.EncodeToString([]byte(header))
+	report := string(r.read("report"))
+	line := "console=ttyS0 cocoroot.disk=/dev/vda"
+	checkInspect(t, map[string]inspected{
+		"packet":               {string(r.read("p_packet.json")), "packet", exitOK, "payload size: 64"},
+		"packet, changed":      {strings.Replace(string(r.read("p_packet.json")), `"version": 1`, `"version": 2`, 1), "packet", exitFailed, "version 2"},
+		"header":               {header, "packet_header", exitOK, "iv: "},
+		"header in base64":     {text, "packet_header", exitOK, "mac: "},
+		"header with newline":  {text + "\n", "packet_header", exitOK, "mac: "},
+		"header with flag":     {"\x01" + header[1:], "packet_header", exitFailed, "compression"},
+		"52 bytes of else":     {strings.Repeat("x", 52), "", exitFailed, "none of the files"},
+		"report":               {report, "launch_report", exitOK, "policy: 0x7"},
+		"report, changed":      {strings.Replace(report, `"version": 1`, `"version": 3`, 1), "launch_report", exitFailed, "version 3"},
+		"session":              {string(r.read("vm_session.b64")), "session_blob", exitOK, "by its size"},
+		"owner's certificate":  {string(r.read("vm_godh.b64")), "sev_certificates", exitOK, "certificates: PDH"},
+		"chain":                {string(r.read("chain")), "sev_certificates", exitFailed, "certificates: CEK"},
+		"TIK":                  {string(r.read("vm_tik.bin")), "", exitFailed, "none of the files"},
+		"other JSON":           {`{"a": 1}`, "", exitFailed, "none of the files"},
+		"command line, broken": {line, "command_line", exitFailed, "the guest would refuse it"},
+		"command line, long":   {line + strings.Repeat(" x", 1100), "command_line", exitFailed, "the kernel keeps 2048"},
+		"two lines":            {line + "\n\n", "command_line", exitFailed, "it is one line"},
+	})
+}
+
+func TestInspectUsage(t *testing.T) {
+	for name, args := range map[string][]string{
+		"no file": {"inspect"}, "two files": {"inspect", "a", "b"}, "unknown option": {"inspect", "a", "--show"},
+	} {
+		if code, out, stderr := call(t, args...); code != exitUsage || out != "" || !strings.Contains(stderr, "hint: ") {
+			t.Errorf("%s: %d, %q, %q; want usage", name, code, out, stderr)
+		}
+	}
+}

@@ -1,0 +1,284 @@
+package archive
+
+import (
+	"bufio"
+	"bytes"
+	"compress/gzip"
+	"debug/buildinfo"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/klauspost/compress/zstd"
+	"github.com/u-root/u-root/pkg/cpio"
+	"golang.org/x/sys/unix"
+
+	"cocoroot/unlock/modules"
+)
+
+// Bounds of what List reads.
+const (
+	maxPlain   = 2 << 30  // bytes, decompressed
+	maxMembers = 1 << 17  // a distribution's archive has some thousands
+	maxInit    = 64 << 20 // bytes
+	maxList    = 64 << 10 // bytes, of the list of modules
+	maxName    = 4096     // bytes, PATH_MAX
+	window     = 8 << 20  // bytes of zstd's, the most that the kernel's decoder takes
+)
+
+// A newc header is 110 characters, with the length of the name at 94.
+const (
+	headerSize  = 110
+	nameLength  = 94
+	newcMagic   = "070701"
+	gzipMagic   = "\x1f\x8b"
+	zstdMagic   = "\x28\xb5\x2f\xfd"
+	hexOfNumber = 8
+)
+
+// ErrArchive is returned for what the kernel would not unpack to its end.
+var ErrArchive = errors.New("not a whole cpio archive")
+
+// Member is one entry of an archive.
+type Member struct {
+	Name string
+	Mode uint32 // with the type, as stat(2) has it
+	Size uint64 // bytes
+}
+
+// Program is what an archive's init says of itself.
+type Program struct {
+	Package       string // import path of its main package
+	Go            string // version of the compiler
+	RuntimeSecret bool   // built to clear the key from its own memory
+}
+
+// Listing is what is in an archive.
+type Listing struct {
+	Compression string // zstd, gzip or none
+	Members     []Member
+	Init        Program // zero where init is no Go program
+	Debug       bool    // it has a shell, or the debug init
+	Modules     []modules.Entry
+	Foreign     []string // names of members that Write never makes
+	// Problems is what keeps it from being an archive that Write made of
+	// files that fit together.
+	Problems []error
+}
+
+// IsArchive reports whether a file that begins so may be an archive that List
+// reads.
+func IsArchive(head []byte) bool {
+	for _, magic := range []string{newcMagic, gzipMagic, zstdMagic} {
+		if bytes.HasPrefix(head, []byte(magic)) {
+			return true
+		}
+	}
+	return false
+}
+
+// List reads an archive, anybody's, in one pass. It holds init and the list of
+// modules in memory, and nothing else of the content.
+//
+// The listing has what was read before an error, which is an ErrArchive or r's.
+func List(r io.Reader) (Listing, error) {
+	l := Listing{}
+	plain, end, err := l.decompress(bufio.NewReader(r))
+	if err != nil {
+		return l, fmt.Errorf("%w: %w", ErrArchive, err)
+	}
+	defer end()
+	s := &stream{r: io.LimitReader(plain, maxPlain)}
+	if err := l.read(s); err != nil {
+		return l, fmt.Errorf("%w: %w", ErrArchive, err)
+	}
+	l.judge(s)
+	return l, nil
+}
+
+// decompress finds out how the archive is compressed.
+func (l *Listing) decompress(r *bufio.Reader) (plain io.Reader, end func(), err error) {
+	head, err := r.Peek(4)
+	switch {
+	case err != nil:
+		return nil, nil, fmt.Errorf("%d bytes: %w", len(head), io.ErrUnexpectedEOF)
+	case bytes.HasPrefix(head, []byte(zstdMagic)):
+		l.Compression = "zstd"
+		z, err := zstd.NewReader(r, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true), zstd.WithDecoderMaxWindow(window))
+		if err != nil {
+			return nil, nil, err
+		}
+		return z, z.Close, nil
+	case bytes.HasPrefix(head, []byte(gzipMagic)):
+		l.Compression = "gzip"
+		z, err := gzip.NewReader(r)
+		return z, func() {}, err
+	}
+	l.Compression = "none"
+	return r, func() {}, nil
+}
+
+// read lists the members up to the trailer.
+func (l *Listing) read(s *stream) error {
+	found := make(map[string]bool)
+	var list, init []byte
+	in := cpio.Newc.Reader(s)
+	for {
+		m, err := in.ReadRecord()
+		switch {
+		case s.err != nil: // the library takes a cut archive for a whole one
+			return s.err
+		case err == io.EOF:
+			return l.take(found, init, list)
+		case err != nil:
+			return err
+		case len(l.Members) == maxMembers:
+			return fmt.Errorf("more than %d members", maxMembers)
+		}
+		l.Members = append(l.Members, Member{m.Name, uint32(m.Mode), m.FileSize})
+		if found[m.Name] {
+			l.Problems = append(l.Problems, fmt.Errorf("%.128q: %w", m.Name, ErrDuplicate))
+		}
+		found[m.Name] = true
+		if !ours(m.Name) {
+			l.Foreign = append(l.Foreign, m.Name)
+		}
+		switch {
+		case m.Mode&unix.S_IFMT != unix.S_IFREG:
+		case m.Name == "init":
+			init, err = content(m, maxInit)
+		case m.Name == modules.ListPath[1:]:
+			list, err = content(m, maxList)
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// ours reports whether an archive that Write made may have a member so named.
+func ours(name string) bool {
+	switch name {
+	case "dev", "dev/console", "dev/null", "init", "etc", "etc/cocoroot", modules.ListPath[1:], "lib", modules.Dir[1:], commandDir:
+		return true
+	}
+	return strings.HasPrefix(name, modules.Dir[1:]+"/") || strings.HasPrefix(name, commandDir+"/")
+}
+
+// content reads a member.
+func content(m cpio.Record, limit uint64) ([]byte, error) {
+	if m.FileSize > limit {
+		return nil, fmt.Errorf("%s has %d bytes; at most %d are read", m.Name, m.FileSize, limit)
+	}
+	b := make([]byte, m.FileSize)
+	if _, err := m.ReadAt(b, 0); err != nil && (err != io.EOF || len(b) > 0) {
+		return nil, err
+	}
+	return b, nil
+}
+
+// take looks at init and at the list of modules.
+func (l *Listing) take(found map[string]bool, init, list []byte) error {
+	if !found["init"] {
+		l.problem("it has no init: the kernel would look for a root of its own")
+	} else if info, err := buildinfo.Read(bytes.NewReader(init)); err == nil {
+		l.Init = Program{Package: info.Path, Go: info.GoVersion}
+		for _, s := range info.Settings {
+			if s.Key == "GOEXPERIMENT" {
+				l.Init.RuntimeSecret = slices.Contains(strings.Split(s.Value, ","), "runtimesecret")
+			}
+		}
+	}
+	l.Debug = l.Init.Package == debugPackage || found[commandShell]
+	if found["init"] {
+		want := initPackage
+		if l.Debug {
+			want = debugPackage
+		}
+		if err := checkInit(init, want); err != nil {
+			l.Problems = append(l.Problems, err)
+		}
+	}
+	var err error
+	if l.Modules, err = modules.ParseList(string(list)); err != nil {
+		l.Problems = append(l.Problems, err)
+	}
+	for _, m := range l.Modules {
+		if !found[m.Path[1:]] {
+			l.problem("init would load %s, which is not there", m.Path)
+		}
+	}
+	return nil
+}
+
+// judge looks at what follows the archive: the kernel unpacks that too, over
+// what was there.
+func (l *Listing) judge(s *stream) {
+	var b [4096]byte
+	for {
+		n, err := s.r.Read(b[:])
+		if len(bytes.Trim(b[:n], "\x00")) > 0 {
+			l.problem("something follows the archive: the kernel unpacks it over the rest")
+			return
+		}
+		if err == io.EOF {
+			return
+		}
+		if err != nil {
+			l.problem("what follows the archive: %w", err)
+			return
+		}
+	}
+}
+
+func (l *Listing) problem(format string, args ...any) {
+	l.Problems = append(l.Problems, fmt.Errorf(format, args...))
+}
+
+// stream gives the cpio library a reader to jump forward in.
+type stream struct {
+	r   io.Reader
+	pos int64
+	err error // the first one
+}
+
+func (s *stream) ReadAt(p []byte, off int64) (int, error) {
+	if off < s.pos {
+		return 0, fmt.Errorf("cannot go back from byte %d to byte %d", s.pos, off)
+	}
+	n, err := io.CopyN(io.Discard, s.r, off-s.pos)
+	s.pos += n
+	if err != nil {
+		return 0, s.fail(err)
+	}
+	m, err := io.ReadFull(s.r, p)
+	s.pos += int64(m)
+	if err != nil {
+		return m, s.fail(err)
+	}
+	return m, s.checkName(p)
+}
+
+// checkName refuses a header with a name that no file can have, because the
+// library would allocate that much.
+func (s *stream) checkName(p []byte) error {
+	if len(p) != headerSize || string(p[:len(newcMagic)]) != newcMagic {
+		return nil
+	}
+	n, err := strconv.ParseUint(string(p[nameLength:nameLength+hexOfNumber]), 16, 32)
+	if err == nil && n > maxName {
+		return s.fail(fmt.Errorf("a name of %d bytes", n))
+	}
+	return nil
+}
+
+func (s *stream) fail(err error) error {
+	if err == io.EOF || err == io.ErrUnexpectedEOF {
+		err = fmt.Errorf("it ends at byte %d, before its trailer", s.pos)
+	}
+	s.err = err
+	return err
+}
