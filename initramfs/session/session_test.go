@@ -98,6 +98,14 @@ func TestMeasurementVectors(t *testing.T) {
 		if !m.Authentic(keys, api, Policy(v.Policy), digest) {
 			t.Errorf("vector %d: not authentic", i)
 		}
+		// Each byte of the MAC must matter.
+		for at := range m.MAC {
+			forged := m
+			forged.MAC[at] ^= 0x80
+			if forged.Authentic(keys, api, Policy(v.Policy), digest) {
+				t.Errorf("vector %d: authentic with another byte %d of the MAC", i, at)
+			}
+		}
 		// Whatever the MAC covers must matter.
 		for name, ok := range map[string]bool{
 			"major":  m.Authentic(keys, API{v.APIMajor + 1, v.APIMinor, v.Build}, Policy(v.Policy), digest),

@@ -93,6 +93,11 @@ func TestVerifyRefuses(t *testing.T) {
 		"reserved in the PDH":    {map[string][]byte{"pdh": flip(p.PDH, 6)}, ErrSignature},
 		"end of the PDH's body":  {map[string][]byte{"pdh": flip(p.PDH, 1043)}, ErrSignature},
 		"signature of the PDH":   {map[string][]byte{"pdh": flip(p.PDH, 1052)}, ErrSignature},
+		"zeros for a signature":  {map[string][]byte{"pdh": zero(p.PDH, bodySize+8, 2*ecSize)}, ErrSignature},
+		"r = 0":                  {map[string][]byte{"pdh": zero(p.PDH, bodySize+8, ecSize)}, ErrSignature},
+		"s = 0":                  {map[string][]byte{"pdh": zero(p.PDH, bodySize+8+ecSize, ecSize)}, ErrSignature},
+		"PEK as its own OCA":     {map[string][]byte{"oca": put32(p.PEK, offUsage, uint32(OCA))}, ErrSignature},
+		"OCA as the CEK":         {map[string][]byte{"cek": put32(p.OCA, offUsage, uint32(CEK))}, ErrCEK},
 		"signer of the PDH":      {map[string][]byte{"pdh": flip(p.PDH, 1044)}, ErrUnsigned},
 		"algorithm of signature": {map[string][]byte{"pdh": flip(p.PDH, 1048)}, ErrUnsigned},
 		"OCA's name on the PEK":  {map[string][]byte{"pek": flip(p.PEK, 1052)}, ErrSignature},
@@ -171,10 +176,27 @@ func TestOwner(t *testing.T) {
 	if got, err := c.ECDH(); err != nil || !got.Equal(key.PublicKey()) {
 		t.Errorf("ECDH = %v, %v; want the key", got, err)
 	}
+	for name, other := range map[string][]byte{
+		"another usage": put32(b, offUsage, uint32(PEK)), "a key for signatures": put32(b, offAlgo, uint32(ecdsaSHA256)),
+	} {
+		if c, err = Parse(other); err != nil {
+			t.Fatal(name, err)
+		}
+		if _, err := c.ECDH(); !errors.Is(err, ErrFormat) {
+			t.Errorf("ECDH of %s: %v; want ErrFormat", name, err)
+		}
+	}
 	p256, _ := ecdh.P256().GenerateKey(rand.Reader)
 	if _, err := Owner(p256.PublicKey()); err == nil {
 		t.Error("Owner took a key of P-256")
 	}
+}
+
+// zero returns a copy with n zeros in it.
+func zero(b []byte, at, n int) []byte {
+	b = slices.Clone(b)
+	clear(b[at:][:n])
+	return b
 }
 
 // put32 changes a number in a copy.
