@@ -92,11 +92,10 @@ func newVerdict(r release.Report, e release.Expectation, digest session.Digest, 
 	for _, d := range e.Digests {
 		v.Expected = append(v.Expected, hex.EncodeToString(d[:]))
 	}
-	if digest != (session.Digest{}) {
-		v.Digest = hex.EncodeToString(digest[:])
-	}
 	if err != nil {
 		v.Problem = err.Error()
+	} else {
+		v.Digest = hex.EncodeToString(digest[:])
 	}
 	if errors.Is(err, release.ErrMeasurement) {
 		v.Causes = causes[:]

@@ -13,8 +13,12 @@ import (
 // KeySize is the size in bytes of each transport key.
 const KeySize = 16
 
-// ErrKeySize is returned for a key file that does not hold 16 raw bytes.
-var ErrKeySize = errors.New("a transport key has 16 raw bytes")
+var (
+	// ErrKeySize is returned for a key file that does not hold 16 raw bytes.
+	ErrKeySize = errors.New("a transport key has 16 raw bytes")
+	// ErrSameKey is returned for a pair that is one key.
+	ErrSameKey = errors.New("TIK and TEK are the same key")
+)
 
 // Keys are the transport keys of one session, in locked memory. Whoever has
 // them can read what the owner injects, and can forge a measurement.
@@ -43,6 +47,9 @@ func ReadKeys(tik, tek string) (*Keys, error) {
 	var err error
 	if k.TIK, err = readKey(tik); err == nil {
 		k.TEK, err = readKey(tek)
+	}
+	if err == nil && hmac.Equal(k.TIK.Bytes(), k.TEK.Bytes()) {
+		err = fmt.Errorf("cannot use %s and %s: %w", tik, tek, ErrSameKey)
 	}
 	if err != nil {
 		k.Close()

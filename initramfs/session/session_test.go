@@ -192,7 +192,7 @@ func TestReadKeys(t *testing.T) {
 	dir := t.TempDir()
 	put := func(name string, n int) string {
 		path := filepath.Join(dir, name)
-		if err := os.WriteFile(path, bytes.Repeat([]byte{1}, n), 0o600); err != nil {
+		if err := os.WriteFile(path, bytes.Repeat([]byte(name[:1]), n), 0o600); err != nil {
 			t.Fatal(err)
 		}
 		return path
@@ -209,6 +209,9 @@ func TestReadKeys(t *testing.T) {
 		if _, err := ReadKeys(put("key", n), good); !errors.Is(err, want) {
 			t.Errorf("ReadKeys with a TIK of %d bytes: %v; want %v", n, err, want)
 		}
+	}
+	if k, err := ReadKeys(good, good); !errors.Is(err, ErrSameKey) || k != nil {
+		t.Errorf("ReadKeys of one key twice: %v, %v; want ErrSameKey", k, err)
 	}
 }
 
