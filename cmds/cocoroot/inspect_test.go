@@ -36,6 +36,9 @@ func checkInspect(t *testing.T, files map[string]inspected) {
 		if n := strings.Count(stderr, "cocoroot: error: "); n != min(f.code, 1) {
 			t.Errorf("%s: %d error lines: %q", name, n, stderr)
 		}
+		if strings.Contains(out+stderr, passphrase) {
+			t.Errorf("%s: the secret is in the output", name)
+		}
 		code, out, _ = call(t, "inspect", path, "--json")
 		var r struct {
 			Kind     string
@@ -55,8 +58,8 @@ func checkInspect(t *testing.T, files map[string]inspected) {
 		if r.Kind != f.kind || r.Size != len(f.data) || (len(r.Problems) > 0) != (f.code != exitOK) || code != f.code {
 			t.Errorf("%s: inspect --json = %d, %+v; want kind %s, code %d, and problems only with the latter", name, code, r, f.kind, f.code)
 		}
-		if strings.Contains(out+stderr, "MY-LUKS") {
-			t.Errorf("%s: the secret is in the output", name)
+		if strings.Contains(out, passphrase) || strings.Contains(out, base64.StdEncoding.EncodeToString([]byte(passphrase))) {
+			t.Errorf("%s: the secret is in the JSON", name)
 		}
 	}
 }

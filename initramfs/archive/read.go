@@ -129,9 +129,7 @@ func (l *Listing) read(s *stream) error {
 	for {
 		m, err := in.ReadRecord()
 		switch {
-		case s.err != nil: // the library takes a cut archive for a whole one
-			return s.err
-		case err == io.EOF:
+		case err == io.EOF: // the trailer; stream has another error for the end
 			return l.take(found, init, list)
 		case err != nil:
 			return err
@@ -242,7 +240,6 @@ func (l *Listing) problem(format string, args ...any) {
 type stream struct {
 	r   io.Reader
 	pos int64
-	err error // the first one
 }
 
 func (s *stream) ReadAt(p []byte, off int64) (int, error) {
@@ -270,15 +267,15 @@ func (s *stream) checkName(p []byte) error {
 	}
 	n, err := strconv.ParseUint(string(p[nameLength:nameLength+hexOfNumber]), 16, 32)
 	if err == nil && n > maxName {
-		return s.fail(fmt.Errorf("a name of %d bytes", n))
+		return fmt.Errorf("a name of %d bytes", n)
 	}
 	return nil
 }
 
+// fail replaces the end of the file, which the library takes for the trailer.
 func (s *stream) fail(err error) error {
 	if err == io.EOF || err == io.ErrUnexpectedEOF {
-		err = fmt.Errorf("it ends at byte %d, before its trailer", s.pos)
+		return fmt.Errorf("it ends at byte %d, before its trailer", s.pos)
 	}
-	s.err = err
 	return err
 }
