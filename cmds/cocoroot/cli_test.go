@@ -132,7 +132,7 @@ func TestBadInput(t *testing.T) {
 		"measure SVSM in sev":      {measure("sev", "--svsm", junk, "--vars-size", "0"), exitUsage},
 		"measure SVSM with kernel": {measure("sev-snp", "--vcpus", "1", "--vcpu-type", "EPYC", "--svsm", junk, "--vars-size", "0", "--kernel", junk), exitUsage},
 		"measure SVSM, no size":    {measure("sev-snp", "--vcpus", "1", "--vcpu-type", "EPYC", "--svsm", junk), exitUsage},
-		"launch without simulate":  {[]string{"launch", "--firmware", junk, "--kernel", junk, "--initrd", junk, "--cmdline-file", line, "--disk", junk}, exitFailed},
+		"launch without simulate":  {[]string{"launch", "--firmware", junk, "--kernel", junk, "--initrd", junk, "--cmdline-file", line, "--disk", junk}, exitUsage},
 		"launch without kernel":    {[]string{"launch", "--simulate", "--firmware", junk}, exitUsage},
 		"launch of junk firmware":  {launch(), exitFailed},
 		"launch with absent line":  {launch("--cmdline-file", in+"/absent"), exitFailed},

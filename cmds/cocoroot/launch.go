@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -11,6 +13,7 @@ import (
 
 	"cocoroot/initramfs/launch"
 	"cocoroot/initramfs/ovmf"
+	"cocoroot/initramfs/qmp"
 	"cocoroot/unlock/fatal"
 )
 
@@ -18,78 +21,225 @@ import (
 // that may be. Under emulation the first line takes some 5 s.
 const silence = 60 * time.Second
 
-func runLaunch(ctx context.Context, a *app, flags *pflag.FlagSet, args []string) error {
-	simulate := flags.Bool("simulate", false, "launch without SEV; protects nothing")
-	var c launch.Config
+// launchOptions are the options of the verb as they were given.
+type launchOptions struct {
+	config   launch.Config
+	simulate bool
+	mode     string
+	cmdline  string
+	disks    []string
+	secrets  []string
+	sev      sevOptions
+	timeout  time.Duration
+	dryRun   bool
+	given    func(name string) bool
+}
+
+func (o *launchOptions) register(flags *pflag.FlagSet) {
+	c := &o.config
+	o.given = flags.Changed
+	flags.BoolVar(&o.simulate, "simulate", false, "launch without SEV; protects nothing")
+	flags.StringVar(&o.mode, "mode", "", "launch on SEV hardware: sev, sev-es or sev-snp")
 	flags.StringVar(&c.Firmware, "firmware", "", "OVMF built for measured direct boot (OVMF.amdsev.fd)")
 	flags.StringVar(&c.Kernel, "kernel", "", "kernel (bzImage)")
 	flags.StringVar(&c.Initrd, "initrd", "", "archive that cocoroot initrd wrote")
-	cmdline := flags.String("cmdline-file", "", "command line that cocoroot seal wrote")
-	disks := flags.StringArray("disk", nil, "sealed image, attached read-only as a virtio disk: FILE or FILE,serial=NAME")
-	secrets := flags.StringArray("secret", nil, "secret to inject, GUID=FILE; may be repeated")
+	flags.StringVar(&o.cmdline, "cmdline-file", "", "command line that cocoroot seal wrote")
+	flags.StringArrayVar(&o.disks, "disk", nil, "sealed image, attached read-only as a virtio disk: FILE or FILE,serial=NAME")
 	flags.IntVar(&c.Memory, "memory", 1024, "memory of the guest, MiB")
-	flags.IntVar(&c.CPUs, "cpus", 1, "virtual CPUs of the guest")
-	flags.StringVar(&c.Accel, "accel", "tcg", "tcg, or kvm where it can run firmware")
+	flags.IntVar(&c.CPUs, "vcpus", 1, "virtual CPUs of the guest")
 	flags.StringVar(&c.QEMU, "qemu", "qemu-system-x86_64", "QEMU program")
-	timeout := flags.Duration("timeout", 0, "end the guest after this time (default: never)")
-	dryRun := flags.Bool("dry-run", false, "print the QEMU command and do nothing")
-	if err := parse(flags, args, "firmware", "kernel", "initrd", "cmdline-file", "disk"); err != nil {
+	flags.DurationVar(&o.timeout, "timeout", 0, "end the guest after this time (default: never)")
+	flags.BoolVar(&o.dryRun, "dry-run", false, "print the QEMU command and do nothing; needs no SEV hardware")
+	flags.StringArrayVar(&o.secrets, "secret", nil, "with --simulate: secret to inject, GUID=FILE; may be repeated")
+	flags.StringVar(&c.Accel, "accel", "tcg", "with --simulate: tcg, or kvm where it can run firmware")
+	flags.StringVar(&c.QMPSocket, "qmp-socket", "", "with --mode: where QEMU makes its QMP socket, for cocoroot release; in a folder of mode 0700")
+	o.sev.register(flags)
+	flags.SetNormalizeFunc(func(_ *pflag.FlagSet, name string) pflag.NormalizedName {
+		if name == "cpus" { // its name before there was --mode
+			name = "vcpus"
+		}
+		return pflag.NormalizedName(name)
+	})
+}
+
+func runLaunch(ctx context.Context, a *app, flags *pflag.FlagSet, args []string) error {
+	var o launchOptions
+	o.register(flags)
+	if err := parseAll(flags, args, "firmware", "kernel", "initrd", "cmdline-file", "disk"); err != nil {
 		return err
 	}
-	if flags.NArg() > 0 {
-		return usagef("launch takes no argument, %q is one", flags.Arg(0))
-	}
-	if !*simulate {
-		return hinted(errors.New("cannot launch: only simulated launches are built so far"), "--simulate boots the image anywhere, and protects nothing")
-	}
-	if err := readLaunch(&c, *cmdline, *disks); err != nil {
+	if err := o.check(); err != nil {
 		return err
 	}
-	if *dryRun {
-		words, err := launch.CommandLine(ctx, c)
+	if err := o.readFiles(); err != nil {
+		return err
+	}
+	if o.timeout > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, o.timeout)
+		defer cancel()
+	}
+	if o.simulate {
+		return o.launchSimulated(ctx, a)
+	}
+	return o.launchSEV(ctx, a)
+}
+
+// check sees that the options fit together.
+func (o *launchOptions) check() error {
+	if o.simulate == (o.mode != "") {
+		return &failure{exitUsage, errors.New("a launch is one of --simulate and --mode"),
+			"--mode sev-es launches on SEV hardware; --simulate boots the image anywhere, and protects nothing"}
+	}
+	others, why := []string{"secret", "accel"}, "is for --simulate: on SEV hardware no secret passes through the host, and there is only KVM"
+	if o.simulate {
+		others, why = append(o.sev.names(), "qmp-socket"), "is for --mode"
+	}
+	if i := slices.IndexFunc(others, o.given); i >= 0 {
+		return usagef("option --%s %s", others[i], why)
+	}
+	return nil
+}
+
+// readFiles reads what the options name.
+func (o *launchOptions) readFiles() error {
+	line, err := readCmdline(o.cmdline)
+	if err != nil {
+		return err
+	}
+	o.config.Cmdline = line
+	for _, d := range o.disks {
+		o.config.Disks = append(o.config.Disks, parseDisk(d))
+	}
+	return nil
+}
+
+// printCommand is --dry-run.
+func (o *launchOptions) printCommand(ctx context.Context, a *app) error {
+	words, err := launch.CommandLine(ctx, o.config)
+	if err != nil {
+		return explainLaunch(err)
+	}
+	_, err = fmt.Fprintln(a.stdout, shellWords(words))
+	return err
+}
+
+func (o *launchOptions) launchSimulated(ctx context.Context, a *app) error {
+	if o.dryRun {
+		return o.printCommand(ctx, a)
+	}
+	if len(o.secrets) > 0 {
+		area, err := secretArea(o.config.Firmware)
 		if err != nil {
 			return err
 		}
-		fmt.Fprintln(a.stdout, shellWords(words))
-		return nil
-	}
-	if len(*secrets) > 0 {
-		area, err := secretArea(c.Firmware)
-		if err != nil {
-			return err
-		}
-		table, err := buildTable(a, *secrets, area)
+		table, err := buildTable(a, o.secrets, area)
 		if err != nil {
 			return err
 		}
 		defer table.Close()
-		c.SecretTable = table.Bytes()
-	}
-	if *timeout > 0 {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, *timeout)
-		defer cancel()
+		o.config.SecretTable = table.Bytes()
 	}
 	fmt.Fprintln(a.stderr, "cocoroot: a simulated launch protects nothing: this host sees the secret and all of the guest's memory")
-	c.Silence, c.OnSilence = silence, func() {
-		fmt.Fprintf(a.stderr, "cocoroot: no word from the guest for %s: the firmware stands still when a hash does not match\n", silence)
-	}
-	outcome, err := launch.Run(ctx, c, a.stdout)
-	return judge(outcome, err, *timeout)
+	o.listen(a)
+	outcome, err := launch.Run(ctx, o.config, a.stdout)
+	return judge(outcome, err, o.timeout)
 }
 
-// readLaunch reads what the verb's options name.
-func readLaunch(c *launch.Config, cmdline string, disks []string) error {
-	line, err := readCmdline(cmdline)
+// listen says why a guest may be silent.
+func (o *launchOptions) listen(a *app) {
+	o.config.Silence, o.config.OnSilence = silence, func() {
+		fmt.Fprintf(a.stderr, "cocoroot: no word from the guest for %s: the firmware stands still when a hash does not match\n", silence)
+	}
+}
+
+func (o *launchOptions) launchSEV(ctx context.Context, a *app) error {
+	mode, err := launch.ParseMode(o.mode)
+	if err != nil {
+		return usagef("%w", err)
+	}
+	if err := o.sev.missingSession(mode); err != nil {
+		return err
+	}
+	sev, err := o.sev.read(mode)
 	if err != nil {
 		return err
 	}
-	c.Cmdline = line
-	for _, d := range disks {
-		path, serial, _ := strings.Cut(d, ",serial=")
-		c.Disks = append(c.Disks, launch.Disk{Path: path, Serial: serial})
+	if sev.TakesSecret() && o.config.QMPSocket == "" {
+		return usagef("option --qmp-socket is missing: cocoroot release needs it to give the guest its secret")
+	}
+	o.config.Accel, o.config.SEV = "", &sev
+	if err := o.config.Check(); err != nil {
+		return usagef("%w", err)
+	}
+	if sev.Weak() {
+		fmt.Fprintf(a.stderr, "cocoroot: warning: the policy %#x protects less than %#x\n", sev.Policy, mode.Policy())
+	}
+	if err := o.askHost(ctx, a); err != nil {
+		return err
+	}
+	if o.dryRun {
+		return o.printCommand(ctx, a)
+	}
+	if o.config.QMPSocket != "" {
+		if err := launch.CheckSocket(o.config.QMPSocket); err != nil {
+			return hinted(err, "make a folder for it: mkdir -m 700 DIR")
+		}
+	}
+	if sev.TakesSecret() {
+		o.config.OnStart = func(context.Context, *qmp.Client) error {
+			fmt.Fprintf(a.stderr, "cocoroot: the guest waits for its secret: cocoroot release collect --qmp %s\n", shellWord(o.config.QMPSocket))
+			return nil
+		}
+	} else {
+		o.listen(a)
+	}
+	outcome, err := launch.Run(ctx, o.config, a.stdout)
+	return judge(outcome, err, o.timeout)
+}
+
+// askHost sees that the host has SEV and asks for what the options do not say.
+// To print a command needs no such host: there, usual values do.
+func (o *launchOptions) askHost(ctx context.Context, a *app) error {
+	host := launch.CheckHost(os.DirFS("/"), o.config.SEV.Mode)
+	asked := !o.given("cbitpos") || !o.given("reduced-phys-bits")
+	if host != nil && o.dryRun {
+		if asked {
+			fmt.Fprintf(a.stderr, "cocoroot: warning: this host has no SEV to ask; cbitpos=%d and reduced-phys-bits=%d are usual, and QEMU refuses wrong ones\n",
+				o.config.SEV.CBit, o.config.SEV.ReducedPhysBits)
+		}
+		return nil
+	}
+	if host != nil {
+		return explainLaunch(host)
+	}
+	if !asked {
+		return nil
+	}
+	cbit, reduced, err := launch.Capabilities(ctx, o.config.QEMU)
+	if err != nil {
+		return hinted(err, "QEMU needs to open /dev/kvm and /dev/sev; --cbitpos and --reduced-phys-bits ask nothing")
+	}
+	if !o.given("cbitpos") {
+		o.config.SEV.CBit = cbit
+	}
+	if !o.given("reduced-phys-bits") {
+		o.config.SEV.ReducedPhysBits = reduced
 	}
 	return nil
+}
+
+// explainLaunch adds the next step and the exit code to an error of a launch.
+func explainLaunch(err error) error {
+	switch {
+	case errors.Is(err, launch.ErrNoSEV):
+		return hinted(err, "turn SEV on in the machine's setup (SMEE, SEV-ES, SNP) and for KVM (modprobe kvm_amd sev=1 sev_es=1 sev_snp=1); dmesg | grep -i sev says why not; --dry-run needs none of it")
+	case errors.Is(err, launch.ErrQEMU):
+		return hinted(err, "--qemu names another one")
+	case errors.Is(err, ovmf.ErrNoArea), errors.Is(err, ovmf.ErrNoFooter):
+		return hinted(err, "use OVMF's AmdSev build; ./build.sh firmware gets it")
+	}
+	return err
 }
 
 // judge turns the end of the guest into the verb's.
@@ -97,10 +247,8 @@ func judge(o launch.Outcome, err error, timeout time.Duration) error {
 	switch {
 	case errors.Is(err, context.DeadlineExceeded):
 		return hinted(fmt.Errorf("the guest did not end within %s", timeout), "--timeout gives it more time")
-	case errors.Is(err, ovmf.ErrNoArea), errors.Is(err, ovmf.ErrNoFooter):
-		return hinted(err, "use OVMF's AmdSev build; ./build.sh firmware gets it")
 	case err != nil:
-		return err
+		return explainLaunch(err)
 	case o.Fatal != nil:
 		code := map[fatal.Kind]int{fatal.Failed: exitFailed, fatal.Secret: exitSecret, fatal.Tampered: exitTampered}
 		return &failure{code: code[fatal.KindOf(o.Fatal.Code)], err: fmt.Errorf("the guest refused to boot: %s", o.Fatal.Code)}
@@ -112,16 +260,4 @@ func judge(o launch.Outcome, err error, timeout time.Duration) error {
 		return fmt.Errorf("the guest did not power off (%s)", o.Reason)
 	}
 	return nil
-}
-
-// shellWords quotes words for a shell.
-func shellWords(words []string) string {
-	quoted := make([]string, len(words))
-	for i, w := range words {
-		if w == "" || strings.ContainsAny(w, " \t'\"\\$&|;<>()*?[]{}~#!`") {
-			w = "'" + strings.ReplaceAll(w, "'", `'\''`) + "'"
-		}
-		quoted[i] = w
-	}
-	return strings.Join(quoted, " ")
 }

@@ -1,13 +1,13 @@
 // Command cocoroot is the owner's tool: it builds what a confidential guest
 // boots from, and starts it.
 //
-//	cocoroot initrd  write the initrd
-//	cocoroot seal    make an encrypted, verifiable image of a root file system
-//	cocoroot measure compute the launch digest to expect
-//	cocoroot secret  the table of secrets, the session with a platform, the packet
-//	cocoroot release check a launched guest's measurement, give it its secrets
-//	cocoroot inspect say what a file is and what is wrong with it
-//	cocoroot launch  start a guest under QEMU
+//	cocoroot initrd   write the initrd
+//	cocoroot seal     make an encrypted, verifiable image of a root file system
+//	cocoroot measure  compute the launch digest to expect
+//	cocoroot secret   the table of secrets, the session with a platform, the packet
+//	cocoroot release  check a launched guest's measurement, give it its secrets
+//	cocoroot inspect  say what a file is and what is wrong with it
+//	cocoroot launch   start a guest under QEMU
 //
 // Exit codes: 0 ok, 1 failed, 2 usage, 3 measurement mismatch, 4 secret
 // refused, 5 image tampered.
@@ -52,7 +52,7 @@ func commands() []command {
 		{"secret", "COMMAND", "build the table of secrets, the session with a platform, the packet for a launch", runSecret},
 		{"release", "COMMAND", "give a measured guest its secrets: collect, verify, inject", runRelease},
 		{"inspect", "FILE", "say what a file is and what is wrong with it, without secrets", runInspect},
-		{"launch", "--simulate --firmware F --kernel F --initrd F --cmdline-file F --disk IMAGE", "start a guest under QEMU", runLaunch},
+		{"launch", "--mode sev|sev-es|sev-snp|--simulate --firmware F --kernel F --initrd F --cmdline-file F --disk IMAGE", "start a guest under QEMU, on SEV hardware or without", runLaunch},
 	}
 }
 
@@ -183,7 +183,7 @@ func (a *app) report(c command, err error) int {
 func (a *app) help(w io.Writer) {
 	fmt.Fprint(w, "cocoroot builds and starts encrypted confidential guests.\n\n")
 	for _, c := range commands() {
-		fmt.Fprintf(w, "  cocoroot %-7s %s\n", c.name, c.brief)
+		fmt.Fprintf(w, "  cocoroot %-8s %s\n", c.name, c.brief)
 	}
 	fmt.Fprint(w, "\ncocoroot COMMAND --help shows a command's options.\n")
 	fmt.Fprint(w, "Exit codes: 0 ok, 1 failed, 2 usage, 3 measurement mismatch, 4 secret refused, 5 image tampered.\n")

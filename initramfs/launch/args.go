@@ -39,12 +39,17 @@ func parseVersion(s string) (Version, error) {
 	if !ok {
 		return Version{}, fmt.Errorf("%w: it says %.80q", ErrVersion, line)
 	}
-	major, rest, _ := strings.Cut(numbers, ".")
+	return ParseVersion(numbers)
+}
+
+// ParseVersion reads a release's number, such as 10.0 or 7.2.22.
+func ParseVersion(s string) (Version, error) {
+	major, rest, _ := strings.Cut(s, ".")
 	minor := rest[:len(rest)-len(strings.TrimLeft(rest, "0123456789"))]
 	a, errA := strconv.ParseUint(major, 10, 16)
 	b, errB := strconv.ParseUint(minor, 10, 16)
 	if errA != nil || errB != nil {
-		return Version{}, fmt.Errorf("%w: it says %.80q", ErrVersion, line)
+		return Version{}, fmt.Errorf("%w: it says %.80q", ErrVersion, s)
 	}
 	return Version{int(a), int(b)}, nil
 }
@@ -63,7 +68,7 @@ type names struct {
 func arguments(c Config, v Version, fw ovmf.Firmware, n names) []string {
 	args := []string{
 		"-no-user-config", "-nodefaults", "-nographic", "-no-reboot",
-		"-machine", "q35", "-accel", c.Accel, "-cpu", cpu(c.Accel, v),
+		"-machine", c.machine(), "-accel", c.Accel, "-cpu", c.cpu(v),
 		"-m", strconv.Itoa(c.Memory), "-smp", strconv.Itoa(c.CPUs),
 		"-bios", n.firmware, "-kernel", n.kernel,
 	}
@@ -71,7 +76,10 @@ func arguments(c Config, v Version, fw ovmf.Firmware, n names) []string {
 		args = append(args, "-initrd", n.initrd)
 	}
 	args = append(args, "-append", c.Cmdline)
-	if !v.AtLeast(10, 0) {
+	if c.SEV != nil {
+		args = append(args, "-object", c.memoryObject(), "-object", c.SEV.object(v))
+	}
+	if c.SEV == nil && !v.AtLeast(10, 0) {
 		// Before QEMU 10 the guest gets the kernel with a setup header that
 		// QEMU has filled in, and its hash does not match. The firmware
 		// prefers this file, which QEMU 10 provides itself.
@@ -84,11 +92,14 @@ func arguments(c Config, v Version, fw ovmf.Firmware, n names) []string {
 		args = append(args, "-device", loader(n.secret, fw.Secret))
 	}
 	for i, d := range c.Disks {
-		args = append(args, d.arguments(i)...)
+		args = append(args, d.arguments(i, c.SEV != nil)...)
 	}
 	args = append(args, consoleArguments(n)...)
+	if n.control != "" || c.SEV != nil && c.SEV.TakesSecret() {
+		args = append(args, "-S")
+	}
 	if n.control != "" {
-		args = append(args, "-S", "-chardev", "socket,id=control,fd="+n.control, "-mon", "chardev=control,mode=control")
+		args = append(args, "-chardev", "socket,id=control,fd="+n.control, "-mon", "chardev=control,mode=control")
 	}
 	if c.QMPSocket != "" {
 		args = append(args, "-chardev", "socket,id=qmp,server=on,wait=off,path="+escape(c.QMPSocket), "-mon", "chardev=qmp,mode=control")
@@ -99,11 +110,29 @@ func arguments(c Config, v Version, fw ovmf.Firmware, n names) []string {
 	return append(args, c.ExtraArgs...)
 }
 
+// machine returns the value of -machine. A confidential guest has no SMM, and
+// VMware's port needs registers that the host cannot read.
+func (c Config) machine() string {
+	if c.SEV == nil {
+		return "q35"
+	}
+	return "q35,smm=off,vmport=off,confidential-guest-support=sev0,memory-backend=ram0"
+}
+
+// memoryObject returns the guest's memory as a file that KVM can share: under
+// SEV-SNP only what the guest shares is in it, QEMU makes the private memory
+// (guest_memfd) beside it.
+func (c Config) memoryObject() string {
+	return fmt.Sprintf("memory-backend-memfd,id=ram0,size=%dM,share=on", c.Memory)
+}
+
 // cpu returns the newest EPYC that the release knows. TCG lacks some of its
 // features and says so on stderr.
-func cpu(accel string, v Version) string {
+func (c Config) cpu(v Version) string {
 	switch {
-	case accel == "kvm":
+	case c.SEV != nil:
+		return c.SEV.CPUType
+	case c.Accel == "kvm":
 		return "host"
 	case v.AtLeast(8, 1):
 		return "EPYC-Genoa"
@@ -116,12 +145,17 @@ func loader(file string, to ovmf.Area) string {
 	return fmt.Sprintf("loader,file=%s,addr=%#x,force-raw=on", escape(file), to.Base)
 }
 
-func (d Disk) arguments(i int) []string {
+// arguments returns the options for the disk of this number. To a confidential
+// guest's memory a device has no other way than the DMA interface.
+func (d Disk) arguments(i int, confidential bool) []string {
 	drive := fmt.Sprintf("if=none,id=disk%d,format=raw,file=%s", i, escape(d.Path))
 	if !d.Writable {
 		drive += ",readonly=on"
 	}
 	device := fmt.Sprintf("virtio-blk-pci,drive=disk%d", i)
+	if confidential {
+		device += ",disable-legacy=on,iommu_platform=on"
+	}
 	if d.Serial != "" {
 		device += ",serial=" + escape(d.Serial)
 	}

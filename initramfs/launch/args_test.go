@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 
+	"cocoroot/initramfs/measure"
 	"cocoroot/initramfs/ovmf"
 	"cocoroot/initramfs/qmp"
 )
@@ -31,6 +32,11 @@ func TestArguments(t *testing.T) {
 	}
 	least := Config{Memory: 1024, CPUs: 1, Accel: "kvm"}
 	leastNames := names{firmware: "OVMF,1.fd", kernel: "bz,Image"}
+	paper := names{firmware: "OVMF.fd", kernel: "bzImage", initrd: "initrd.img"}
+	passed := fullNames
+	passed.hashes, passed.secret = "", ""
+	init2 := confidential(ModeES)
+	init2.SEV.VMType = measure.Init2
 	for _, tt := range []struct {
 		golden string
 		c      Config
@@ -41,6 +47,11 @@ func TestArguments(t *testing.T) {
 		{"full-10.0", full, Version{10, 0}, fullNames},
 		{"least-9.2", least, Version{9, 2}, leastNames},
 		{"least-11.1", least, Version{11, 1}, leastNames},
+		{"sev-7.2", confidential(ModeSEV), Version{7, 2}, paper},
+		{"sev-es-7.2", confidential(ModeES), Version{7, 2}, passed},
+		{"sev-es-9.1", confidential(ModeES), Version{9, 1}, paper},
+		{"sev-es-init2-10.0", init2, Version{10, 0}, paper},
+		{"sev-snp-10.0", confidential(ModeSNP), Version{10, 0}, paper},
 	} {
 		path := filepath.Join("testdata", "args-"+tt.golden+".txt")
 		got := strings.Join(arguments(tt.c, tt.v, fw, tt.n), "\n") + "\n"

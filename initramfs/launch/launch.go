@@ -1,7 +1,13 @@
-// Package launch boots a sealed image under plain QEMU, as a rehearsal of a
-// confidential launch.
+// Package launch boots a sealed image under QEMU: on SEV hardware, or under
+// plain QEMU as a rehearsal of a confidential launch.
 //
-// Everything inside the guest is real: OVMF verifies kernel, initrd and
+// On SEV hardware (Config.SEV) this program only starts QEMU and waits for the
+// guest's end. What protects the guest is that its owner checks the launch
+// measurement before releasing a secret; the host that runs this program is
+// whom it protects against. No secret passes through here. That part was not
+// tried on hardware.
+//
+// In a simulated launch, everything inside the guest is real: OVMF verifies kernel, initrd and
 // command line against the hashes table, the kernel finds the secret table,
 // init opens the image and wipes the secret. Only the outside is played: this
 // program writes both tables into the guest's memory, which on SEV hardware
@@ -60,7 +66,12 @@ type Config struct {
 	Disks    []Disk
 	Memory   int    // MiB; default 1024
 	CPUs     int    // default 1
-	Accel    string // "tcg" (default) or "kvm"
+	Accel    string // "tcg" (default) or "kvm"; always kvm with SEV
+
+	// SEV is a launch on SEV hardware; nil is a simulated one. With it, a
+	// guest that takes a secret stays stopped until another program, on
+	// QMPSocket, injects the secret and says cont.
+	SEV *SEV
 
 	// SecretTable is put where the firmware expects injected secrets.
 	// Run does not change it: wiping it is the caller's.
@@ -129,7 +140,9 @@ func (c Config) withDefaults() (Config, error) {
 	if c.CPUs == 0 {
 		c.CPUs = 1
 	}
-	if c.Accel == "" {
+	if c.Accel == "" && c.SEV != nil {
+		c.Accel = "kvm"
+	} else if c.Accel == "" {
 		c.Accel = "tcg"
 	}
 	disks := make([]Disk, len(c.Disks))
@@ -147,6 +160,13 @@ func (c Config) withDefaults() (Config, error) {
 	}
 	c.Disks = disks
 	return c, nil
+}
+
+// Check returns ErrConfig for a configuration that Run would refuse before it
+// opens any file.
+func (c Config) Check() error {
+	_, err := c.withDefaults()
+	return err
 }
 
 func (c Config) check() error {
@@ -174,7 +194,25 @@ func (c Config) check() error {
 			return fmt.Errorf("%w: disk serial %q is not up to 20 printable ASCII characters without spaces", ErrConfig, d.Serial)
 		}
 	}
+	if c.SEV != nil {
+		return c.checkSEV()
+	}
 	return nil
+}
+
+// checkSEV refuses what only a simulated launch can have.
+func (c Config) checkSEV() error {
+	switch {
+	case c.SecretTable != nil || c.HashesTable != nil:
+		return fmt.Errorf("%w: nobody but the platform writes a confidential guest's tables", ErrConfig)
+	case c.Accel != "kvm":
+		return fmt.Errorf("%w: there is no SEV without KVM", ErrConfig)
+	case c.CPUs > measure.MaxCPUs:
+		return fmt.Errorf("%w: %d CPUs; a guest has at most %d", ErrConfig, c.CPUs, measure.MaxCPUs)
+	case c.SEV.TakesSecret() && c.QMPSocket == "":
+		return fmt.Errorf("%w: without a QMP socket the guest can be given no secret", ErrConfig)
+	}
+	return c.SEV.check()
 }
 
 // checkTables refuses tables that the firmware has no room for.
@@ -188,6 +226,15 @@ func (c Config) checkTables(fw ovmf.Firmware, hashes []byte) error {
 	return nil
 }
 
+// version asks the program for its version, and sees that it is new enough.
+func (c Config) version(ctx context.Context) (Version, error) {
+	v, err := QEMUVersion(ctx, c.QEMU)
+	if err == nil && c.SEV != nil {
+		err = c.SEV.CheckVersion(v)
+	}
+	return v, err
+}
+
 // Run boots the guest and waits for its end, copying its console to console
 // (which may be nil) as it comes. The guest gets no network, and no input but
 // ConsoleInput.
@@ -198,7 +245,7 @@ func Run(ctx context.Context, cfg Config, console io.Writer) (Outcome, error) {
 	if err != nil {
 		return Outcome{}, err
 	}
-	version, err := QEMUVersion(ctx, cfg.QEMU)
+	version, err := cfg.version(ctx)
 	if err != nil {
 		return Outcome{}, err
 	}
@@ -218,13 +265,14 @@ func Run(ctx context.Context, cfg Config, console io.Writer) (Outcome, error) {
 
 // CommandLine returns QEMU's program and arguments for cfg, to be read or to
 // be tried by hand: with the console on standard output, and with
-// hashes-table.bin and secret-table.bin in the place of the two tables.
+// hashes-table.bin and secret-table.bin in the place of the two tables, which
+// on SEV hardware the platform writes.
 func CommandLine(ctx context.Context, cfg Config) ([]string, error) {
 	cfg, err := cfg.withDefaults()
 	if err != nil {
 		return nil, err
 	}
-	version, err := QEMUVersion(ctx, cfg.QEMU)
+	version, err := cfg.version(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -234,7 +282,7 @@ func CommandLine(ctx context.Context, cfg Config) ([]string, error) {
 	}
 	defer in.close()
 	n := names{firmware: cfg.Firmware, kernel: cfg.Kernel, initrd: cfg.Initrd}
-	if in.hashes != nil {
+	if in.hashes != nil && cfg.SEV == nil {
 		n.hashes = "hashes-table.bin"
 	}
 	if in.secret != nil {

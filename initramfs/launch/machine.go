@@ -66,7 +66,10 @@ func start(ctx context.Context, c Config, v Version, in *input, out io.Writer) (
 	}
 	n := names{
 		firmware: file(in.firmware), kernel: file(in.kernel), initrd: file(in.initrd),
-		hashes: file(in.hashes), secret: file(in.secret), console: file(theirConsole),
+		secret: file(in.secret), console: file(theirConsole),
+	}
+	if c.SEV == nil {
+		n.hashes = file(in.hashes)
 	}
 	if c.ConsoleInput != nil {
 		n.typed = strconv.Itoa(2 + len(pass))
@@ -169,8 +172,10 @@ func (m *machine) drive(ctx context.Context, c Config, in *input) error {
 			return err
 		}
 	}
-	if err := client.Execute(ctx, "cont", nil, nil); err != nil {
-		return err
+	if c.SEV == nil || !c.SEV.TakesSecret() {
+		if err := client.Execute(ctx, "cont", nil, nil); err != nil {
+			return err
+		}
 	}
 	if c.OnSilence != nil {
 		stop := m.listen(c.Silence, c.OnSilence)

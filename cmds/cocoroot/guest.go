@@ -1,0 +1,105 @@
+package main
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+
+	"github.com/spf13/pflag"
+
+	"cocoroot/initramfs/launch"
+	"cocoroot/initramfs/measure"
+)
+
+// What memory encryption takes on Rome and later; Naples has the C-bit at 47.
+const (
+	usualCBit            = 51
+	usualReducedPhysBits = 1
+)
+
+// sevOptions are the options about SEV hardware, of launch and of template.
+type sevOptions struct {
+	policy, vcpuType, vmType string
+	session, dhCert          string
+	cbit, reducedPhysBits    int
+	given                    func(name string) bool
+}
+
+func (o *sevOptions) register(flags *pflag.FlagSet) {
+	o.given = flags.Changed
+	flags.StringVar(&o.policy, "policy", "", "the guest's policy (default: 0x3 for sev and 0x7 for sev-es, which forbid debugging and key sharing; 0x30000 for sev-snp)")
+	flags.StringVar(&o.vcpuType, "vcpu-type", "", "QEMU's -cpu, such as EPYC-Milan, or host; as in cocoroot measure (sev: default EPYC)")
+	flags.StringVar(&o.vmType, "vm-type", "legacy", "sev-es: legacy or init2, as in cocoroot measure")
+	flags.StringVar(&o.session, "session-file", "", "sev, sev-es: NAME_session.b64 that cocoroot secret session wrote")
+	flags.StringVar(&o.dhCert, "dh-cert-file", "", "sev, sev-es: NAME_godh.b64 that cocoroot secret session wrote")
+	flags.IntVar(&o.cbit, "cbitpos", usualCBit, "position of the C-bit (launch: default as QEMU says)")
+	flags.IntVar(&o.reducedPhysBits, "reduced-phys-bits", usualReducedPhysBits, "address bits that memory encryption takes (launch: default as QEMU says)")
+}
+
+// names are the options that register makes.
+func (o *sevOptions) names() []string {
+	return []string{"policy", "vcpu-type", "vm-type", "session-file", "dh-cert-file", "cbitpos", "reduced-phys-bits"}
+}
+
+// read returns what the options say for a guest of the mode.
+func (o *sevOptions) read(mode launch.Mode) (launch.SEV, error) {
+	s := launch.SEV{
+		Mode: mode, Policy: mode.Policy(), CBit: o.cbit, ReducedPhysBits: o.reducedPhysBits,
+		CPUType: o.vcpuType, Session: o.session, DHCert: o.dhCert,
+	}
+	var err error
+	if o.policy != "" {
+		if s.Policy, err = strconv.ParseUint(o.policy, 0, 64); err != nil {
+			return s, usagef("--policy: %.32q is not a number such as %#x", o.policy, mode.Policy())
+		}
+	}
+	switch {
+	case o.vcpuType == "" && mode != launch.ModeSEV:
+		return s, usagef("option --vcpu-type is missing: mode %s measures each virtual CPU with its type", mode)
+	case o.vcpuType == "":
+		s.CPUType = "EPYC" // every processor with SEV has what it has
+	}
+	switch o.vmType {
+	case "legacy":
+	case "init2":
+		s.VMType = measure.Init2
+	default:
+		return s, usagef("there is no VM type %q; it is legacy or init2", o.vmType)
+	}
+	return s, nil
+}
+
+// missingSession is the error for a guest that could be given no secret.
+func (o *sevOptions) missingSession(mode launch.Mode) error {
+	if mode == launch.ModeSNP || o.session != "" && o.dhCert != "" {
+		return nil
+	}
+	return &failure{exitUsage, fmt.Errorf("options --session-file and --dh-cert-file are missing: without a session the guest can be given no secret"),
+		"cocoroot secret session makes both files"}
+}
+
+// parseDisk reads FILE or FILE,serial=NAME.
+func parseDisk(s string) launch.Disk {
+	path, serial, _ := strings.Cut(s, ",serial=")
+	return launch.Disk{Path: path, Serial: serial}
+}
+
+// shellWords quotes words for a shell.
+func shellWords(words []string) string {
+	quoted := make([]string, len(words))
+	for i, w := range words {
+		quoted[i] = shellWord(w)
+	}
+	return strings.Join(quoted, " ")
+}
+
+// shellWord quotes a word unless all of its characters are known to be plain.
+func shellWord(w string) string {
+	plain := func(r rune) bool {
+		return r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || strings.ContainsRune("_@%+=:,./-", r)
+	}
+	if w != "" && !strings.ContainsFunc(w, func(r rune) bool { return !plain(r) }) {
+		return w
+	}
+	return "'" + strings.ReplaceAll(w, "'", `'\''`) + "'"
+}
