@@ -614,7 +614,7 @@ demo_boot() {
 all_checks() {
 	local all host
 	packages 'for the tests' "${BOOT_PACKAGES[@]}" "${C_PACKAGES[@]}" shellcheck=shellcheck mmdebstrap=mmdebstrap \
-		kmod=/sbin/depmod zstd=zstd xz-utils=xz fdisk=fdisk
+		kmod=/sbin/depmod zstd=zstd xz-utils=xz fdisk=fdisk libxml2-utils=xmllint
 	firmware
 	tools
 	kernel --check
@@ -624,6 +624,7 @@ all_checks() {
 	demo_root
 	demo_seal
 	debian_root
+	schemas
 	built
 	export CGO_ENABLED=1 GOEXPERIMENT=runtimesecret
 	all=$(go list ./...)
@@ -674,6 +675,20 @@ bootstrap() {
 	SOURCE_DATE_EPOCH=1700000000 mmdebstrap --variant=minbase --include=systemd,systemd-sysv,dbus,udev,dmsetup,cryptsetup-bin \
 		--dpkgopt='path-exclude=/usr/share/doc/*' --dpkgopt='path-exclude=/usr/share/man/*' \
 		--dpkgopt='path-exclude=/usr/share/locale/*' bookworm "$2" "$1"
+}
+
+# schemas leaves libvirt's own grammar of a domain, which the templates are held
+# against: Debian 12's, and Debian 13's, which has SEV-SNP.
+schemas() {
+	local suite package
+	for package in bookworm=libvirt0 trixie=libvirt-common; do
+		suite=${package%=*}
+		if [[ ! -e $CACHE/libvirt-$suite ]]; then
+			open_suite "$suite"
+			unpack "$suite" "libvirt-$suite" "${package#*=}"
+		fi
+		put "$CACHE/libvirt-$suite/usr/share/libvirt/schemas" "build/libvirt/$suite"
+	done
 }
 
 # --- Fuzzing -----------------------------------------------------------------
@@ -764,7 +779,7 @@ peers_in() {
 clean() {
 	if [[ $1 == --cache ]]; then
 		chmod -R u+w "$CACHE/gopath" 2>/dev/null || true # Go's module cache is read-only
-		rm -rf "$CACHE"/{apt,busybox,debian-kernel,debian-root,firmware,go,gocache,gopath,kernel,lock,peers,source,tmp}
+		rm -rf "$CACHE"/{apt,busybox,debian-kernel,debian-root,firmware,go,gocache,gopath,kernel,libvirt-bookworm,libvirt-trixie,lock,peers,source,tmp}
 		rmdir --ignore-fail-on-non-empty "$CACHE"
 	fi
 	rm -rf build

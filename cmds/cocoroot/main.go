@@ -8,6 +8,7 @@
 //	cocoroot release  check a launched guest's measurement, give it its secrets
 //	cocoroot inspect  say what a file is and what is wrong with it
 //	cocoroot launch   start a guest under QEMU
+//	cocoroot template write launch files for QEMU, libvirt and KubeVirt
 //
 // Exit codes: 0 ok, 1 failed, 2 usage, 3 measurement mismatch, 4 secret
 // refused, 5 image tampered.
@@ -53,6 +54,7 @@ func commands() []command {
 		{"release", "COMMAND", "give a measured guest its secrets: collect, verify, inject", runRelease},
 		{"inspect", "FILE", "say what a file is and what is wrong with it, without secrets", runInspect},
 		{"launch", "--mode sev|sev-es|sev-snp|--simulate --firmware F --kernel F --initrd F --cmdline-file F --disk IMAGE", "start a guest under QEMU, on SEV hardware or without", runLaunch},
+		{"template", "[NAME --manifest F --firmware F --kernel F --initrd F --disk IMAGE … [-o FILE]]", "write launch files for QEMU, libvirt and KubeVirt; without NAME, list them", runTemplate},
 	}
 }
 

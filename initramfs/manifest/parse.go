@@ -2,10 +2,10 @@ package manifest
 
 import (
 	"bytes"
-	"encoding/json"
 	"errors"
 	"fmt"
 
+	"cocoroot/initramfs/strictjson"
 	"cocoroot/unlock/efi"
 	"cocoroot/unlock/policy"
 )
@@ -23,23 +23,12 @@ var ErrFormat = errors.New("not a manifest as cocoroot seal writes it")
 // it says of the image must be what its command line says, which alone is
 // measured.
 func Parse(b []byte) (Manifest, error) {
-	if len(b) > MaxSize {
-		return Manifest{}, fmt.Errorf("%w: more than %d bytes", ErrFormat, MaxSize)
-	}
-	var version struct {
-		Version int `json:"version"`
-	}
-	if err := json.Unmarshal(b, &version); err != nil {
-		return Manifest{}, fmt.Errorf("%w: %w", ErrFormat, err)
-	}
-	if version.Version != Version {
-		return Manifest{}, fmt.Errorf("%w: version %d; this program knows version %d", ErrFormat, version.Version, Version)
-	}
 	var m Manifest
-	d := json.NewDecoder(bytes.NewReader(b))
-	d.DisallowUnknownFields()
-	if err := d.Decode(&m); err != nil {
+	if err := strictjson.Decode(b, MaxSize, &m); err != nil {
 		return Manifest{}, fmt.Errorf("%w: %w", ErrFormat, err)
+	}
+	if m.Version != Version {
+		return Manifest{}, fmt.Errorf("%w: version %d; this program knows version %d", ErrFormat, m.Version, Version)
 	}
 	if err := m.check(); err != nil {
 		return Manifest{}, err
