@@ -26,7 +26,7 @@ type measureOptions struct {
 	vcpus                int
 	vcpuType, vcpuSig    string
 	vmType, features     string
-	svsm                 string
+	svsm, vmm            string
 	varsSize             uint64
 	given                func(name string) bool
 	asJSON               bool
@@ -45,6 +45,7 @@ func runMeasure(_ context.Context, a *app, flags *pflag.FlagSet, args []string) 
 	flags.StringVar(&o.vcpuSig, "vcpu-sig", "", "instead of the type: CPUID signature, such as 0xa00f11 or 25/1/1 (family/model/stepping)")
 	flags.StringVar(&o.vmType, "vm-type", "", "sev-es: legacy or init2 (default: legacy as QEMU's, init2 with guest features)")
 	flags.StringVar(&o.features, "guest-features", "", "SEV features of the guest (default: 0x1 for sev-snp, 0 for sev-es)")
+	flags.StringVar(&o.vmm, "vmm", "qemu", "sev-snp without a kernel: who starts the virtual CPUs: qemu, ec2 or gce")
 	flags.StringVar(&o.svsm, "svsm", "", "sev-snp: raw image of a Coconut SVSM that starts before the firmware")
 	flags.Uint64Var(&o.varsSize, "vars-size", 0, "with --svsm: size of OVMF_VARS.fd in bytes")
 	flags.BoolVar(&o.asJSON, "json", false, "print every intermediate value too")
@@ -110,6 +111,8 @@ func (o *measureOptions) check() (in measureInput, err error) {
 		return in, usagef("--guest-features is not for mode sev")
 	case o.given("svsm") && (o.mode != "sev-snp" || o.kernel != ""):
 		return in, usagef("--svsm is for mode sev-snp without a kernel: with an SVSM, QEMU measures no kernel hashes")
+	case o.vmm != "qemu" && (o.mode != "sev-snp" || o.kernel != "" || o.given("svsm")):
+		return in, usagef("--vmm %.32q is for mode sev-snp without kernel and SVSM: qemu alone measures those", o.vmm)
 	case o.given("svsm") != o.given("vars-size"):
 		return in, usagef("--svsm and --vars-size belong together")
 	case len(o.cmdline) > policy.MaxLength:
@@ -153,10 +156,15 @@ func (o *measureOptions) checkCPUs(in *measureInput) error {
 			return usagef("%w", err)
 		}
 	}
+	vmm, err := measure.ParseVMM(o.vmm)
+	if err != nil {
+		return usagef("%w", err)
+	}
 	if o.given("vcpus") {
 		if in.cpus, err = measure.NewCPUs(o.vcpus, signature, features); err != nil {
 			return usagef("%w", err)
 		}
+		in.cpus = in.cpus.Under(vmm)
 	}
 	switch {
 	case o.vmType == "init2", !o.given("vm-type") && features != 0:

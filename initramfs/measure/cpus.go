@@ -20,6 +20,38 @@ type CPUs struct {
 	count     int
 	signature Signature
 	features  Features
+	vmm       VMM
+}
+
+// VMM is who starts the guest: each has its own registers for that, and its own
+// order and types of the firmware's pages (virtee/sev-snp-measure vmsa.py and
+// guest.py at 8f2b337).
+type VMM int
+
+// The monitors whose registers are known.
+const (
+	QEMU VMM = iota // with KVM
+	EC2             // Amazon's
+	GCE             // Google's
+)
+
+// ParseVMM reads qemu, ec2 or gce.
+func ParseVMM(s string) (VMM, error) {
+	switch s {
+	case "qemu":
+		return QEMU, nil
+	case "ec2":
+		return EC2, nil
+	case "gce":
+		return GCE, nil
+	}
+	return 0, fmt.Errorf("%w: the registers of the VMM %.32q are not known; known are qemu, ec2 and gce", ErrCPUs, s)
+}
+
+// Under returns the same CPUs as another VMM than QEMU starts them.
+func (c CPUs) Under(v VMM) CPUs {
+	c.vmm = v
+	return c
 }
 
 // NewCPUs returns ErrCPUs for a count that is not in 1 to MaxCPUs and for the
@@ -31,7 +63,7 @@ func NewCPUs(count int, s Signature, f Features) (CPUs, error) {
 	if s == 0 {
 		return CPUs{}, fmt.Errorf("%w: no processor has the signature 0", ErrCPUs)
 	}
-	return CPUs{count, s, f}, nil
+	return CPUs{count: count, signature: s, features: f}, nil
 }
 
 // Count returns the number of CPUs.

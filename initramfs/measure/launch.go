@@ -147,14 +147,31 @@ func SNP(f Firmware, table *HashesTable, cpus CPUs) (Result, error) {
 	}
 	l := ledger{result: &r}
 	l.pages("firmware", f.Base(), f.image)
-	for _, s := range f.footer.Sections {
-		l.section(s, f.footer.Hashes, table)
-	}
+	l.sections(f, table, cpus.vmm)
 	l.cpus(cpus)
 	return r, nil
 }
 
-// section measures one section of the metadata.
+// sections measures the sections of a firmware in the order of the VMM: that of
+// the metadata, and EC2 has the CPUID pages last.
+func (l *ledger) sections(f Firmware, table *HashesTable, vmm VMM) {
+	var last []ovmf.Section
+	for _, s := range f.footer.Sections {
+		switch {
+		case vmm == EC2 && s.Type == ovmf.CPUID:
+			last = append(last, s)
+		case vmm == GCE && s.Type == ovmf.SecMem:
+			l.blank(s.Type.String(), PageUnmeasured, uint64(s.Base), uint64(s.Size))
+		default:
+			l.section(s, f.footer.Hashes, table)
+		}
+	}
+	for _, s := range last {
+		l.section(s, f.footer.Hashes, table)
+	}
+}
+
+// section measures one section of the metadata as QEMU does.
 func (l *ledger) section(s ovmf.Section, area ovmf.Area, table *HashesTable) {
 	name, base, size := s.Type.String(), uint64(s.Base), uint64(s.Size)
 	switch {

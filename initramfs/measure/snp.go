@@ -10,13 +10,14 @@ import (
 // SNP_LAUNCH_UPDATE, PAGE_TYPE).
 type PageType uint8
 
-// The page types that QEMU uses.
+// The page types that are used.
 const (
-	PageNormal  PageType = 1 // measured with its contents
-	PageVMSA    PageType = 2 // the same, for a virtual CPU's VMSA
-	PageZero    PageType = 3 // zero, measured as such
-	PageSecrets PageType = 5 // filled by the platform; measured by its address
-	PageCPUID   PageType = 6 // filled by the host and checked by the platform; measured by its address
+	PageNormal     PageType = 1 // measured with its contents
+	PageVMSA       PageType = 2 // the same, for a virtual CPU's VMSA
+	PageZero       PageType = 3 // zero, measured as such
+	PageUnmeasured PageType = 4 // its contents are not measured; GCE's memory of the firmware
+	PageSecrets    PageType = 5 // filled by the platform; measured by its address
+	PageCPUID      PageType = 6 // filled by the host and checked by the platform; measured by its address
 )
 
 // String returns the name of the type.
@@ -28,6 +29,8 @@ func (t PageType) String() string {
 		return "vmsa"
 	case PageZero:
 		return "zero"
+	case PageUnmeasured:
+		return "unmeasured"
 	case PageSecrets:
 		return "secrets"
 	case PageCPUID:

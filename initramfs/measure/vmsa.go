@@ -89,11 +89,30 @@ func realModeVMSA(eip uint32, cpus CPUs, fpu bool) *VMSA {
 	}
 	v.segment(vmsaCS, segment{0xf000, 0x9b, 0xffff, uint64(eip & 0xffff0000)})
 	v.put(vmsaRIP, uint64(eip&0xffff))
-	if fpu {
+	if fpu && cpus.vmm == QEMU {
 		le.PutUint32(v[vmsaMXCSR:], 0x1f80)
 		le.PutUint16(v[vmsaFCW:], 0x37f)
 	}
+	v.foreign(cpus.vmm, eip)
 	return v
+}
+
+// foreign sets what a VMM other than QEMU starts with (virtee/sev-snp-measure
+// vmsa.py at 8f2b337): no floating-point state, and RDX as the APM has it
+// after reset, whatever the processor.
+func (v *VMSA) foreign(vmm VMM, eip uint32) {
+	switch vmm {
+	case EC2:
+		if eip == bootEIP {
+			le.PutUint16(v[vmsaCS+2:], 0x9a)
+		}
+		le.PutUint16(v[vmsaSS+2:], 0x92)
+		le.PutUint16(v[vmsaTR+2:], 0x83)
+		v.put(vmsaRDX, 0x600)
+	case GCE:
+		v.put(vmsaPAT, 0x00070106)
+		v.put(vmsaRDX, 0x600)
+	}
 }
 
 // protectedModeVMSA is a processor that starts in flat 32-bit mode at eip, as
