@@ -8,6 +8,7 @@ import (
 	"errors"
 	"strings"
 
+	"cocoroot/initramfs/manifest"
 	"cocoroot/initramfs/measure"
 	"cocoroot/initramfs/packet"
 	"cocoroot/initramfs/release"
@@ -39,10 +40,31 @@ func inspectJSON(s *subject, r *inspection) (bool, error) {
 		inspectPacket(b, r)
 	case has("api_major"):
 		inspectReport(b, r)
+	case has("luks_uuid"):
+		inspectManifest(b, r)
 	default:
 		return false, nil
 	}
 	return true, nil
+}
+
+func inspectManifest(b []byte, r *inspection) {
+	r.Kind, r.title = "manifest", "a sealed image's manifest, which nobody believes: what counts is the command line"
+	r.hint = "cocoroot seal writes it"
+	m, err := manifest.Parse(b)
+	if err != nil {
+		r.problem("%v", err)
+		return
+	}
+	r.Details = fields{
+		{"version", m.Version},
+		{"image", m.Image.String()},
+		{"size", m.Size},
+		{"luks_uuid", m.LUKS},
+		{"filesystem", string(m.FSType)},
+		{"key", m.Key.String()},
+		{"cmdline", m.Cmdline},
+	}
 }
 
 func inspectPacket(b []byte, r *inspection) {

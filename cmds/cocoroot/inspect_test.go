@@ -152,6 +152,15 @@ func TestInspectImage(t *testing.T) {
 	if code, out, stderr := call(t, "inspect", path+".cmdline"); code != exitOK || !strings.Contains(out, "disk: /dev/vda") {
 		t.Errorf("inspect of the command line = %d, %q, %q", code, out, stderr)
 	}
+	manifest, err := os.ReadFile(path + ".manifest.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	checkInspect(t, map[string]inspected{
+		"manifest":          {string(manifest), "manifest", exitOK, "filesystem: squashfs"},
+		"manifest, changed": {strings.Replace(string(manifest), `"filesystem": "squashfs"`, `"filesystem": "ext4"`, 1), "manifest", exitFailed, "another file system"},
+		"manifest, cut":     {string(manifest[:len(manifest)-2]), "manifest", exitFailed, "not a manifest"},
+	})
 	// flip changes a byte of the image.
 	flip := func(at int) string {
 		b := bytes.Clone(good)
