@@ -81,6 +81,8 @@ func TestBadFiles(t *testing.T) {
 		"launch --kernel":           {[]string{"launch", "--simulate", "--firmware", fd, "--initrd", kernel, "--cmdline-file", line, "--disk", bad["absent"], "--kernel"}, ""},
 		"launch --cmdline-file":     {[]string{"launch", "--simulate", "--firmware", fd, "--kernel", kernel, "--initrd", kernel, "--disk", bad["absent"], "--cmdline-file"}, ""},
 		"launch --secret":           {[]string{"launch", "--simulate", "--firmware", fd, "--kernel", kernel, "--initrd", kernel, "--cmdline-file", line, "--disk", kernel, "--qemu", bad["absent"], "--secret", guid + "="}, ""},
+		"template --manifest":       {[]string{"template", "libvirt-sev-snp", "--vcpu-type", "EPYC-Milan", "-o", "OUT", "--firmware", fd, "--kernel", kernel, "--initrd", kernel, "--disk", kernel, "--manifest"}, ""},
+		"dry run --cmdline-file":    {[]string{"launch", "--mode", "sev-snp", "--dry-run", "--qemu", bad["absent"], "--vcpu-type", "EPYC-Milan", "--firmware", fd, "--kernel", kernel, "--initrd", kernel, "--disk", kernel, "--cmdline-file"}, ""},
 	} {
 		for kind, path := range bad {
 			t.Run(name+"/"+kind, func(t *testing.T) {
