@@ -63,9 +63,12 @@ func TestImportDirection(t *testing.T) {
 			if to := layer(i); to != "" && !slices.Contains(allowed[from], to) {
 				t.Errorf("%s imports %s", p.ImportPath, i)
 			}
+			if from == "templates" && i != "embed" {
+				t.Errorf("%s imports %s; it is data, and imports embed alone", p.ImportPath, i)
+			}
 		}
 	}
-	for _, l := range []string{"cmds", "initramfs", "unlock"} {
+	for _, l := range []string{"cmds", "initramfs", "unlock", "templates"} {
 		if !seen[l] {
 			t.Errorf("go list found no package in %s; the test looks at nothing", l)
 		}

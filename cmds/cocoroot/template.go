@@ -78,7 +78,7 @@ func (o *templateOptions) register(flags *pflag.FlagSet) {
 	flags.BoolVar(&o.force, "force", false, "replace an existing file")
 	flags.StringVar(&o.manifest, "manifest", "", "IMAGE.manifest.json that cocoroot seal wrote: the command line, and the disk's serial number")
 	flags.StringVar(&o.cmdline, "cmdline-file", "", "instead: command line that cocoroot seal wrote")
-	flags.StringVar(&o.firmware, "firmware", "", "the guest's OVMF, on the host, as are all files here")
+	flags.StringVar(&o.firmware, "firmware", "", "the guest's OVMF; this and the files below are paths on the host, which libvirt's session files are not")
 	flags.StringVar(&o.kernel, "kernel", "", "kernel (bzImage)")
 	flags.StringVar(&o.initrd, "initrd", "", "archive that cocoroot initrd wrote")
 	flags.StringVar(&o.disk, "disk", "", "sealed image: FILE or FILE,serial=NAME")
@@ -202,11 +202,10 @@ func (o *templateOptions) readGuest(f *templateFields) error {
 		if p.value == "" {
 			return usagef("option --%s is missing", p.option)
 		}
-		abs, err := filepath.Abs(p.value)
-		if err != nil {
-			return fmt.Errorf("cannot find %s: %w", p.value, err)
+		if err := onHost(p.option, p.value); err != nil {
+			return err
 		}
-		*p.to = abs
+		*p.to = p.value
 	}
 	f.Serial, f.Block = disk.Serial, strings.HasPrefix(f.Disk, "/dev/")
 	if o.vcpus < 1 || o.memory < 1 {
@@ -224,6 +223,14 @@ func (o *templateOptions) readGuest(f *templateFields) error {
 			return usagef("the disk's serial number is %q, and the command line looks for %q", f.Serial, p.Disk.Name)
 		}
 		f.Serial = p.Disk.Name
+	}
+	return nil
+}
+
+// onHost refuses a path that means another file in each folder.
+func onHost(option, path string) error {
+	if !filepath.IsAbs(path) {
+		return usagef("--%s: %q is no absolute path, which it has to be, for the host opens it", option, path)
 	}
 	return nil
 }
@@ -254,19 +261,15 @@ func (o *templateOptions) forQEMU(ctx context.Context, f *templateFields) error 
 	if f.TakesSecret() && o.qmpSocket == "" {
 		return usagef("option --qmp-socket is missing: cocoroot release needs it to give the guest its secret")
 	}
-	for _, p := range []struct {
-		value string
-		to    *string
-	}{{o.qmpSocket, &f.QMPSocket}, {f.Session, &f.Session}, {f.DHCert, &f.DHCert}} {
-		if p.value == "" {
+	for _, p := range [][2]string{{"qmp-socket", o.qmpSocket}, {"session-file", f.Session}, {"dh-cert-file", f.DHCert}} {
+		if p[1] == "" {
 			continue
 		}
-		abs, err := filepath.Abs(p.value)
-		if err != nil {
-			return fmt.Errorf("cannot find %s: %w", p.value, err)
+		if err := onHost(p[0], p[1]); err != nil {
+			return err
 		}
-		*p.to = abs
 	}
+	f.QMPSocket = o.qmpSocket
 	version, err := o.version(ctx)
 	if err != nil {
 		return err
