@@ -90,17 +90,16 @@ func luksHeader(t *testing.T, s sealedImage, kdf luks2.KDF, old, new string) []b
 func hashed(t *testing.T, s sealedImage, data []byte) *guest {
 	t.Helper()
 	data = append(data, make([]byte, -len(data)&(verity.BlockSize-1))...)
-	builder, err := verity.NewBuilder(uint64(len(data)/verity.BlockSize), []byte("salt"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := builder.Write(data); err != nil {
-		t.Fatal(err)
-	}
-	tree, err := builder.Finish()
-	if err != nil {
-		t.Fatal(err)
-	}
+	g := s.boots(t)
+	var params verity.Params
+	g.image, params = withTree(t, data, []byte("salt"))
+	g.cmdline = strings.Replace(s.cmdline, s.policy.Image.String(), params.String(), 1)
+	return g
+}
+
+// withTree writes a file of data and its hash tree.
+func withTree(t *testing.T, data, salt []byte) (string, verity.Params) {
+	t.Helper()
 	f, err := os.Create(filepath.Join(t.TempDir(), "image"))
 	if err != nil {
 		t.Fatal(err)
@@ -109,11 +108,17 @@ func hashed(t *testing.T, s sealedImage, data []byte) *guest {
 	if _, err := f.Write(data); err != nil {
 		t.Fatal(err)
 	}
-	if err := tree.WriteHashArea(io.NewOffsetWriter(f, int64(len(data))), [16]byte{}); err != nil {
+	area := io.NewOffsetWriter(f, int64(len(data)))
+	builder, err := verity.NewBuilder(area, uint64(len(data)/verity.BlockSize), salt)
+	if err != nil {
 		t.Fatal(err)
 	}
-	g := s.boots(t)
-	g.image = f.Name()
-	g.cmdline = strings.Replace(s.cmdline, s.policy.Image.String(), tree.Params().String(), 1)
-	return g
+	if _, err := builder.Write(data); err != nil {
+		t.Fatal(err)
+	}
+	params, err := builder.Finish([16]byte{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return f.Name(), params
 }

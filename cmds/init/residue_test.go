@@ -12,7 +12,6 @@ import (
 	"cocoroot/initramfs/qmp"
 	"cocoroot/unlock/luks2"
 	"cocoroot/unlock/policy"
-	"cocoroot/unlock/verity"
 )
 
 // residueMemory is what the guests here have in MiB: all of it is searched.
@@ -260,25 +259,9 @@ func TestResidueAfterFailure(t *testing.T) {
 func withoutLUKS(t *testing.T, g *guest) {
 	t.Helper()
 	data := bytes.Repeat([]byte("no LUKS header. "), 1<<20/16)
-	b, err := verity.NewBuilder(uint64(len(data)/verity.BlockSize), nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := b.Write(data); err != nil {
-		t.Fatal(err)
-	}
-	tree, err := b.Finish()
-	if err != nil {
-		t.Fatal(err)
-	}
-	image := bytes.NewBuffer(data)
-	if err := tree.WriteHashArea(image, [16]byte{1}); err != nil {
-		t.Fatal(err)
-	}
-	g.image = filepath.Join(t.TempDir(), "image")
-	write(t, g.image, image.Bytes())
 	p := standardImage(t).policy
-	p.Image = tree.Params()
+	g.image, p.Image = withTree(t, data, nil)
+	var err error
 	if g.cmdline, err = cmdline.Build(p, cmdline.Options{}); err != nil {
 		t.Fatal(err)
 	}

@@ -17,8 +17,8 @@ import (
 	"cocoroot/unlock/verity"
 )
 
-// sizes of sources: less than a block, whole blocks, and more than one batch.
-var sizes = []int{1, blockSize, 5*blockSize - 1, 300 * blockSize, batchSize + 3*blockSize + 5}
+// sizes of sources: less than a block, whole blocks, and more chunks than workers.
+var sizes = []int{1, blockSize, 5*blockSize - 1, 300 * blockSize, 9*chunkSize + 3*blockSize + 5}
 
 func TestStockToolsVerify(t *testing.T) {
 	veritysetup := oracle.Tool(t, "veritysetup")

@@ -20,8 +20,9 @@
 // An image shows its size. It is protected against changes only where the
 // root hash is measured, and to whoever may choose the command line an old
 // image is as good as a new one. While Write runs, and until the memory is
-// reused, the key schedule of AES lies on the Go heap, and plaintext passes
-// through it: seal on a machine that may see the file system.
+// reused, AES's schedule of the keyslot's key lies on the Go heap (the volume
+// key's too where the processor has no AES-NI), and plaintext passes through
+// it: seal on a machine that may see the file system.
 package sealed
 
 import (
@@ -34,13 +35,13 @@ import (
 	"cocoroot/unlock/luks2"
 	"cocoroot/unlock/secmem"
 	"cocoroot/unlock/verity"
+	"cocoroot/unlock/xts"
 )
 
 const (
 	blockSize  = verity.BlockSize
 	dataOffset = luks2.HeaderRegion
-	batchSize  = 8 << 20 // bytes that are read, encrypted, hashed and written at a time
-	saltSize   = 32      // bytes of verity salt, as many as veritysetup takes
+	saltSize   = 32 // bytes of verity salt, as many as veritysetup takes
 )
 
 // ErrSourceSize is returned for a source that does not have the announced
@@ -54,8 +55,9 @@ type Options struct {
 	UUID       luks2.UUID // of the LUKS2 header; the zero UUID means: make one
 	Random     io.Reader  // nil, but in tests, means crypto/rand.Reader
 
-	// Progress, if set, is called from Write's goroutine with the bytes of
-	// the image that are written, and at the end with total for both.
+	// Progress, if set, is called with the bytes of the image that are
+	// written, and at the end with total for both: never twice at a time, and
+	// done only grows. Writing waits for it.
 	Progress func(done, total int64)
 }
 
@@ -89,7 +91,13 @@ func dataBlocks(size int64) (uint64, error) {
 // Write seals size bytes of src into dst, from dst's offset 0 on. The source
 // is padded with zeros to a whole block; one that is shorter or longer than
 // size is an error. After an error, dst holds nothing of use. Write does not
-// sync.
+// sync. Where dst is a file, its pages are sent to the disk along the way.
+//
+// Every processor reads, encrypts and hashes; src and dst are used by one
+// goroutine at a time, and the file system is written in order. Memory is the
+// same for every size. When ctx is done, Write returns its cause after at
+// most one Read and one WriteAt that have begun: one that hangs has to be
+// ended by closing what it hangs in.
 //
 // The same source, options and random bytes give the same image. They are
 // read in this order: volume key (64), what luks2.Format reads, verity salt
@@ -119,11 +127,16 @@ func Write(ctx context.Context, dst io.WriterAt, src io.Reader, size int64, o Op
 	if err != nil {
 		return Result{}, err
 	}
-	w, err := newImage(dst, key.Bytes(), blocks, salt, o.Progress)
+	cipher, err := xts.New(key.Bytes())
 	if err != nil {
 		return Result{}, err
 	}
-	params, err := w.write(ctx, header, src, size, uuid)
+	defer cipher.Close()
+	w, err := newImage(dst, src, size, cipher, salt, o.Progress)
+	if err != nil {
+		return Result{}, err
+	}
+	params, err := w.write(ctx, header, uuid)
 	if err != nil {
 		return Result{}, err
 	}

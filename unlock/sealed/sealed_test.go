@@ -11,6 +11,7 @@ import (
 	"os"
 	"strings"
 	"testing"
+	"time"
 
 	"cocoroot/unlock/luks2"
 )
@@ -118,7 +119,7 @@ func TestWriteHidesTheSource(t *testing.T) {
 
 func TestWriteRefusesSizes(t *testing.T) {
 	src := source(2*blockSize + 5)
-	for _, size := range []int64{0, -1, 1 << 62, int64(len(src)) - 1, int64(len(src)) + 1, blockSize, 3 * blockSize, batchSize + 1} {
+	for _, size := range []int64{0, -1, 1 << 62, int64(len(src)) - 1, int64(len(src)) + 1, blockSize, 3 * blockSize, chunkSize + 1} {
 		if _, err := Write(context.Background(), &memory{}, bytes.NewReader(src), size, options()); !errors.Is(err, ErrSourceSize) {
 			t.Errorf("Write(%d bytes, size %d) = %v; want ErrSourceSize", len(src), size, err)
 		}
@@ -172,7 +173,7 @@ func (f *failing) Read([]byte) (int, error) { return 0, f.err }
 func TestWriteStops(t *testing.T) {
 	ctx, cancel := context.WithCancelCause(context.Background())
 	cause := errors.New("enough")
-	src := source(2*batchSize + 1)
+	src := source(2*chunkSize + 1)
 	o := options()
 	var last int64
 	o.Progress = func(done, total int64) {
@@ -184,8 +185,8 @@ func TestWriteStops(t *testing.T) {
 	if _, err := Write(ctx, &memory{}, bytes.NewReader(src), int64(len(src)), o); !errors.Is(err, cause) {
 		t.Errorf("Write = %v; want the cause of the cancellation", err)
 	}
-	if last != dataOffset+batchSize {
-		t.Errorf("Write went on to byte %d after it was stopped at %d", last, dataOffset+batchSize)
+	if last != dataOffset+chunkSize {
+		t.Errorf("Write went on to byte %d after it was stopped at %d", last, dataOffset+chunkSize)
 	}
 }
 
@@ -194,8 +195,8 @@ func TestProgress(t *testing.T) {
 	var calls []int64
 	var total int64
 	o.Progress = func(done, of int64) { calls, total = append(calls, done), of }
-	_, r := seal(t, source(batchSize+1), o)
-	want := []int64{dataOffset, dataOffset + batchSize, dataOffset + batchSize + blockSize, r.Size}
+	_, r := seal(t, source(chunkSize+1), o)
+	want := []int64{dataOffset, dataOffset + chunkSize, dataOffset + chunkSize + blockSize, r.Size}
 	if len(calls) != len(want) || total != r.Size {
 		t.Fatalf("progress = %v of %d; want %v of %d", calls, total, want, r.Size)
 	}
@@ -206,17 +207,60 @@ func TestProgress(t *testing.T) {
 	}
 }
 
-// discard is an io.WriterAt that keeps nothing.
-type discard struct{}
+// endless is a source that never ends and never waits.
+type endless struct{}
 
-func (discard) WriteAt(p []byte, _ int64) (int, error) { return len(p), nil }
+func (endless) Read(p []byte) (int, error) { return len(p), nil }
 
-func BenchmarkWrite(b *testing.B) {
-	src := source(64 << 20)
-	b.SetBytes(int64(len(src)))
-	for b.Loop() {
-		if _, err := Write(context.Background(), discard{}, bytes.NewReader(src), int64(len(src)), options()); err != nil {
-			b.Fatal(err)
+func TestWriteStopsWithinASecond(t *testing.T) {
+	ctx, cancel := context.WithCancel(context.Background())
+	var asked time.Time
+	o := options()
+	time.AfterFunc(50*time.Millisecond, func() { asked = time.Now(); cancel() })
+	_, err := Write(ctx, discard{}, endless{}, 1<<40, o)
+	if !errors.Is(err, context.Canceled) {
+		t.Fatalf("Write = %v; want context.Canceled", err)
+	}
+	if took := time.Since(asked); took > time.Second {
+		t.Errorf("Write went on for %v after it was stopped", took)
+	}
+}
+
+// front is an io.WriterAt that keeps nothing, and fails where what is written
+// from its start on in order becomes longer than full.
+type front struct{ end, full int64 }
+
+func (f *front) WriteAt(p []byte, off int64) (int, error) {
+	if off == f.end {
+		if off+int64(len(p)) > f.full {
+			return 0, errFull
+		}
+		f.end += int64(len(p))
+	}
+	return len(p), nil
+}
+
+// TestFirstErrorEndsAll: whatever fails in the middle, Write returns that
+// error and none of its consequences, and no worker writes after it.
+func TestFirstErrorEndsAll(t *testing.T) {
+	const chunks = 40
+	src := source(chunks * chunkSize)
+	errBroken := errors.New("broken")
+	for k := int64(0); k < chunks; k += 7 {
+		dst := &front{full: 1 << 40}
+		r := io.MultiReader(bytes.NewReader(src[:k*chunkSize+k]), &failing{errBroken})
+		if _, err := Write(context.Background(), dst, r, int64(len(src)), options()); !errors.Is(err, errBroken) {
+			t.Errorf("Write with a source that breaks in chunk %d = %v; want its error", k, err)
+		}
+		if dst.end > dataOffset+k*chunkSize {
+			t.Errorf("source that breaks in chunk %d: %d bytes were written", k, dst.end)
+		}
+		dst = &front{full: dataOffset + k*chunkSize + 1}
+		if _, err := Write(context.Background(), dst, bytes.NewReader(src), int64(len(src)), options()); !errors.Is(err, errFull) {
+			t.Errorf("Write to a target that is full in chunk %d = %v; want errFull", k, err)
+		}
+		if dst.end != dataOffset+k*chunkSize {
+			t.Errorf("target that is full in chunk %d: %d bytes were written", k, dst.end)
 		}
 	}
 }

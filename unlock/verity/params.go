@@ -6,8 +6,8 @@
 // the level next to the root comes first on disk.
 //
 // The kernel verifies with Params, which stand in the measured command line.
-// Builder makes the tree on the host, from the data in one pass, and Tree
-// writes it with the superblock that veritysetup reads; the guest never does.
+// Builder writes the tree on the host, from the data in one pass, with the
+// superblock that veritysetup reads; the guest never does.
 //
 // A root hash says that bytes are unchanged. It does not hide them, and it
 // does not say that they are the newest. A block is checked when it is read,
@@ -114,11 +114,14 @@ func (p Params) HashStart() uint64 { return p.DataBlocks + 1 }
 func (p Params) TreeBlocks() uint64 {
 	var total uint64
 	for n := p.DataBlocks; n > 1; {
-		n = (n + digestsPerBlock - 1) / digestsPerBlock
+		n = blocksAbove(n)
 		total += n
 	}
 	return total
 }
+
+// blocksAbove returns how many blocks hold the digests of n blocks.
+func blocksAbove(n uint64) uint64 { return (n + digestsPerBlock - 1) / digestsPerBlock }
 
 // DeviceSize returns the bytes of data, superblock and tree together.
 func (p Params) DeviceSize() uint64 {

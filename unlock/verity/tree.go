@@ -6,121 +6,136 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"runtime"
-	"slices"
-	"sync"
 )
 
 // ErrDataLength is returned when a Builder gets more or fewer blocks than it
 // was made for.
 var ErrDataLength = errors.New("data is not as long as announced")
 
-// A Builder computes the hash tree over data that it is given once, in order.
-// It keeps one digest per block: 1/128 of the data.
+// A Builder computes the hash tree over data in one pass, and writes every
+// block of the tree as soon as it is full. It keeps one block a level, so its
+// memory does not grow with the data.
 type Builder struct {
+	dst    io.WriterAt
 	params Params
-	leaves []byte // packed digests of the data blocks so far
+	have   uint64  // blocks of data so far
+	levels []level // the leaves first
+}
+
+// A level is the one block of it that is being filled.
+type level struct {
+	block  []byte // packed digests, with room for BlockSize bytes
+	offset int64  // where the block goes
 }
 
 // NewBuilder returns a Builder for dataBlocks blocks of BlockSize bytes.
+// What follows the data on the device, the superblock and then the tree in
+// the kernel's order, goes to dst from its offset 0 on: all in all
+// (1 + Params.TreeBlocks) * BlockSize bytes.
 // The salt has at most MaxSaltSize bytes and may be empty.
-func NewBuilder(dataBlocks uint64, salt []byte) (*Builder, error) {
+func NewBuilder(dst io.WriterAt, dataBlocks uint64, salt []byte) (*Builder, error) {
 	if dataBlocks == 0 || dataBlocks > MaxDataBlocks {
 		return nil, fmt.Errorf("cannot build a hash tree over %d blocks: want 1 to %d", dataBlocks, uint64(MaxDataBlocks))
 	}
 	if len(salt) > MaxSaltSize {
 		return nil, fmt.Errorf("cannot build a hash tree with a salt of %d bytes: want at most %d", len(salt), MaxSaltSize)
 	}
-	return &Builder{params: Params{DataBlocks: dataBlocks, Salt: bytes.Clone(salt)}}, nil
+	b := &Builder{dst: dst, params: Params{DataBlocks: dataBlocks, Salt: bytes.Clone(salt)}}
+	end := 1 + b.params.TreeBlocks() // the leaves come last on disk
+	for n := dataBlocks; n > 1; {
+		n = blocksAbove(n)
+		end -= n
+		b.levels = append(b.levels, level{block: make([]byte, 0, BlockSize), offset: int64(end * BlockSize)})
+	}
+	return b, nil
 }
 
-// Write hashes the next blocks, on all processors. len(p) must be a multiple
-// of BlockSize; nothing of p is kept.
+// Write hashes the next blocks of data. len(p) must be a multiple of
+// BlockSize; nothing of p is kept.
 func (b *Builder) Write(p []byte) (int, error) {
 	if len(p)%BlockSize != 0 {
 		return 0, fmt.Errorf("cannot hash %d bytes: not a multiple of %d", len(p), BlockSize)
 	}
-	have := uint64(len(b.leaves) / DigestSize)
-	if uint64(len(p)/BlockSize) > b.params.DataBlocks-have {
-		return 0, fmt.Errorf("%w: more than %d blocks", ErrDataLength, b.params.DataBlocks)
+	if err := b.Append(AppendDigests(nil, p, b.params.Salt)); err != nil {
+		return 0, err
 	}
-	b.leaves = appendDigests(b.leaves, p, b.params.Salt)
 	return len(p), nil
 }
 
-// Finish computes the levels above the data. It fails unless exactly the
-// announced number of blocks was written. The Builder is of no use afterwards.
-func (b *Builder) Finish() (*Tree, error) {
-	if have := uint64(len(b.leaves) / DigestSize); have != b.params.DataBlocks {
-		return nil, fmt.Errorf("%w: %d blocks of %d", ErrDataLength, have, b.params.DataBlocks)
+// Append takes the next blocks' digests, as AppendDigests makes them with the
+// Builder's salt.
+func (b *Builder) Append(digests []byte) error {
+	n := uint64(len(digests) / DigestSize)
+	if n > b.params.DataBlocks-b.have {
+		return fmt.Errorf("%w: more than %d blocks", ErrDataLength, b.params.DataBlocks)
 	}
-	t := &Tree{params: b.params}
-	level := b.leaves
-	b.leaves = nil
-	for len(level) > DigestSize {
-		// The last block of a level is filled up with zeros.
-		if tail := len(level) % BlockSize; tail != 0 {
-			level = append(level, make([]byte, BlockSize-tail)...)
-		}
-		t.levels = append(t.levels, level)
-		level = appendDigests(nil, level, b.params.Salt)
-	}
-	copy(t.params.RootHash[:], level)
-	slices.Reverse(t.levels)
-	return t, nil
-}
-
-// A Tree is a finished hash tree.
-type Tree struct {
-	params Params
-	levels [][]byte // whole blocks, the level next to the root first
-}
-
-// Params returns what the kernel needs to verify the data.
-func (t *Tree) Params() Params {
-	p := t.params
-	p.Salt = bytes.Clone(p.Salt)
-	return p
-}
-
-// WriteHashArea writes what follows the data on the device, from block
-// DataBlocks on: the superblock, then the tree in the kernel's order.
-// It is (1 + TreeBlocks) * BlockSize bytes long.
-func (t *Tree) WriteHashArea(w io.Writer, uuid [16]byte) error {
-	if _, err := w.Write(t.params.Superblock(uuid)); err != nil {
-		return fmt.Errorf("cannot write the verity superblock: %w", err)
-	}
-	for _, level := range t.levels {
-		if _, err := w.Write(level); err != nil {
-			return fmt.Errorf("cannot write the hash tree: %w", err)
+	b.have += n
+	for ; len(digests) > 0; digests = digests[DigestSize:] {
+		if err := b.add(0, digests[:DigestSize]); err != nil {
+			return err
 		}
 	}
 	return nil
 }
 
-// appendDigests appends the digest of every block in data to dst.
-// Hash type 1 is SHA-256 over the salt, then the block.
-func appendDigests(dst, data, salt []byte) []byte {
-	blocks := len(data) / BlockSize
-	start := len(dst)
-	dst = slices.Grow(dst, blocks*DigestSize)[:start+blocks*DigestSize]
-	out := dst[start:]
-
-	const least = 32 // blocks that are worth a goroutine
-	share := max(least, (blocks+runtime.GOMAXPROCS(0)-1)/runtime.GOMAXPROCS(0))
-	var wg sync.WaitGroup
-	for lo := 0; lo < blocks; lo += share {
-		hi := min(lo+share, blocks)
-		wg.Go(func() {
-			h := sha256.New()
-			for i := lo; i < hi; i++ {
-				h.Reset()
-				h.Write(salt)
-				h.Write(data[i*BlockSize : (i+1)*BlockSize])
-				h.Sum(out[i*DigestSize : i*DigestSize])
-			}
-		})
+// Finish writes what is left of the tree, and the superblock, and returns
+// what the kernel needs to verify the data. It fails unless exactly the
+// announced number of blocks was hashed. The Builder is of no use afterwards.
+func (b *Builder) Finish(uuid [16]byte) (Params, error) {
+	if b.have != b.params.DataBlocks {
+		return Params{}, fmt.Errorf("%w: %d blocks of %d", ErrDataLength, b.have, b.params.DataBlocks)
 	}
-	wg.Wait()
+	for i := range b.levels {
+		if len(b.levels[i].block) > 0 {
+			if err := b.flush(i); err != nil {
+				return Params{}, err
+			}
+		}
+	}
+	if _, err := b.dst.WriteAt(b.params.Superblock(uuid), 0); err != nil {
+		return Params{}, fmt.Errorf("cannot write the verity superblock: %w", err)
+	}
+	return b.params, nil
+}
+
+// add puts a digest into level i. Above the top level there is the root hash.
+func (b *Builder) add(i int, digest []byte) error {
+	if i == len(b.levels) {
+		copy(b.params.RootHash[:], digest)
+		return nil
+	}
+	l := &b.levels[i]
+	l.block = append(l.block, digest...)
+	if len(l.block) < BlockSize {
+		return nil
+	}
+	return b.flush(i)
+}
+
+// flush writes the block of level i, filled up with zeros, and puts its
+// digest into the level above.
+func (b *Builder) flush(i int) error {
+	l := &b.levels[i]
+	block := l.block[:BlockSize]
+	clear(block[len(l.block):])
+	if _, err := b.dst.WriteAt(block, l.offset); err != nil {
+		return fmt.Errorf("cannot write the hash tree: %w", err)
+	}
+	l.offset += BlockSize
+	l.block = l.block[:0]
+	return b.add(i+1, AppendDigests(nil, block, b.params.Salt))
+}
+
+// AppendDigests appends the digest of every block in data to dst. len(data)
+// must be a multiple of BlockSize. Hash type 1 is SHA-256 over the salt, then
+// the block.
+func AppendDigests(dst, data, salt []byte) []byte {
+	h := sha256.New()
+	for ; len(data) > 0; data = data[BlockSize:] {
+		h.Reset()
+		h.Write(salt)
+		h.Write(data[:BlockSize])
+		dst = h.Sum(dst)
+	}
 	return dst
 }

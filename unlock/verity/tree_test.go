@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"path/filepath"
 	"strings"
@@ -27,74 +28,78 @@ func pattern(blocks int) []byte {
 	return data
 }
 
-func build(t *testing.T, data, salt []byte) *Tree {
-	t.Helper()
-	b, err := NewBuilder(uint64(len(data)/BlockSize), salt)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if n, err := b.Write(data); n != len(data) || err != nil {
-		t.Fatalf("Write = %d, %v; want %d", n, err, len(data))
-	}
-	tree, err := b.Finish()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return tree
+// memory is an io.WriterAt that fails after so many writes.
+type memory struct {
+	data []byte
+	left int
 }
 
-func hashArea(t *testing.T, tree *Tree, uuid [16]byte) []byte {
+var errFull = errors.New("full")
+
+func (m *memory) WriteAt(p []byte, off int64) (int, error) {
+	if m.left--; m.left < 0 {
+		return 0, errFull
+	}
+	if end := int(off) + len(p); end > len(m.data) {
+		m.data = append(m.data, make([]byte, end-len(m.data))...)
+	}
+	return copy(m.data[off:], p), nil
+}
+
+// build returns the parameters and the hash area of data, given in pieces
+// of so many blocks.
+func build(t *testing.T, data, salt []byte, pieces ...int) (Params, []byte) {
 	t.Helper()
-	var area bytes.Buffer
-	if err := tree.WriteHashArea(&area, uuid); err != nil {
+	dst := &memory{left: math.MaxInt}
+	b, err := NewBuilder(dst, uint64(len(data)/BlockSize), salt)
+	if err != nil {
 		t.Fatal(err)
 	}
-	return area.Bytes()
+	for _, n := range append(pieces, len(data)/BlockSize) {
+		p := data[:min(n*BlockSize, len(data))]
+		if n, err := b.Write(p); n != len(p) || err != nil {
+			t.Fatalf("Write = %d, %v; want %d", n, err, len(p))
+		}
+		data = data[len(p):]
+	}
+	params, err := b.Finish([16]byte{0x12, 0x34, 15: 0xff})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return params, dst.data
 }
 
 func TestSingleBlockRootIsItsDigest(t *testing.T) {
 	data, salt := pattern(1), []byte("salt")
-	tree := build(t, data, salt)
+	p, area := build(t, data, salt)
 	want := sha256.Sum256(append(bytes.Clone(salt), data...))
-	if got := tree.Params().RootHash; got != want {
+	if got := p.RootHash; got != want {
 		t.Errorf("root hash = %x; want %x", got, want)
 	}
-	if got := len(hashArea(t, tree, [16]byte{})); got != BlockSize {
+	if got := len(area); got != BlockSize {
 		t.Errorf("hash area of one block = %d bytes; want the superblock only", got)
 	}
 }
 
 func TestWriteInPiecesIsTheSame(t *testing.T) {
 	data := pattern(300)
-	want := build(t, data, nil)
-	b, err := NewBuilder(300, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for i, step := 0, 1; i < 300; i, step = i+step, step*2 {
-		if _, err := b.Write(data[i*BlockSize : min(i+step, 300)*BlockSize]); err != nil {
-			t.Fatal(err)
-		}
-	}
-	got, err := b.Finish()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if !bytes.Equal(hashArea(t, got, [16]byte{1}), hashArea(t, want, [16]byte{1})) || got.Params().String() != want.Params().String() {
+	want, wantArea := build(t, data, nil)
+	got, gotArea := build(t, data, nil, 0, 1, 2, 4, 121, 128, 1)
+	if !bytes.Equal(gotArea, wantArea) || got.String() != want.String() {
 		t.Error("a tree built in pieces differs from one built at once")
 	}
 }
 
 func TestBuilderRefuses(t *testing.T) {
 	for _, n := range []uint64{0, MaxDataBlocks + 1} {
-		if _, err := NewBuilder(n, nil); err == nil {
+		if _, err := NewBuilder(&memory{}, n, nil); err == nil {
 			t.Errorf("NewBuilder(%d) succeeded; want an error", n)
 		}
 	}
-	if _, err := NewBuilder(1, make([]byte, MaxSaltSize+1)); err == nil {
+	if _, err := NewBuilder(&memory{}, 1, make([]byte, MaxSaltSize+1)); err == nil {
 		t.Error("NewBuilder(salt too long) succeeded; want an error")
 	}
-	b, err := NewBuilder(2, nil)
+	b, err := NewBuilder(&memory{}, 2, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -107,37 +112,43 @@ func TestBuilderRefuses(t *testing.T) {
 	if _, err := b.Write(make([]byte, BlockSize)); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := b.Finish(); !errors.Is(err, ErrDataLength) {
+	if _, err := b.Finish([16]byte{}); !errors.Is(err, ErrDataLength) {
 		t.Errorf("Finish after one block of two = %v; want ErrDataLength", err)
 	}
 }
 
 func TestParamsDoNotAliasTheSalt(t *testing.T) {
 	salt := []byte{1, 2, 3}
-	tree := build(t, pattern(1), salt)
+	b, err := NewBuilder(&memory{left: 9}, 1, salt)
+	if err != nil {
+		t.Fatal(err)
+	}
 	salt[0] = 9
-	tree.Params().Salt[1] = 9
-	if got := tree.Params().Salt; !bytes.Equal(got, []byte{1, 2, 3}) {
-		t.Errorf("salt = %v after the caller changed its copies; want 1 2 3", got)
+	if _, err := b.Write(pattern(1)); err != nil {
+		t.Fatal(err)
+	}
+	p, err := b.Finish([16]byte{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(p.Salt, []byte{1, 2, 3}) {
+		t.Errorf("salt = %v after the caller changed its copy; want 1 2 3", p.Salt)
 	}
 }
 
-type failingWriter struct{ left int }
-
-var errFull = errors.New("full")
-
-func (w *failingWriter) Write(p []byte) (int, error) {
-	if w.left--; w.left < 0 {
-		return 0, errFull
-	}
-	return len(p), nil
-}
-
-func TestWriteHashAreaReportsTheWriter(t *testing.T) {
-	tree := build(t, pattern(2), nil)
-	for n := range 2 {
-		if err := tree.WriteHashArea(&failingWriter{n}, [16]byte{}); !errors.Is(err, errFull) {
-			t.Errorf("WriteHashArea with a writer that takes %d writes = %v; want its error", n, err)
+func TestBuilderReportsTheWriter(t *testing.T) {
+	const writes = 2 + 1 + 1 // leaves, top, superblock
+	for n := range writes + 1 {
+		b, err := NewBuilder(&memory{left: n}, 129, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = b.Write(pattern(129))
+		if err == nil {
+			_, err = b.Finish([16]byte{})
+		}
+		if n < writes && !errors.Is(err, errFull) || n == writes && err != nil {
+			t.Errorf("with a writer that takes %d of %d writes: %v", n, writes, err)
 		}
 	}
 }
@@ -154,9 +165,7 @@ func TestAgainstVeritysetup(t *testing.T) {
 			data := pattern(blocks)
 			dataFile, ours, theirs := filepath.Join(dir, "data"), filepath.Join(dir, "ours"), filepath.Join(dir, "theirs")
 			write(t, dataFile, data)
-			tree := build(t, data, salt)
-			p := tree.Params()
-			area := hashArea(t, tree, [16]byte{0x12, 0x34, 15: 0xff})
+			p, area := build(t, data, salt)
 			if got, want := uint64(len(area)), p.DeviceSize()-p.DataSize(); got != want {
 				t.Errorf("hash area = %d bytes; want %d", got, want)
 			}
