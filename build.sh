@@ -37,7 +37,8 @@ usage() {
 		  kernels           build/modular and build/debian-kernel, which tests boot
 		  initrd [--debug]  build/initrd.img; --debug makes build/debug.img, an archive
 		                    with a shell, for nothing that is secret
-		  bench             count what a boot costs, beside other initrds
+		  bench             what sealing costs beside stock tools, and a boot beside
+		                    other initrds
 		  fuzz [SECONDS]    run every fuzz target for so long, 60 by default; test
 		                    runs their seeds
 		  clean [--cache]   remove build/; with --cache the cache as well
@@ -614,7 +615,7 @@ demo_boot() {
 all_checks() {
 	local all host
 	packages 'for the tests' "${BOOT_PACKAGES[@]}" "${C_PACKAGES[@]}" shellcheck=shellcheck mmdebstrap=mmdebstrap \
-		kmod=/sbin/depmod zstd=zstd xz-utils=xz fdisk=fdisk libxml2-utils=xmllint
+		kmod=/sbin/depmod zstd=zstd xz-utils=xz fdisk=fdisk libxml2-utils=xmllint libssl-dev=/usr/include/openssl/evp.h
 	firmware
 	tools
 	kernel --check
@@ -717,13 +718,16 @@ fuzz() {
 # --- Benchmarks --------------------------------------------------------------
 
 bench() {
-	packages 'for the benchmarks' "${BOOT_PACKAGES[@]}" mmdebstrap=mmdebstrap e2fsprogs=mke2fs
+	packages 'for the benchmarks' "${BOOT_PACKAGES[@]}" mmdebstrap=mmdebstrap e2fsprogs=mke2fs openssl=openssl
 	firmware
 	initrd ''
 	demo_root
 	peers
 	built
-	export CGO_ENABLED=0 GOEXPERIMENT=runtimesecret
+	export CGO_ENABLED=0 GOEXPERIMENT=runtimesecret COCOROOT_REQUIRE_TOOLS=1
+	go test -run '^$' -bench . ./unlock/xts
+	# 2 GiB of scratch files go to TMPDIR: it says which disk is measured.
+	go test -run '^$' -bench '^BenchmarkSeal$' -benchtime 5x -timeout 60m ./unlock/sealed
 	go test -run '^$' -bench . -benchtime 1x -timeout 60m ./cmds/init
 }
 
