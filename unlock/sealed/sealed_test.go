@@ -9,6 +9,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -223,6 +224,56 @@ func TestWriteStopsWithinASecond(t *testing.T) {
 	}
 	if took := time.Since(asked); took > time.Second {
 		t.Errorf("Write went on for %v after it was stopped", took)
+	}
+}
+
+// stopping is an endless source that calls stop in one Read and counts the
+// ones after it.
+type stopping struct {
+	left, late int
+	stop       func()
+}
+
+func (s *stopping) Read(p []byte) (int, error) {
+	if s.left--; s.left == 0 {
+		time.Sleep(50 * time.Millisecond) // the other workers come to wait for their turn to read
+		s.stop()
+	} else if s.left < 0 {
+		s.late++
+	}
+	return len(p), nil
+}
+
+func TestStoppedWriteReadsNoMore(t *testing.T) {
+	ctx, cancel := context.WithCancel(context.Background())
+	src := &stopping{left: 9, stop: cancel}
+	if _, err := Write(ctx, discard{}, src, 1<<40, options()); !errors.Is(err, context.Canceled) {
+		t.Errorf("Write = %v; want context.Canceled", err)
+	}
+	if src.late > 0 {
+		t.Errorf("%d reads began after Write was stopped", src.late)
+	}
+}
+
+// TestWriteToFile: what goes to a file, some of it on its way to the disk
+// already, is what goes to memory.
+func TestWriteToFile(t *testing.T) {
+	src := source(3*window + 1)
+	want, _ := seal(t, src, options())
+	f, err := os.Create(filepath.Join(t.TempDir(), "image"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if _, err := Write(context.Background(), f, bytes.NewReader(src), int64(len(src)), options()); err != nil {
+		t.Fatal(err)
+	}
+	got, err := os.ReadFile(f.Name())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(got, want.data) {
+		t.Error("the image in the file is not the one in memory")
 	}
 }
 
