@@ -42,9 +42,6 @@ func (s *search) question(name string, open map[string]*question) *question {
 	if _, err := readLine(s.sys, name, "partition"); err == nil {
 		return nil // the whole disk is asked
 	}
-	if hidden, _ := readLine(s.sys, name, "hidden"); hidden == "1" {
-		return nil // one path of a multipath NVMe disk; it has no node
-	}
 	if s.want.Kind == policy.ByPARTUUID && len(partitions(s.sys, name)) == 0 {
 		s.seen = append(s.seen, name+" (no partitions)")
 		return nil // spares the read, and waits for the kernel's own

@@ -52,7 +52,7 @@ func Wait(ctx context.Context, want policy.Disk, need uint64) (Disk, error) {
 		return Disk{}, err
 	}
 	defer events.Close()
-	s := newSearch(os.DirFS("/sys"), want)
+	s := newSearch(os.DirFS("/sys"), os.DirFS("/dev"), want)
 	go forward(events, s.wake)
 	d, err := s.run(ctx)
 	if err != nil {

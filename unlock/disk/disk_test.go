@@ -42,7 +42,6 @@ func machine() fstest.MapFS {
 		"class/block/cciss!c0d0/size":              file("8\n"),
 		"class/block/nvme0n1/size":                 file("16\n"),
 		"class/block/nvme0n1/device/serial":        file("vol0123              \n"),
-		"class/block/nvme0c0n1/hidden":             file("1\n"),
 		"class/block/nvme0c0n1/device/serial":      file("vol0123              \n"),
 		"class/block/sda/size":                     file("32\n"),
 		"class/block/sda/device/vpd_pg80":          file("\x00\x80\x00\x0a  scsi-one"),
@@ -68,6 +67,24 @@ func tables(name string) (answer, error) {
 	return answer{parts: []gpt.Partition{{Number: 1}, {Number: 7, GUID: efi.MustParse(guid)}}}, nil
 }
 
+// nodes returns a /dev with a node for every device that sysfs has but the
+// hidden path.
+func nodes(sys fs.FS) fstest.MapFS {
+	dev := make(fstest.MapFS)
+	entries, _ := fs.ReadDir(sys, "class/block")
+	for _, e := range entries {
+		if e.Name() != "nvme0c0n1" {
+			dev[node(e.Name())] = &fstest.MapFile{Mode: fs.ModeDevice}
+		}
+	}
+	return dev
+}
+
+// allNodes is a /dev that has every node.
+type allNodes struct{ fs.FS }
+
+func (allNodes) Stat(string) (fs.FileInfo, error) { return nil, nil }
+
 // runSearch searches for five seconds at most, of a clock that costs no time.
 func runSearch(t *testing.T, sys fs.FS, want string, ask func(string) (answer, error)) (Disk, error) {
 	t.Helper()
@@ -76,7 +93,7 @@ func runSearch(t *testing.T, sys fs.FS, want string, ask func(string) (answer, e
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 		defer cancel()
-		s := newSearch(sys, parse(t, want))
+		s := newSearch(sys, nodes(sys), parse(t, want))
 		if ask != nil {
 			s.ask = func(name string) (answer, error) { return ask(name) }
 		}
@@ -195,7 +212,7 @@ func TestSilentDisk(t *testing.T) {
 				for name := range serials {
 					sys["class/block/"+name+"/size"] = file("8\n")
 				}
-				s := newSearch(sys, parse(t, tc.want))
+				s := newSearch(sys, allNodes{}, parse(t, tc.want))
 				s.ask = func(name string) (answer, error) {
 					if name == tc.slow {
 						time.Sleep(tc.takes)
@@ -242,7 +259,7 @@ func TestAskingIsBounded(t *testing.T) {
 		}
 		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 		defer cancel()
-		s := newSearch(sys, parse(t, "serial:root"))
+		s := newSearch(sys, allNodes{}, parse(t, "serial:root"))
 		var open atomic.Int32
 		s.ask = func(string) (answer, error) {
 			open.Add(1)
@@ -281,7 +298,7 @@ func TestDoesNotPoll(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), limit)
 		defer cancel()
 		c := &counting{MapFS: machine(), late: func(int) {}}
-		s := newSearch(c, parse(t, "/dev/vdz"))
+		s := newSearch(c, allNodes{}, parse(t, "/dev/vdz"))
 		if _, err := s.run(ctx); !errors.Is(err, ErrAbsent) {
 			t.Errorf("run: %v; want ErrAbsent", err)
 		}
@@ -301,7 +318,7 @@ func TestWakesAtEvent(t *testing.T) {
 				c.MapFS["class/block/vdz/size"] = file("8\n")
 			}
 		}
-		s := newSearch(c, parse(t, "/dev/vdz"))
+		s := newSearch(c, allNodes{}, parse(t, "/dev/vdz"))
 		time.AfterFunc(after, func() { signal(s.wake) })
 		d, err := s.run(t.Context())
 		if err != nil || d.Path != "/dev/vdz" {
@@ -311,6 +328,30 @@ func TestWakesAtEvent(t *testing.T) {
 			t.Errorf("found after %v; want %v, the time of the event", took, after)
 		}
 	})
+}
+
+// The kernel shows a device before its attributes and its node are there.
+func TestDeviceHalfThere(t *testing.T) {
+	for _, want := range []string{"/dev/vda", "serial:root", "PARTLABEL=cocoroot-a"} {
+		synctest.Test(t, func(t *testing.T) {
+			sys := fstest.MapFS{"class/block/vda/diskseq": file("1\n")}
+			dev := make(fstest.MapFS)
+			c := &counting{MapFS: sys, late: func(looks int) {
+				if looks == 3 {
+					sys["class/block/vda/size"] = file("8\n")
+					sys["class/block/vda/serial"] = file("root\n")
+					sys["class/block/vda/uevent"] = file("PARTNAME=cocoroot-a\n")
+					dev["vda"] = &fstest.MapFile{Mode: fs.ModeDevice}
+				}
+			}}
+			s := newSearch(c, dev, parse(t, want))
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+			defer cancel()
+			if d, err := s.run(ctx); err != nil || d != (Disk{"/dev/vda", 8 * 512}) {
+				t.Errorf("find(%s) = %+v, %v; want /dev/vda of 4096 bytes", want, d, err)
+			}
+		})
+	}
 }
 
 // A disk that takes the name of one that is gone is asked for itself.
@@ -324,7 +365,7 @@ func TestDiskReplaced(t *testing.T) {
 				sys["class/block/vda/diskseq"] = file("2\n")
 			}
 		}}
-		s := newSearch(c, parse(t, "serial:new"))
+		s := newSearch(c, allNodes{}, parse(t, "serial:new"))
 		var asked []string
 		s.ask = func(string) (answer, error) {
 			asked = append(asked, serial)

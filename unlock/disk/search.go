@@ -22,7 +22,8 @@ const (
 
 // search is one search for a disk.
 type search struct {
-	sys   fs.FS
+	sys   fs.FS // sysfs
+	dev   fs.FS // /dev
 	want  policy.Disk
 	ask   func(name string) (answer, error) // asks a disk; may block for ever
 	asked map[string]*question              // by disk and its sequence number
@@ -31,9 +32,9 @@ type search struct {
 	seen  []string                          // the devices of the last look, for the error
 }
 
-func newSearch(sys fs.FS, want policy.Disk) *search {
+func newSearch(sys, dev fs.FS, want policy.Disk) *search {
 	s := &search{
-		sys: sys, want: want,
+		sys: sys, dev: dev, want: want,
 		asked: make(map[string]*question),
 		slots: make(chan struct{}, maxAsking),
 		wake:  make(chan struct{}, 1),
@@ -88,6 +89,11 @@ func (s *search) look() (nodes []string, settled bool, err error) {
 	open := make(map[string]*question, len(entries)) // disks that are gone are forgotten
 	for _, e := range entries {
 		name, note := e.Name(), ""
+		// The node comes last, after all that sysfs says of a device. Some
+		// have none, such as one path of a multipath NVMe disk.
+		if _, err := fs.Stat(s.dev, node(name)); err != nil {
+			continue
+		}
 		switch s.want.Kind {
 		case policy.ByPath:
 			if node(name) == s.want.Name {
