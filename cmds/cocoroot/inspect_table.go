@@ -94,7 +94,7 @@ func effect(fault error) string {
 	case errors.Is(fault, secret.ErrTooBig):
 		return "QEMU would write it over the hashes table behind the area, and the guest would not boot"
 	case errors.Is(fault, secret.ErrTooMany):
-		return "the guest's kernel shows the first 64 entries; the others could be neither read nor wiped"
+		return "the guest's kernel shows at most 64 entries and says nothing of more, so init refuses so many"
 	default:
 		return "the guest's kernel refuses the whole table and shows no entry"
 	}

@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"cocoroot/initramfs/qmp"
+	"cocoroot/unlock/efi"
 	"cocoroot/unlock/oracle"
 	"cocoroot/unlock/policy"
 	"cocoroot/unlock/secret"
@@ -125,19 +126,32 @@ func expect(line net.Conn, heard *bytes.Buffer, text string) error {
 	return nil
 }
 
-// A table that the kernel does not take cannot be removed: there is no shell.
+// What the kernel does not show cannot be removed: there is no shell.
 func TestDebugArchiveWithoutWipe(t *testing.T) {
-	t.Parallel()
-	g := standardImage(t).boots(t)
-	g.initrd = oracle.Artifact(t, "debug.img")
-	table, err := secret.Build(g.entries, int(secretArea(t).Size))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer table.Close()
-	g.table = bytes.Clone(table.Bytes())
-	g.table[16+1] = 0xff // longer than the area
-	if e := g.fails(t, "SECRET-TABLE"); strings.Contains(e.console, shellStarts) {
-		t.Error("the shell was started")
+	for name, tc := range map[string]struct {
+		change func(*testing.T, *guest)
+		want   string
+	}{
+		"a table that it does not take": {func(_ *testing.T, g *guest) {
+			g.table = tableOf(g.entries, 0, false)
+			g.table[16+1] = 0xff // longer than the area
+		}, "SECRET-TABLE"},
+		"more entries than it shows": {func(t *testing.T, g *guest) {
+			for i := range byte(secret.MaxEntries) {
+				g.entries = append(g.entries, entry(t, efi.GUID{i, 1}, nil))
+			}
+			g.entries = append(g.entries, entry(t, otherGUID, []byte("an entry behind the last one that is shown")))
+			g.table = tableOf(g.entries, 0, false)
+		}, "WIPE"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			g := standardImage(t).boots(t)
+			g.initrd = oracle.Artifact(t, "debug.img")
+			tc.change(t, g)
+			if e := g.fails(t, tc.want); strings.Contains(e.console, shellStarts) {
+				t.Error("the shell was started")
+			}
+		})
 	}
 }

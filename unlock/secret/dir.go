@@ -124,13 +124,17 @@ func (s *Store) remove(name string) error {
 
 // RemoveAll removes every entry for which keep is false, goes on after a
 // failure, and lists the folder again at the end. A nil keep keeps nothing;
-// then files whose name is no GUID go too.
+// then files whose name is no GUID go too. More than MaxEntries is ErrTooMany,
+// after the removal of those that are there: the kernel may not show all.
 func (s *Store) RemoveAll(keep func(efi.GUID) bool) error {
 	var errs []error
 	for again := range 2 {
 		names, err := s.names()
 		if err != nil {
 			return errors.Join(append(errs, err)...)
+		}
+		if again == 0 && len(names) > MaxEntries {
+			errs = append(errs, fmt.Errorf("cannot see all secrets: %w", ErrTooMany))
 		}
 		for _, n := range names {
 			if g, err := efi.Parse(n); err == nil && keep != nil && keep(g) {

@@ -2,6 +2,7 @@ package secret
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -72,6 +73,24 @@ func TestRemoveAllKeepsWhatIsNamed(t *testing.T) {
 	}
 	if names, _ := s.names(); len(names) != 0 {
 		t.Errorf("left = %q; want nothing", names)
+	}
+}
+
+// The kernel shows so many entries and no more, which says nothing of the rest.
+func TestFullFolder(t *testing.T) {
+	files := make(map[string]string)
+	for i := range MaxEntries + 1 {
+		files[fmt.Sprintf("11111111-0000-0000-0000-%012d", i)] = "x"
+	}
+	s := store(t, files)
+	if _, err := s.GUIDs(); !errors.Is(err, ErrTooMany) {
+		t.Errorf("GUIDs error = %v; want ErrTooMany", err)
+	}
+	if err := s.RemoveAll(nil); !errors.Is(err, ErrTooMany) {
+		t.Errorf("RemoveAll error = %v; want ErrTooMany", err)
+	}
+	if names, _ := s.names(); len(names) != 0 {
+		t.Errorf("%d entries are left; want none", len(names))
 	}
 }
 

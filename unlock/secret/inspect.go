@@ -53,8 +53,8 @@ func IsTable(b []byte) bool { return bytes.HasPrefix(b, tableGUID[:]) }
 // is wrong is the listing's Fault; the first fault ends the reading.
 //
 // Two faults are not the kernel's: a table of more than area bytes is ErrTooBig,
-// for QEMU writes it over the hashes table behind the area, and entries beyond
-// the first 64 are ErrTooMany, for nobody could read or wipe them.
+// for QEMU writes it over the hashes table behind the area, and more than
+// MaxEntries are ErrTooMany, which init takes for a table it cannot wipe.
 func Inspect(table []byte, area int) Listing {
 	l := Listing{Size: len(table), PaddingZero: true}
 	if len(table) < headerSize {
@@ -86,12 +86,6 @@ func (l *Listing) readEntries(table []byte) error {
 	at := headerSize
 	for len(table)-at >= headerSize {
 		e := table[at:]
-		if len(seen) == MaxEntries { // the kernel looks no further
-			if allZero(e) {
-				break
-			}
-			return ErrTooMany
-		}
 		guid, length := efi.GUID(e), binary.LittleEndian.Uint32(e[16:])
 		switch {
 		case allZero(e):
@@ -100,6 +94,8 @@ func (l *Listing) readEntries(table []byte) error {
 			return fmt.Errorf("%w, at byte %d", ErrEntry, at)
 		case seen[guid]:
 			return fmt.Errorf("%s: %w", guid, ErrDuplicate)
+		case !guid.IsZero() && len(seen) == MaxEntries:
+			return ErrTooMany
 		}
 		if !guid.IsZero() {
 			seen[guid] = true

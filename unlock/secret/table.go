@@ -21,9 +21,10 @@ import (
 )
 
 const (
-	// MaxEntries is the number of entries that the kernel shows
-	// (EFI_SECRET_NUM_FILES); it would neither show nor wipe one more.
-	MaxEntries = 64
+	// MaxEntries is one less than the kernel shows (EFI_SECRET_NUM_FILES). It
+	// neither shows nor wipes more, and says nothing of them: behind a full
+	// folder there may be any number.
+	MaxEntries = 63
 	// headerSize is the size in bytes of a header's GUID and length.
 	headerSize = 20
 	// alignment is what LAUNCH_SECRET asks of the table's size, in bytes

@@ -52,10 +52,10 @@ func TestBuildRefuses(t *testing.T) {
 		{"nothing", nil, 64, ErrEmpty},
 		{"null", []Entry{{efi.GUID{}, buffer(t, "x")}}, 64, ErrNull},
 		{"twice", []Entry{{guid(1), buffer(t, "x")}, {guid(1), buffer(t, "y")}}, 4096, ErrDuplicate},
-		{"65 entries", many, 65536, ErrTooMany},
+		{"64 entries", many, 65536, ErrTooMany},
 		{"one byte too long", []Entry{{guid(1), buffer(t, string(full)+"x")}}, 64, ErrTooBig},
 		{"entry alone too long", []Entry{{guid(1), buffer(t, string(make([]byte, 65)))}}, 64, ErrTooBig},
-		{"64 entries fit", many[:MaxEntries], 65536, nil},
+		{"63 entries fit", many[:MaxEntries], 65536, nil},
 		{"exactly the area", []Entry{{guid(1), buffer(t, string(full))}}, 64, nil},
 	} {
 		table, err := Build(tc.entries, tc.area)
