@@ -27,8 +27,8 @@ func pack(t *testing.T, records ...cpio.Record) []byte {
 	return b.Bytes()
 }
 
-// members returns the names of a compressed archive, in order.
-func members(t *testing.T, archived []byte) string {
+// members returns the members of a compressed archive, in order.
+func members(t *testing.T, archived []byte) []cpio.Record {
 	t.Helper()
 	dec, err := zstd.NewReader(bytes.NewReader(archived))
 	if err != nil {
@@ -39,15 +39,20 @@ func members(t *testing.T, archived []byte) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var names []string
-	err = cpio.ForEachRecord(cpio.Newc.Reader(bytes.NewReader(plain)), func(r cpio.Record) error {
-		names = append(names, r.Name)
-		return nil
-	})
+	records, err := cpio.ReadAllRecords(cpio.Newc.Reader(bytes.NewReader(plain)))
 	if err != nil {
 		t.Fatal(err)
 	}
-	return strings.Join(names, " ")
+	return records
+}
+
+// names returns the names of members.
+func names(records []cpio.Record) string {
+	var out []string
+	for _, r := range records {
+		out = append(out, r.Name)
+	}
+	return strings.Join(out, " ")
 }
 
 // What u-root's archive has besides its commands stays out, and its modes, as
@@ -60,7 +65,7 @@ func TestDebugArchive(t *testing.T) {
 		cpio.StaticFile("bbin/bb", program, 0o755), cpio.Symlink("bbin/gosh", "bb"), cpio.Symlink("bbin/ls", "bb"))
 	archived := build(t, c)
 	want := "bbin bbin/bb bbin/gosh bbin/ls dev dev/console dev/null etc etc/cocoroot etc/cocoroot/modules init"
-	if got := members(t, archived); got != want {
+	if got := names(members(t, archived)); got != want {
 		t.Errorf("members = %s\nwant      %s", got, want)
 	}
 	c.Commands = pack(t, cpio.Directory("bbin", 0o700),

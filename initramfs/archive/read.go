@@ -44,9 +44,10 @@ var ErrArchive = errors.New("not a whole cpio archive")
 
 // Member is one entry of an archive.
 type Member struct {
-	Name string
-	Mode uint32 // with the type, as stat(2) has it
-	Size uint64 // bytes
+	Name  string
+	Mode  uint32 // with the type, as stat(2) has it
+	Size  uint64 // bytes
+	Links uint64 // names that the file claims to have
 }
 
 // Program is what an archive's init says of itself.
@@ -136,14 +137,11 @@ func (l *Listing) read(s *stream) error {
 		case len(l.Members) == maxMembers:
 			return fmt.Errorf("more than %d members", maxMembers)
 		}
-		l.Members = append(l.Members, Member{m.Name, uint32(m.Mode), m.FileSize})
+		l.Members = append(l.Members, Member{m.Name, uint32(m.Mode), m.FileSize, m.NLink})
 		if found[m.Name] {
 			l.Problems = append(l.Problems, fmt.Errorf("%.128q: %w", m.Name, ErrDuplicate))
 		}
 		found[m.Name] = true
-		if !ours(m.Name) {
-			l.Foreign = append(l.Foreign, m.Name)
-		}
 		switch {
 		case m.Mode&unix.S_IFMT != unix.S_IFREG:
 		case m.Name == "init":
@@ -157,13 +155,27 @@ func (l *Listing) read(s *stream) error {
 	}
 }
 
-// ours reports whether an archive that Write made may have a member so named.
-func ours(name string) bool {
-	switch name {
-	case "dev", "dev/console", "dev/null", "init", "etc", "etc/cocoroot", modules.ListPath[1:], "lib", modules.Dir[1:], commandDir:
-		return true
+// ours reports whether an archive that Write made, a debug archive or not, may
+// have such a member. The type counts, for the kernel writes through links:
+// what lies in a folder that is a link, or has the number of another file,
+// could stand in the place of init.
+func (m Member) ours(debug bool) bool {
+	kind := m.Mode & unix.S_IFMT
+	folder, file := kind == unix.S_IFDIR, kind == unix.S_IFREG && m.Links <= 1
+	switch m.Name {
+	case "dev", "etc", "etc/cocoroot", "lib", modules.Dir[1:]:
+		return folder
+	case commandDir:
+		return folder && debug
+	case "dev/console", "dev/null":
+		return kind == unix.S_IFCHR
+	case "init", modules.ListPath[1:]:
+		return file
 	}
-	return strings.HasPrefix(name, modules.Dir[1:]+"/") || strings.HasPrefix(name, commandDir+"/")
+	if command, ok := strings.CutPrefix(m.Name, commandDir+"/"); ok {
+		return debug && (file || kind == unix.S_IFLNK) && !strings.Contains(command, "/")
+	}
+	return (file || folder) && strings.HasPrefix(m.Name, modules.Dir[1:]+"/")
 }
 
 // content reads a member.
@@ -191,6 +203,11 @@ func (l *Listing) take(found map[string]bool, init, list []byte) error {
 		}
 	}
 	l.Debug = l.Init.Package == debugPackage || found[commandShell]
+	for _, m := range l.Members {
+		if !m.ours(l.Debug) {
+			l.Foreign = append(l.Foreign, m.Name)
+		}
+	}
 	if found["init"] {
 		want := initPackage
 		if l.Debug {

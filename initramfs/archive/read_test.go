@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 
@@ -88,6 +89,32 @@ func TestListProblems(t *testing.T) {
 		}
 		if text := errors.Join(l.Problems...); text == nil || !strings.Contains(text.Error(), tc.says) {
 			t.Errorf("%s: problems = %v; want %q", name, l.Problems, tc.says)
+		}
+	}
+}
+
+// Members that would make the kernel write over others, or that no init of
+// ours has beside it, are not taken for ours.
+func TestListForeign(t *testing.T) {
+	init := cpio.StaticFile("init", string(builtInit(t, "runtimesecret", initPath)), 0o755)
+	linked := cpio.StaticFile("lib/modules/a.ko", "another init", 0o644)
+	linked.Ino, linked.NLink = 7, 2 // with an init of this number it would be one file
+	for name, r := range map[string]cpio.Record{
+		"a folder that is a link": cpio.Symlink("lib/modules", "/"),
+		"a module that is a link": cpio.Symlink("lib/modules/a.ko", "/init"),
+		"a hard link":             linked,
+		"init as a link":          cpio.Symlink("init", "lib/modules/a.ko"),
+		"a device for a module":   cpio.CharDev("lib/modules/a.ko", 0o600, 1, 1),
+		"a way through a link":    cpio.StaticFile("bbin/a/init", "", 0o755),
+		"a command":               cpio.StaticFile("bbin/sh", "", 0o755),
+	} {
+		records := []cpio.Record{init, r}
+		if r.Name == "init" {
+			records = records[1:]
+		}
+		l, err := List(bytes.NewReader(pack(t, records...)))
+		if err != nil || !slices.Equal(l.Foreign, []string{r.Name}) {
+			t.Errorf("%s: List = %v, foreign %q; want %q", name, err, l.Foreign, r.Name)
 		}
 	}
 }
