@@ -154,7 +154,7 @@ func failures() map[string]failure {
 		"no disk": {
 			change: func(_ *testing.T, g *guest) {
 				g.image = ""
-				g.cmdline += " cocoroot.timeout=2s"
+				g.cmdline += " cocoroot.timeout=6s" // time for the search to begin
 			},
 			want: "DISK-ABSENT", held: "kernel modules loaded",
 		},
