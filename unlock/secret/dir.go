@@ -33,6 +33,9 @@ var (
 	ErrStill = errors.New("the entry is still there after its removal")
 )
 
+// errFull is returned for a folder behind which there may be more.
+var errFull = fmt.Errorf("cannot see all secrets: %w; inject fewer", ErrTooMany)
+
 // Store is the kernel's folder of entries. Removing an entry makes the kernel
 // zero its bytes in the reserved page. The folder is held open, so that the
 // entries stay within reach when what it is mounted on moves.
@@ -68,7 +71,7 @@ func (s *Store) GUIDs() ([]efi.GUID, error) {
 		return nil, err
 	}
 	if len(names) > MaxEntries {
-		return nil, fmt.Errorf("cannot read the names of the secrets: %w", ErrTooMany)
+		return nil, errFull
 	}
 	guids := make([]efi.GUID, len(names))
 	for i, n := range names {
@@ -134,7 +137,7 @@ func (s *Store) RemoveAll(keep func(efi.GUID) bool) error {
 			return errors.Join(append(errs, err)...)
 		}
 		if again == 0 && len(names) > MaxEntries {
-			errs = append(errs, fmt.Errorf("cannot see all secrets: %w", ErrTooMany))
+			errs = append(errs, errFull)
 		}
 		for _, n := range names {
 			if g, err := efi.Parse(n); err == nil && keep != nil && keep(g) {
