@@ -98,11 +98,7 @@ func TestDiskStopsAnswering(t *testing.T) {
 func TestDiskTooSlow(t *testing.T) {
 	t.Parallel()
 	g := standardImage(t).boots(t)
-	g.extra = []string{
-		"-drive", "if=none,id=slow,format=raw,readonly=on,throttling.iops-total=1,throttling.iops-size=4096,file=" + g.image,
-		"-device", "virtio-blk-pci,drive=slow",
-	}
-	g.image = ""
+	g.throttle("throttling.iops-total=1,throttling.iops-size=4096")
 	g.failsInTime(t, "DEADLINE", func() {})
 }
 

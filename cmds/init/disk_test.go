@@ -102,13 +102,18 @@ func TestDisks(t *testing.T) {
 func TestSlowDisk(t *testing.T) {
 	t.Parallel()
 	g := standardImage(t).boots(t)
+	g.throttle("throttling.bps-total=262144")
+	g.diskName("serial:slow")
+	g.runs(t)
+}
+
+// throttle slows the guest's disk down by QEMU's limits, and calls it slow.
+func (g *guest) throttle(limits string) {
 	g.extra = []string{
-		"-drive", "if=none,id=slow,format=raw,readonly=on,throttling.bps-total=262144,file=" + g.image,
+		"-drive", "if=none,id=slow,format=raw,readonly=on," + limits + ",file=" + g.image,
 		"-device", "virtio-blk-pci,drive=slow,serial=slow",
 	}
 	g.image = ""
-	g.diskName("serial:slow")
-	g.runs(t)
 }
 
 // A disk is plugged in when the guest says that it waits for one.
