@@ -27,7 +27,7 @@ const (
 	deadline = 5 * timeout
 	// late is how long after that the FATAL line may come: the end of the
 	// child, the watchdog, what holds up the end, and a busy machine.
-	late = 5*time.Second + time.Second + 2*2*time.Second + 10*time.Second
+	late = 5*time.Second + time.Second + 3*2*time.Second + 10*time.Second
 )
 
 // initRuns is what init prints before it looks for the disk, which firmware

@@ -53,10 +53,8 @@ func (b *boot) end(err error) {
 		_ = root.MountAPI() // /dev may have moved
 		_ = dm.WipeKey(unseal.RootName)
 	})
-	within(patience, func() {
-		root.Unmount()
-		_ = secmem.Drain()
-	})
+	within(patience, root.Unmount) // may wait for the device that was just suspended
+	within(patience, func() { _ = secmem.Drain() })
 	within(patience, func() { report(fatal.Line(fatal.CodeOf(err, fatal.Crash), text)) })
 }
 
