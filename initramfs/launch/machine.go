@@ -57,25 +57,26 @@ func start(ctx context.Context, c Config, v Version, in *input, out io.Writer) (
 	defer theirs.Close()
 
 	var pass []*os.File
+	number := func(f *os.File) string {
+		pass = append(pass, f)
+		return strconv.Itoa(2 + len(pass))
+	}
 	file := func(f *os.File) string {
 		if f == nil {
 			return ""
 		}
-		pass = append(pass, f)
-		return "/proc/self/fd/" + strconv.Itoa(2+len(pass))
+		return "/proc/self/fd/" + number(f)
 	}
-	n := names{
-		firmware: file(in.firmware), kernel: file(in.kernel), initrd: file(in.initrd),
-		secret: file(in.secret), console: file(theirConsole),
-	}
+	n := names{firmware: file(in.firmware), kernel: file(in.kernel), initrd: file(in.initrd), secret: file(in.secret)}
 	if c.SEV == nil {
 		n.hashes = file(in.hashes)
 	}
 	if c.ConsoleInput != nil {
-		n.typed = strconv.Itoa(2 + len(pass))
+		n.typed = number(theirConsole)
+	} else {
+		n.console = file(theirConsole)
 	}
-	pass = append(pass, theirs)
-	n.control = strconv.Itoa(2 + len(pass))
+	n.control = number(theirs)
 
 	ctx, kill := context.WithCancel(ctx)
 	m := &machine{
