@@ -75,6 +75,7 @@ func BenchmarkBoot(b *testing.B) {
 func benchRoot(b *testing.B, dir string) string {
 	root := testRoot(b, dir, "")
 	write(b, filepath.Join(root, "sbin/init"), []byte(benchScript))
+	write(b, filepath.Join(root, "etc/os-release"), []byte("ID=bench\n")) // systemd, in dracut's archive, wants one
 	return root
 }
 
