@@ -3,33 +3,18 @@ package main
 import (
 	"context"
 	"crypto/rand"
-	"encoding/hex"
 	"fmt"
 	"os"
 	"path/filepath"
-	"strconv"
 
 	"github.com/spf13/pflag"
 
 	"cocoroot/initramfs/cmdline"
 	"cocoroot/initramfs/manifest"
-	"cocoroot/initramfs/squashfs"
 	"cocoroot/unlock/luks2"
 	"cocoroot/unlock/policy"
 	"cocoroot/unlock/sealed"
 	"cocoroot/unlock/secmem"
-)
-
-const (
-	// generatedKey is the randomness in a generated key, bytes; it is
-	// written as twice as many hex digits, for some carriers of secrets cut
-	// at the first NUL.
-	generatedKey = 32
-	// leastKey is the shortest key file in bytes. A key is not stretched, so
-	// it must not be a passphrase that somebody could guess.
-	leastKey = 32
-	// mostKey is what the guest reads at most.
-	mostKey = 1024
 )
 
 // sealOptions is what the verb was told.
@@ -135,52 +120,9 @@ func seal(ctx context.Context, a *app, o sealOptions) error {
 	return o.tell(a, m)
 }
 
-// key reads the key file, or makes a new key and writes it.
-func (o sealOptions) key(a *app, files *outputs) (*secmem.Buffer, error) {
-	if o.keyFile != "" {
-		key, err := secmem.ReadFile(o.keyFile, mostKey)
-		if err != nil {
-			return nil, err
-		}
-		if len(key.Bytes()) < leastKey {
-			key.Close()
-			return nil, hinted(fmt.Errorf("cannot use %s: a key has at least %d bytes", o.keyFile, leastKey),
-				"without --key-file a new random key is made")
-		}
-		warnOfEnding(a, o.keyFile, key.Bytes())
-		return key, nil
-	}
-	f, err := files.create(o.keyOut, 0o600, o.force)
-	if err != nil {
-		return nil, err
-	}
-	random, err := secmem.New(generatedKey)
-	if err != nil {
-		return nil, err
-	}
-	defer random.Close()
-	if _, err := rand.Read(random.Bytes()); err != nil {
-		return nil, fmt.Errorf("cannot make a key: %w", err)
-	}
-	key, err := secmem.New(2 * generatedKey)
-	if err != nil {
-		return nil, err
-	}
-	hex.Encode(key.Bytes(), random.Bytes())
-	if _, err := f.Write(key.Bytes()); err != nil {
-		key.Close()
-		return nil, fmt.Errorf("cannot write %s: %w", o.keyOut, err)
-	}
-	return key, nil
-}
-
-// writeImage makes the file system in a file beside the image, which it is
-// removed from again, and seals it.
+// writeImage makes the file system in a folder beside the image, which is
+// removed again, and seals it.
 func (o sealOptions) writeImage(ctx context.Context, a *app, image *output, key *secmem.Buffer) (sealed.Result, error) {
-	epoch, err := sourceDate()
-	if err != nil {
-		return sealed.Result{}, err
-	}
 	dir, err := os.MkdirTemp(filepath.Dir(o.image), ".cocoroot-seal-*") // mode 0700
 	if err != nil {
 		return sealed.Result{}, fmt.Errorf("cannot make a folder for the file system: %w", err)
@@ -189,37 +131,15 @@ func (o sealOptions) writeImage(ctx context.Context, a *app, image *output, key 
 	bar := newProgress(a.stderr)
 	defer bar.end()
 	bar.say("making the file system")
-	plain := filepath.Join(dir, "fs")
-	if err := squashfs.Make(ctx, o.root, plain, epoch); err != nil {
+	fs, size, err := o.makeRoot(ctx, dir)
+	if err != nil {
 		return sealed.Result{}, err
 	}
-	fs, err := os.Open(plain)
-	if err != nil {
-		return sealed.Result{}, fmt.Errorf("cannot read the file system: %w", err)
-	}
 	defer fs.Close()
-	fi, err := fs.Stat()
-	if err != nil {
-		return sealed.Result{}, fmt.Errorf("cannot read the file system: %w", err)
-	}
-	return sealed.Write(ctx, image, fs, fi.Size(), sealed.Options{
+	return sealed.Write(ctx, image, fs, size, sealed.Options{
 		Passphrase: key.Bytes(), KDF: luks2.PBKDF2(luks2.GeneratedKeyIterations), Random: rand.Reader,
 		Progress: func(done, total int64) { bar.at("sealing", done, total) },
 	})
-}
-
-// sourceDate returns SOURCE_DATE_EPOCH, or 0: the file system's own time says
-// nothing, and must not make two images of one root differ.
-func sourceDate() (int64, error) {
-	text := os.Getenv("SOURCE_DATE_EPOCH")
-	if text == "" {
-		return 0, nil
-	}
-	epoch, err := strconv.ParseUint(text, 10, 32)
-	if err != nil {
-		return 0, usagef("SOURCE_DATE_EPOCH=%q is not a number of seconds", text)
-	}
-	return int64(epoch), nil
 }
 
 // tell says what was made.
