@@ -615,7 +615,7 @@ demo_boot() {
 all_checks() {
 	local all host
 	packages 'for the tests' "${BOOT_PACKAGES[@]}" "${C_PACKAGES[@]}" shellcheck=shellcheck mmdebstrap=mmdebstrap \
-		kmod=/sbin/depmod zstd=zstd xz-utils=xz fdisk=fdisk libxml2-utils=xmllint libssl-dev=/usr/include/openssl/evp.h
+		kmod=/sbin/depmod zstd=zstd erofs-utils=mkfs.erofs xz-utils=xz fdisk=fdisk libxml2-utils=xmllint libssl-dev=/usr/include/openssl/evp.h
 	firmware
 	tools
 	kernel --check

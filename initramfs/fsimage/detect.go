@@ -1,0 +1,332 @@
+package fsimage
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"io"
+	"math/bits"
+
+	"cocoroot/unlock/policy"
+)
+
+// What an image can be refused for.
+var (
+	// ErrUnknown is for bytes that begin none of the file systems.
+	ErrUnknown = errors.New("no file system that the guest mounts (squashfs, erofs or ext4)")
+	// ErrRecovery is for an ext4 that the guest, which cannot write to it,
+	// could not mount.
+	ErrRecovery = errors.New("the ext4 was not unmounted: its journal must be replayed first")
+	// ErrFeature is for a file system with something in it that the guest's
+	// kernel or this package does not read.
+	ErrFeature = errors.New("the file system has a feature that is not supported")
+	// ErrCorrupt is for a file system that contradicts itself.
+	ErrCorrupt = errors.New("the file system is corrupt")
+)
+
+// Where superblocks lie, and their lengths, in bytes.
+const (
+	squashfsSuper = 96   // at 0; fs/squashfs/squashfs_fs.h, struct squashfs_super_block
+	secondSuper   = 1024 // erofs: EROFS_SUPER_OFFSET; ext4: block 1 of 1024 bytes
+	erofsSuper    = 128  // fs/erofs/erofs_fs.h, struct erofs_super_block
+	ext4Super     = 1024 // fs/ext4/ext4.h, struct ext4_super_block
+	headSize      = secondSuper + ext4Super
+)
+
+// The magic numbers, as above.
+const (
+	squashfsMagic = 0x73717368
+	erofsMagic    = 0xE0F5E1E2
+	ext4Magic     = 0xEF53 // in two bytes, at 56
+)
+
+var (
+	le         = binary.LittleEndian
+	castagnoli = crc32.MakeTable(crc32.Castagnoli)
+)
+
+// Detect returns which file system an image holds, and its length in bytes as
+// its superblock has it. Bytes may follow, which do not belong to it.
+//
+// The errors are ErrUnknown, ErrRecovery, ErrFeature, ErrCorrupt and r's.
+func Detect(r io.ReaderAt) (policy.FSType, int64, error) {
+	head, err := readHead(r)
+	if err != nil {
+		return "", 0, err
+	}
+	switch kind := kindOf(head); kind {
+	case policy.Squashfs:
+		s, err := parseSquashfs(head)
+		return kind, s.used, err
+	case policy.EROFS:
+		s, err := parseEROFS(head)
+		if err == nil {
+			err = s.checkSum(r)
+		}
+		return kind, s.length, err
+	case policy.Ext4:
+		s, err := parseExt4(head)
+		return kind, s.length, err
+	}
+	return "", 0, ErrUnknown
+}
+
+// readHead returns the bytes in which all superblocks lie; zeros where the
+// image is shorter.
+func readHead(r io.ReaderAt) ([]byte, error) {
+	head := make([]byte, headSize)
+	if _, err := r.ReadAt(head, 0); err != nil && err != io.EOF {
+		return nil, fmt.Errorf("cannot read the file system: %w", err)
+	}
+	return head, nil
+}
+
+func kindOf(head []byte) policy.FSType {
+	switch {
+	case le.Uint32(head) == squashfsMagic:
+		return policy.Squashfs
+	case le.Uint32(head[secondSuper:]) == erofsMagic:
+		return policy.EROFS
+	case le.Uint16(head[secondSuper+56:]) == ext4Magic:
+		return policy.Ext4
+	}
+	return ""
+}
+
+// corrupt is an ErrCorrupt.
+func corrupt(format string, args ...any) error {
+	return fmt.Errorf("%w: %s", ErrCorrupt, fmt.Sprintf(format, args...))
+}
+
+// unsupported is an ErrFeature.
+func unsupported(format string, args ...any) error {
+	return fmt.Errorf("%w: %s", ErrFeature, fmt.Sprintf(format, args...))
+}
+
+// squashfsSB is what is used of a squashfs superblock. Offsets in the image.
+type squashfsSB struct {
+	blockSize   int64 // bytes of a file's blocks
+	compression uint16
+	used        int64 // length of the file system
+	fragments   uint32
+	root        uint64 // reference to the inode
+	inodes      int64
+	directories int64
+	fragmentsAt int64
+}
+
+// parseSquashfs reads a superblock of squashfs 4.0.
+func parseSquashfs(head []byte) (squashfsSB, error) {
+	s := squashfsSB{
+		blockSize:   int64(le.Uint32(head[12:])),
+		fragments:   le.Uint32(head[16:]),
+		compression: le.Uint16(head[20:]),
+		root:        le.Uint64(head[32:]),
+		used:        int64(le.Uint64(head[40:])),
+		inodes:      int64(le.Uint64(head[64:])),
+		directories: int64(le.Uint64(head[72:])),
+		fragmentsAt: int64(le.Uint64(head[80:])),
+	}
+	major, minor, log := le.Uint16(head[28:]), le.Uint16(head[30:]), le.Uint16(head[22:])
+	switch {
+	case major != 4 || minor != 0:
+		return s, unsupported("squashfs %d.%d; 4.0 is known", major, minor)
+	case log < 12 || log > 20 || s.blockSize != 1<<log: // SQUASHFS_FILE_MAX_LOG
+		return s, corrupt("squashfs with blocks of %d bytes", s.blockSize)
+	case s.used < squashfsSuper:
+		return s, corrupt("squashfs of %d bytes", s.used)
+	case s.inodes < squashfsSuper || s.inodes >= s.used || s.directories < s.inodes || s.directories >= s.used:
+		return s, corrupt("squashfs with tables outside it")
+	case s.fragments > 0 && (s.fragmentsAt < squashfsSuper || s.fragmentsAt >= s.used):
+		return s, corrupt("squashfs with fragments outside it")
+	}
+	if _, err := newCodec(s.compression); err != nil {
+		return s, err
+	}
+	return s, nil
+}
+
+// erofsSB is what is used of an erofs superblock.
+type erofsSB struct {
+	bits     uint // of the block size
+	summed   bool
+	sum      uint32
+	root     uint64 // inode number
+	packed   uint64 // inode number of the packed inode
+	meta     int64  // where inodes begin, in the image
+	features uint32 // incompatible ones
+	length   int64
+}
+
+// The features of erofs that no image may lack a reader for
+// (EROFS_FEATURE_INCOMPAT_*).
+const (
+	erofsZeroPadding  = 0x01
+	erofsCompressCfgs = 0x02 // and big physical clusters
+	erofsChunked      = 0x04
+	erofsHead2        = 0x08 // and a table of more devices
+	erofsTailPacking  = 0x10
+	erofsFragments    = 0x20 // and deduplication
+	erofsPrefixes     = 0x40 // of extended attributes
+	erofsKnown        = erofsZeroPadding | erofsCompressCfgs | erofsChunked | erofsHead2 | erofsTailPacking | erofsFragments | erofsPrefixes
+	erofsSummed       = 0x01 // a compatible one: EROFS_FEATURE_COMPAT_SB_CHKSUM
+)
+
+func parseEROFS(head []byte) (erofsSB, error) {
+	b := head[secondSuper:]
+	s := erofsSB{
+		bits:     uint(b[12]),
+		sum:      le.Uint32(b[4:]),
+		summed:   le.Uint32(b[8:])&erofsSummed != 0,
+		root:     uint64(le.Uint16(b[14:])),
+		packed:   le.Uint64(b[96:]),
+		features: le.Uint32(b[80:]),
+	}
+	devices, dirBits := le.Uint16(b[86:]), b[90]
+	switch {
+	case s.features&^erofsKnown != 0:
+		return s, unsupported("erofs features %#x", s.features&^erofsKnown)
+	case devices != 0:
+		return s, unsupported("erofs on more than one device")
+	case dirBits != 0:
+		return s, unsupported("erofs with large blocks for folders")
+	case s.bits < 9 || s.bits > 12: // of no use above PAGE_SIZE
+		return s, corrupt("erofs with blocks of 2^%d bytes", s.bits)
+	}
+	if algorithms := le.Uint16(b[84:]); s.features&erofsCompressCfgs != 0 && algorithms&^1 != 0 {
+		return s, unsupported("erofs compressed with something other than lz4")
+	}
+	s.length = int64(le.Uint32(b[36:])) << s.bits
+	s.meta = int64(le.Uint32(b[40:])) << s.bits
+	if s.meta >= s.length || s.length < secondSuper+erofsSuper {
+		return s, corrupt("erofs of %d bytes, with inodes from %d on", s.length, s.meta)
+	}
+	return s, nil
+}
+
+// checkSum compares the checksum, over the first block from the superblock on
+// (erofs_superblock_csum_verify in fs/erofs/super.c).
+func (s erofsSB) checkSum(r io.ReaderAt) error {
+	if !s.summed {
+		return nil
+	}
+	n := 1 << s.bits
+	if n > secondSuper {
+		n -= secondSuper
+	}
+	b := make([]byte, n)
+	if _, err := r.ReadAt(b, secondSuper); err != nil {
+		return fmt.Errorf("cannot read the file system: %w", err)
+	}
+	clear(b[4:8])
+	if ^crc32.Checksum(b, castagnoli) != s.sum {
+		return corrupt("the checksum of the erofs superblock is wrong")
+	}
+	return nil
+}
+
+// ext4SB is what is used of an ext4 superblock.
+type ext4SB struct {
+	blockSize      int64 // bytes
+	length         int64
+	firstData      int64 // number of the block that group 0 begins with
+	inodeSize      int64 // bytes
+	inodes         uint32
+	inodesPerGroup uint32
+	descriptorSize int64 // bytes
+	incompatible   uint32
+}
+
+// The features of ext4 that are looked at (EXT4_FEATURE_*).
+const (
+	ext4FileType   = 0x2
+	ext4Recover    = 0x4
+	ext4JournalDev = 0x8
+	ext4MetaBG     = 0x10
+	ext4Extents    = 0x40
+	ext464Bit      = 0x80
+	ext4FlexBG     = 0x200
+	ext4EAInode    = 0x400
+	ext4CsumSeed   = 0x2000
+	ext4LargeDir   = 0x4000
+	ext4Known      = ext4FileType | ext4Extents | ext464Bit | ext4FlexBG | ext4EAInode | ext4CsumSeed | ext4LargeDir
+
+	ext4Journal      = 0x4     // compatible
+	ext4Summed       = 0x400   // metadata_csum, for writers
+	ext4OrphansThere = 0x10000 // orphan_present, for writers
+)
+
+// ext4Names says what the refused ones are called by mke2fs.
+var ext4Names = []struct {
+	bit  uint32
+	name string
+}{
+	{0x1, "compression"}, {ext4JournalDev, "journal_dev"}, {ext4MetaBG, "meta_bg"}, {0x100, "mmp"},
+	{0x1000, "dirdata"}, {0x8000, "inline_data"}, {0x10000, "encrypt"}, {0x20000, "casefold"},
+}
+
+func parseExt4(head []byte) (ext4SB, error) {
+	b := head[secondSuper:]
+	compatible, writers := le.Uint32(b[0x5c:]), le.Uint32(b[0x64:])
+	s := ext4SB{
+		incompatible:   le.Uint32(b[0x60:]),
+		firstData:      int64(le.Uint32(b[0x14:])),
+		inodes:         le.Uint32(b[0x0:]),
+		inodesPerGroup: le.Uint32(b[0x28:]),
+		inodeSize:      128,
+		descriptorSize: 32,
+	}
+	if bad := s.incompatible &^ (ext4Known | ext4Recover); bad != 0 {
+		for _, f := range ext4Names {
+			if bad&f.bit != 0 {
+				return s, unsupported("ext4's %s", f.name)
+			}
+		}
+		return s, unsupported("ext4 features %#x", bad)
+	}
+	if writers&ext4Summed != 0 && ^crc32.Checksum(b[:0x3fc], castagnoli) != le.Uint32(b[0x3fc:]) {
+		return s, corrupt("the checksum of the ext4 superblock is wrong")
+	}
+	if s.incompatible&ext4Recover != 0 || writers&ext4OrphansThere != 0 {
+		return s, ErrRecovery
+	}
+	if compatible&ext4Journal != 0 && le.Uint32(b[0xe0:]) == 0 {
+		return s, unsupported("ext4 with its journal on another device")
+	}
+	return s, s.measure(b)
+}
+
+// measure reads the numbers that the file system is laid out by.
+func (s *ext4SB) measure(b []byte) error {
+	log, revision := le.Uint32(b[0x18:]), le.Uint32(b[0x4c:])
+	if log > 6 { // EXT4_MAX_BLOCK_LOG_SIZE is 16
+		return corrupt("ext4 with blocks of 2^%d bytes", uint64(log)+10)
+	}
+	s.blockSize = 1024 << log
+	blocks := uint64(le.Uint32(b[0x4:]))
+	if revision > 0 {
+		s.inodeSize = int64(le.Uint16(b[0x58:]))
+	}
+	if s.incompatible&ext464Bit != 0 {
+		s.descriptorSize = int64(le.Uint16(b[0xfe:]))
+		blocks |= uint64(le.Uint32(b[0x150:])) << 32
+	}
+	perGroup := uint64(le.Uint32(b[0x20:]))
+	most := uint64(s.blockSize) * 8 // one block of bits
+	switch {
+	case blocks > 1<<62/uint64(s.blockSize):
+		return corrupt("ext4 with %d blocks", blocks)
+	case s.inodeSize < 128 || s.inodeSize > s.blockSize || bits.OnesCount64(uint64(s.inodeSize)) != 1:
+		return corrupt("ext4 with inodes of %d bytes", s.inodeSize)
+	case s.descriptorSize < 32 || s.descriptorSize > s.blockSize || bits.OnesCount64(uint64(s.descriptorSize)) != 1,
+		s.incompatible&ext464Bit != 0 && s.descriptorSize < 64:
+		return corrupt("ext4 with group descriptors of %d bytes", s.descriptorSize)
+	case s.inodesPerGroup == 0 || uint64(s.inodesPerGroup) > most || perGroup == 0:
+		return corrupt("ext4 with groups of %d blocks and %d inodes", perGroup, s.inodesPerGroup)
+	case uint64(s.firstData) >= blocks || (s.blockSize == 1024) != (s.firstData == 1):
+		return corrupt("ext4 that begins with block %d of %d", s.firstData, blocks)
+	}
+	s.length = int64(blocks) * s.blockSize
+	return nil
+}
