@@ -86,7 +86,7 @@ func TestDetectRefuses(t *testing.T) {
 			t.Errorf("%s: Detect = %s, %d, %v; want %v", tc.name, kind, length, err, tc.want)
 		}
 	}
-	short := squash[:200]
+	short := squash[:squashfsSuper]
 	if _, err := Open(bytes.NewReader(short), int64(len(short))); !errors.Is(err, ErrCorrupt) {
 		t.Errorf("Open of half an image: %v; want ErrCorrupt", err)
 	}
