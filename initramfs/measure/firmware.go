@@ -4,6 +4,8 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"hash"
+	"sync"
 
 	"cocoroot/initramfs/ovmf"
 )
@@ -18,6 +20,7 @@ var ErrFirmware = errors.New("this image cannot be measured")
 type Firmware struct {
 	image  []byte
 	footer ovmf.Firmware
+	hashed func() hash.Cloner // SHA-256 with the image written to it; to be cloned
 }
 
 // NewFirmware reads the footer of an image, and keeps the image. Its errors
@@ -30,7 +33,12 @@ func NewFirmware(image []byte) (Firmware, error) {
 	if len(image)%pageSize != 0 {
 		return Firmware{}, fmt.Errorf("%w: %d bytes are not a number of whole pages", ErrFirmware, len(image))
 	}
-	return Firmware{image, footer}, nil
+	hashed := sync.OnceValue(func() hash.Cloner {
+		h := sha256.New().(hash.Cloner)
+		h.Write(image)
+		return h
+	})
+	return Firmware{image, footer, hashed}, nil
 }
 
 // checkSections refuses metadata that does not say what a SEV-SNP launch
@@ -61,8 +69,9 @@ func (f Firmware) Size() int { return len(f.image) }
 // Base returns the guest-physical address of the image's first byte.
 func (f Firmware) Base() uint64 { return f.footer.Base() }
 
-// SHA256 returns the hash of the image.
-func (f Firmware) SHA256() [sha256.Size]byte { return sha256.Sum256(f.image) }
+// SHA256 returns the hash of the image. The first call computes it, for SEV
+// and SEV-ES too.
+func (f Firmware) SHA256() [sha256.Size]byte { return [sha256.Size]byte(f.hashed().Sum(nil)) }
 
 // HashesBase returns the guest-physical address of the hashes table; 0 when
 // the firmware has no place for one.

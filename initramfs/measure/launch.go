@@ -1,7 +1,6 @@
 package measure
 
 import (
-	"crypto/sha256"
 	"hash"
 
 	"cocoroot/initramfs/ovmf"
@@ -75,8 +74,10 @@ func (r *Result) sev(f Firmware, table *HashesTable) (hash.Hash, error) {
 			return nil, err
 		}
 	}
-	h := sha256.New()
-	h.Write(f.image)
+	h, err := f.hashed().Clone()
+	if err != nil {
+		return nil, err
+	}
 	r.add("firmware", 0, f.Base(), uint64(f.Size()), h.Sum(nil))
 	if table != nil {
 		h.Write(table.Marshal())
