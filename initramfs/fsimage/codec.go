@@ -7,7 +7,6 @@ import (
 	"io"
 
 	"github.com/klauspost/compress/zstd"
-	"github.com/pierrec/lz4/v4"
 	"github.com/ulikunitz/xz"
 )
 
@@ -46,8 +45,6 @@ func inflate(dst, src []byte) (int, error) {
 	}
 	return fill(dst, z)
 }
-
-func lz4Block(dst, src []byte) (int, error) { return lz4.UncompressBlock(src, dst) }
 
 func zstdBlock(dst, src []byte) (int, error) {
 	out, err := zstdDecoder.DecodeAll(src, dst[:0:len(dst)])

@@ -153,6 +153,7 @@ type erofsSB struct {
 	summed   bool
 	sum      uint32
 	root     uint64 // inode number
+	built    int64  // seconds since 1970, the time of inodes that have none
 	packed   uint64 // inode number of the packed inode
 	meta     int64  // where inodes begin, in the image
 	features uint32 // incompatible ones
@@ -180,6 +181,7 @@ func parseEROFS(head []byte) (erofsSB, error) {
 		sum:      le.Uint32(b[4:]),
 		summed:   le.Uint32(b[8:])&erofsSummed != 0,
 		root:     uint64(le.Uint16(b[14:])),
+		built:    int64(le.Uint64(b[24:])),
 		packed:   le.Uint64(b[96:]),
 		features: le.Uint32(b[80:]),
 	}
@@ -300,8 +302,8 @@ func parseExt4(head []byte) (ext4SB, error) {
 // measure reads the numbers that the file system is laid out by.
 func (s *ext4SB) measure(b []byte) error {
 	log, revision := le.Uint32(b[0x18:]), le.Uint32(b[0x4c:])
-	if log > 6 { // EXT4_MAX_BLOCK_LOG_SIZE is 16
-		return corrupt("ext4 with blocks of 2^%d bytes", uint64(log)+10)
+	if log > 2 { // the guest's kernel has pages of 4096 bytes
+		return unsupported("ext4 with blocks of 2^%d bytes", uint64(log)+10)
 	}
 	s.blockSize = 1024 << log
 	blocks := uint64(le.Uint32(b[0x4:]))

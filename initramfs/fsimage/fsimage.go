@@ -28,6 +28,7 @@ import (
 const (
 	maxFolder = 16 << 20 // bytes that a folder has on disk
 	maxLink   = 4096     // bytes of a symbolic link's text, PATH_MAX
+	maxPath   = 4096     // bytes, as well
 	maxName   = 255      // bytes, NAME_MAX
 	maxLinks  = 40       // links on one way, as in the kernel's fs/namei.c
 	maxDepth  = 4096     // parts of a path, links resolved
@@ -37,6 +38,9 @@ const (
 // FS is an image's tree: an fs.FS with ReadDir, ReadLink and Lstat. Like the
 // disk, it does not follow symbolic links: Open and Lstat of a link are of the
 // link itself, and no path leads through one. Resolve follows them.
+//
+// A corrupt image can have a folder that contains itself, or a file of 2^62
+// bytes: who walks, or reads to the end, has to stop somewhere.
 type FS struct {
 	mu sync.Mutex // for the rest, and the volumes keep what they read last
 	v  volume
@@ -108,7 +112,7 @@ func Open(r io.ReaderAt, size int64) (*FS, error) {
 
 // find walks to a path.
 func (f *FS) find(name string) (node, error) {
-	if !fs.ValidPath(name) {
+	if len(name) > maxPath {
 		return node{}, fs.ErrInvalid
 	}
 	n, err := f.v.root()
@@ -116,6 +120,9 @@ func (f *FS) find(name string) (node, error) {
 		return n, err
 	}
 	for part := range strings.SplitSeq(name, "/") {
+		if !validName(part) { // fs.ValidPath refuses names that are not UTF-8
+			return node{}, fs.ErrInvalid
+		}
 		if !n.mode.IsDir() {
 			return node{}, fs.ErrNotExist
 		}

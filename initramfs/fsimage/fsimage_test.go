@@ -56,7 +56,7 @@ func tree(t testing.TB) string {
 		"usr/bin/block":                   noise(1 << 17),
 		"usr/bin/blocks-and-one":          noise(1<<17 + 1),
 		"usr/bin/page":                    lines(4096),
-		"usr/" + strings.Repeat("n", 255): []byte("a long name"),
+		"usr/" + strings.Repeat("n", 200): []byte("a long name"),
 		"a/b/c/d/e/f/g/h":                 []byte("deep"),
 	} {
 		check(os.MkdirAll(filepath.Dir(filepath.Join(dir, name)), 0o755))
@@ -70,7 +70,7 @@ func tree(t testing.TB) string {
 	check(os.Chmod(filepath.Join(dir, "usr/bin/page"), 0o755|os.ModeSetuid))
 	check(os.Symlink("usr/bin", filepath.Join(dir, "bin")))
 	check(os.Symlink("/bin/page", filepath.Join(dir, "usr/bin/absolute")))
-	check(os.Symlink(strings.Repeat("x/", 1000), filepath.Join(dir, "long-link")))
+	check(os.Symlink(strings.Repeat("x/", 450), filepath.Join(dir, "long-link")))
 	check(os.Symlink(strings.Repeat("y", 60), filepath.Join(dir, "link-of-60")))
 	check(os.Symlink("loop", filepath.Join(dir, "loop")))
 	check(os.Link(filepath.Join(dir, "etc/passwd"), filepath.Join(dir, "etc/passwd-")))
@@ -145,6 +145,19 @@ var images = []testImage{
 	{"squashfs xz", policy.Squashfs, "mksquashfs", []string{"DIR", "OUT", "-quiet", "-no-progress", "-comp", "xz", "-b", "1M"}},
 	{"squashfs lz4", policy.Squashfs, "mksquashfs", []string{"DIR", "OUT", "-quiet", "-no-progress", "-comp", "lz4", "-no-fragments"}},
 	{"squashfs plain", policy.Squashfs, "mksquashfs", []string{"DIR", "OUT", "-quiet", "-no-progress", "-noI", "-noD", "-noF", "-noX", "-always-use-fragments"}},
+	{"erofs plain", policy.EROFS, "mkfs.erofs", []string{"OUT", "DIR"}},
+	{"erofs chunks", policy.EROFS, "mkfs.erofs", []string{"--chunksize=65536", "OUT", "DIR"}},
+	{"erofs lz4", policy.EROFS, "mkfs.erofs", []string{"-zlz4", "OUT", "DIR"}},
+	{"erofs lz4hc in large clusters", policy.EROFS, "mkfs.erofs", []string{"-zlz4hc,12", "-C65536", "OUT", "DIR"}},
+	{"erofs with full indexes", policy.EROFS, "mkfs.erofs", []string{"-zlz4", "-Elegacy-compress", "OUT", "DIR"}},
+	{"erofs, full and large", policy.EROFS, "mkfs.erofs", []string{"-zlz4hc", "-C65536", "-Eforce-inode-extended", "-Elegacy-compress", "OUT", "DIR"}},
+	{"erofs with inline tails", policy.EROFS, "mkfs.erofs", []string{"-zlz4hc", "-Eztailpacking", "OUT", "DIR"}},
+	{"erofs with fragments", policy.EROFS, "mkfs.erofs", []string{"-zlz4hc", "-C65536", "-Efragments", "OUT", "DIR"}},
+	{"erofs with all fragments", policy.EROFS, "mkfs.erofs", []string{"-zlz4", "-Eall-fragments,dedupe", "OUT", "DIR"}},
+	{"ext4", policy.Ext4, "mke2fs", []string{"-q", "-F", "-t", "ext4", "-d", "DIR", "OUT", "64M"}},
+	{"ext4 in small blocks", policy.Ext4, "mke2fs", []string{"-q", "-F", "-t", "ext4", "-b", "1024", "-I", "128", "-O", "^64bit,^metadata_csum", "-d", "DIR", "OUT", "64M"}},
+	{"ext3", policy.Ext4, "mke2fs", []string{"-q", "-F", "-t", "ext3", "-b", "2048", "-d", "DIR", "OUT", "64M"}},
+	{"ext2", policy.Ext4, "mke2fs", []string{"-q", "-F", "-t", "ext2", "-b", "1024", "-d", "DIR", "OUT", "64M"}},
 }
 
 // TestTree compares each image's tree with the folder that it was made of.

@@ -1,7 +1,6 @@
 package fsimage
 
 import (
-	"fmt"
 	"io"
 	"time"
 )
@@ -42,21 +41,6 @@ func newSquashfs(r io.ReaderAt, head []byte) (volume, error) {
 	}
 	plan, err := newCodec(sb.compression)
 	return &squashfs{r: r, sb: sb, plan: plan, meta: map[int64]metaBlock{}, at: -1}, err
-}
-
-// readAt reads exactly n bytes of the image.
-func readAt(r io.ReaderAt, off int64, n int) ([]byte, error) {
-	b := make([]byte, n)
-	if off < 0 {
-		return nil, corrupt("it points to byte %d", off)
-	}
-	if m, err := r.ReadAt(b, off); m < n {
-		if err == io.EOF {
-			return nil, corrupt("it points to byte %d, behind its end", off+int64(n))
-		}
-		return nil, fmt.Errorf("cannot read the file system: %w", err)
-	}
-	return b, nil
 }
 
 // metaAt returns the metadata block that begins at off.
