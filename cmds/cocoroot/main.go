@@ -48,7 +48,7 @@ type command struct {
 func commands() []command {
 	return []command{
 		{"initrd", "-o FILE", "write the initrd, the same bytes wherever it is built", runInitrd},
-		{"seal", "ROOTFS -o IMAGE", "make an encrypted, verifiable image of a folder or a tar", runSeal},
+		{"seal", "ROOTFS -o IMAGE", "make an encrypted, verifiable image of a folder, a tar, an OCI image or a file system", runSeal},
 		{"measure", "--mode sev|sev-es|sev-snp --firmware F [--kernel F [--initrd F] [--cmdline-file F]] [--vcpus N --vcpu-type NAME]", "compute the launch digest to expect", runMeasure},
 		{"secret", "COMMAND", "build the table of secrets, the session with a platform, the packet for a launch", runSecret},
 		{"release", "COMMAND", "give a measured guest its secrets: collect, verify, inject", runRelease},

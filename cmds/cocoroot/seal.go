@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 
@@ -21,6 +22,8 @@ import (
 type sealOptions struct {
 	root, image, keyFile, keyOut, cmdlineOut, manifestOut string
 	disk                                                  string
+	fs, ociImage                                          string
+	rootOwned                                             bool
 	line                                                  cmdline.Options
 	force, json                                           bool
 }
@@ -32,6 +35,7 @@ func runSeal(ctx context.Context, a *app, flags *pflag.FlagSet, args []string) e
 	flags.StringVar(&o.keyOut, "key-out", "", "where to write the new key (default: IMAGE.key, mode 0600)")
 	flags.StringVar(&o.cmdlineOut, "cmdline-out", "", "where to write the command line (default: IMAGE.cmdline)")
 	flags.StringVar(&o.manifestOut, "manifest-out", "", "where to write the manifest (default: IMAGE.manifest.json)")
+	o.rootFlags(flags)
 	flags.StringVar(&o.disk, "disk", "/dev/vda", "where the guest finds the image: /dev/NAME, serial:NAME, PARTUUID=GUID or PARTLABEL=NAME")
 	flags.StringVar(&o.line.Append, "append", "", "text for the end of the command line")
 	flags.BoolVar(&o.line.NoACPI, "no-acpi", false, "write a command line with acpi=off: no code from the host's ACPI tables runs, and the guest has one CPU and resets where it would power off")
@@ -56,13 +60,15 @@ func runSeal(ctx context.Context, a *app, flags *pflag.FlagSet, args []string) e
 	if o.manifestOut == "" {
 		o.manifestOut = o.image + ".manifest.json"
 	}
+	if err := o.checkRoot(); err != nil {
+		return err
+	}
 	return seal(ctx, a, o)
 }
 
 // seal makes the image and what belongs to it; all of it appears together.
 func seal(ctx context.Context, a *app, o sealOptions) error {
 	p := policy.Defaults()
-	p.FSType = policy.Squashfs
 	var err error
 	if p.Disk, err = policy.ParseDisk(o.disk); err != nil {
 		return usagef("--disk: %w", err)
@@ -88,11 +94,11 @@ func seal(ctx context.Context, a *app, o sealOptions) error {
 	}
 	defer key.Close()
 
-	result, err := o.writeImage(ctx, a, image, key)
+	result, kind, err := o.writeImage(ctx, a, image, key)
 	if err != nil {
 		return err
 	}
-	p.Image = result.Params
+	p.Image, p.FSType = result.Params, kind
 	m := manifest.Manifest{
 		Version: manifest.Version, Image: result.Params, Size: uint64(result.Size), LUKS: result.UUID,
 		FSType: p.FSType, Key: p.Key,
@@ -121,25 +127,30 @@ func seal(ctx context.Context, a *app, o sealOptions) error {
 }
 
 // writeImage makes the file system in a folder beside the image, which is
-// removed again, and seals it.
-func (o sealOptions) writeImage(ctx context.Context, a *app, image *output, key *secmem.Buffer) (sealed.Result, error) {
+// removed again, and seals it. It returns what kind of file system it is, too.
+func (o sealOptions) writeImage(ctx context.Context, a *app, image *output, key *secmem.Buffer) (sealed.Result, policy.FSType, error) {
+	fail := func(err error) (sealed.Result, policy.FSType, error) { return sealed.Result{}, "", err }
 	dir, err := os.MkdirTemp(filepath.Dir(o.image), ".cocoroot-seal-*") // mode 0700
 	if err != nil {
-		return sealed.Result{}, fmt.Errorf("cannot make a folder for the file system: %w", err)
+		return fail(fmt.Errorf("cannot make a folder for the file system: %w", err))
 	}
 	defer os.RemoveAll(dir)
 	bar := newProgress(a.stderr)
 	defer bar.end()
 	bar.say("making the file system")
-	fs, size, err := o.makeRoot(ctx, dir)
+	root, err := o.makeRoot(ctx, dir)
 	if err != nil {
-		return sealed.Result{}, err
+		return fail(err)
 	}
-	defer fs.Close()
-	return sealed.Write(ctx, image, fs, size, sealed.Options{
+	defer root.Close()
+	result, err := sealed.Write(ctx, image, io.LimitReader(root.File, root.Size), root.Size, sealed.Options{
 		Passphrase: key.Bytes(), KDF: luks2.PBKDF2(luks2.GeneratedKeyIterations), Random: rand.Reader,
 		Progress: func(done, total int64) { bar.at("sealing", done, total) },
 	})
+	if err == nil {
+		err = root.Check()
+	}
+	return result, root.Type, err
 }
 
 // tell says what was made.

@@ -2,35 +2,81 @@ package main
 
 import (
 	"context"
-	"fmt"
+	"errors"
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 
-	"cocoroot/initramfs/squashfs"
+	"github.com/spf13/pflag"
+
+	"cocoroot/initramfs/fsimage"
+	"cocoroot/initramfs/rootfs"
+	"cocoroot/unlock/policy"
 )
 
-// makeRoot makes the file system of the root in dir, and returns it with its
-// length in bytes. The file is the caller's to close.
-func (o sealOptions) makeRoot(ctx context.Context, dir string) (*os.File, int64, error) {
+// rootFlags adds the options about the root file system.
+func (o *sealOptions) rootFlags(flags *pflag.FlagSet) {
+	flags.StringVar(&o.fs, "fs", "", "file system to make: squashfs; of a folder, also erofs or ext4 (default: squashfs; one that is ready stays as it is)")
+	flags.BoolVar(&o.rootOwned, "root-owned", false, "all files of a folder belong to root in the image")
+	flags.StringVar(&o.ociImage, "image", "", "which image of an OCI layout: its tag or its digest (default: the only one)")
+}
+
+// makeRoot makes the file system of the root in dir, or takes one that is
+// ready. The image is the caller's to close.
+func (o sealOptions) makeRoot(ctx context.Context, dir string) (*rootfs.Image, error) {
 	epoch, err := sourceDate()
 	if err != nil {
-		return nil, 0, err
+		return nil, err
 	}
-	plain := filepath.Join(dir, "fs")
-	if err := squashfs.Make(ctx, o.root, plain, epoch); err != nil {
-		return nil, 0, err
+	image, err := rootfs.Make(ctx, o.root, dir, rootfs.Options{
+		Type: policy.FSType(o.fs), Epoch: epoch, Owned: o.rootOwned, Image: o.ociImage, Stdin: os.Stdin,
+	})
+	switch {
+	case errors.Is(err, rootfs.ErrFormat):
+		return nil, usagef("--fs %s: %w", o.fs, err)
+	case errors.Is(err, rootfs.ErrOCI) && o.ociImage == "":
+		return nil, hinted(err, "--image TAG or --image sha256:… chooses one of several images")
+	case errors.Is(err, fsimage.ErrRecovery):
+		return nil, hinted(err, "e2fsck -f -y %s replays it", o.root)
+	case errors.Is(err, rootfs.ErrChanged):
+		return nil, hinted(err, "seal a copy that nothing writes to")
 	}
-	fs, err := os.Open(plain)
+	return image, err
+}
+
+// checkRoot refuses options about the root that cannot be meant, before there
+// is any work.
+func (o sealOptions) checkRoot() error {
+	switch policy.FSType(o.fs) {
+	case "", policy.Squashfs, policy.EROFS, policy.Ext4:
+	default:
+		return usagef("there is no --fs %.32q; it is squashfs, erofs or ext4", o.fs)
+	}
+	if o.rootOwned && policy.FSType(o.fs) == policy.Ext4 {
+		return usagef("--root-owned is for squashfs and erofs: mke2fs takes the owners that the files have")
+	}
+	if o.root == rootfs.Stdin {
+		return nil
+	}
+	source, err := filepath.EvalSymlinks(o.root)
 	if err != nil {
-		return nil, 0, fmt.Errorf("cannot read the file system: %w", err)
+		return err
 	}
-	fi, err := fs.Stat()
+	target, err := filepath.EvalSymlinks(filepath.Dir(o.image))
 	if err != nil {
-		fs.Close()
-		return nil, 0, fmt.Errorf("cannot read the file system: %w", err)
+		return nil // said when the image is made
 	}
-	return fs, fi.Size(), nil
+	if source, err = filepath.Abs(source); err != nil {
+		return err
+	}
+	if target, err = filepath.Abs(target); err != nil {
+		return err
+	}
+	if target == source || strings.HasPrefix(target, strings.TrimSuffix(source, "/")+"/") {
+		return usagef("the image cannot be written to %s: it is in the folder that is to be sealed", target)
+	}
+	return nil
 }
 
 // sourceDate returns SOURCE_DATE_EPOCH, or 0: the file system's own time says

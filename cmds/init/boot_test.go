@@ -9,7 +9,7 @@ import (
 	"testing"
 
 	"cocoroot/initramfs/measure"
-	"cocoroot/initramfs/squashfs"
+	"cocoroot/initramfs/rootfs"
 	"cocoroot/unlock/policy"
 	"cocoroot/unlock/secret"
 	"cocoroot/unlock/verity"
@@ -123,6 +123,30 @@ func TestWrongRootHash(t *testing.T) {
 	g.fails(t, "VERITY")
 }
 
+// Each file system that seal makes or takes, and both ways to take one.
+func TestFileSystems(t *testing.T) {
+	t.Parallel()
+	for _, kind := range []string{"erofs", "ext4"} {
+		t.Run(kind, func(t *testing.T) {
+			dir := t.TempDir()
+			s := seal(t, dir, testRoot(t, dir, ""), "--fs", kind)
+			if got := string(s.policy.FSType); got != kind {
+				t.Fatalf("rootfstype=%s; want %s", got, kind)
+			}
+			s.boots(t).runs(t)
+		})
+	}
+	t.Run("ready", func(t *testing.T) {
+		dir := t.TempDir()
+		image, err := rootfs.Make(t.Context(), testRoot(t, dir, ""), dir, rootfs.Options{Type: policy.Ext4})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer image.Close()
+		seal(t, t.TempDir(), image.File.Name()).boots(t).runs(t)
+	})
+}
+
 // Verity is lazy: a changed block that is read after the start stops the
 // guest then, and its content reaches nobody.
 func TestLateBlockTampered(t *testing.T) {
@@ -130,9 +154,7 @@ func TestLateBlockTampered(t *testing.T) {
 	s := standardImage(t)
 	g := s.boots(t)
 	fs := filepath.Join(t.TempDir(), "fs")
-	if err := squashfs.Make(t.Context(), filepath.Join(filepath.Dir(s.path), "root"), fs, 0); err != nil {
-		t.Fatal(err)
-	}
+	makeSquashfs(t, filepath.Join(filepath.Dir(s.path), "root"), fs)
 	at := bytes.Index(read(t, fs), []byte(lateMarker))
 	if at < 0 {
 		t.Fatal("the late file does not stand as it is in the file system")

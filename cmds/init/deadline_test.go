@@ -14,7 +14,6 @@ import (
 
 	"cocoroot/initramfs/cmdline"
 	"cocoroot/initramfs/qmp"
-	"cocoroot/initramfs/squashfs"
 	"cocoroot/unlock/luks2"
 	"cocoroot/unlock/sealed"
 	"cocoroot/unlock/verity"
@@ -114,9 +113,7 @@ func sealRoot(t *testing.T, root string, passphrase []byte, kdf luks2.KDF) seale
 	t.Helper()
 	dir := t.TempDir()
 	fs := filepath.Join(dir, "fs")
-	if err := squashfs.Make(t.Context(), root, fs, 0); err != nil {
-		t.Fatal(err)
-	}
+	makeSquashfs(t, root, fs)
 	plain := read(t, fs)
 	s := sealedImage{path: filepath.Join(dir, "image"), key: passphrase, policy: standardImage(t).policy}
 	out, err := os.Create(s.path)

@@ -10,7 +10,6 @@ import (
 	"strings"
 	"testing"
 
-	"cocoroot/initramfs/squashfs"
 	"cocoroot/unlock/luks2"
 	"cocoroot/unlock/verity"
 )
@@ -26,9 +25,7 @@ func TestNullCipherInTheSegment(t *testing.T) {
 	// that names no cipher, lies a program of the attacker's in the clear.
 	dir := t.TempDir()
 	plain := filepath.Join(dir, "plain")
-	if err := squashfs.Make(t.Context(), testRoot(t, dir, ""), plain, 0); err != nil {
-		t.Fatal(err)
-	}
+	makeSquashfs(t, testRoot(t, dir, ""), plain)
 	header := luksHeader(t, s, luks2.PBKDF2(luks2.GeneratedKeyIterations),
 		`"iv_tweak":"0","encryption":"aes-xts-plain64"`, `"iv_tweak":"0","encryption":"cipher_null-ecb"`)
 	e := hashed(t, s, append(header, read(t, plain)...)).fails(t, "LUKS-HEADER")

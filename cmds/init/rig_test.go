@@ -21,6 +21,7 @@ import (
 	"cocoroot/initramfs/launch"
 	"cocoroot/initramfs/ovmf"
 	"cocoroot/initramfs/qmp"
+	"cocoroot/initramfs/rootfs"
 	"cocoroot/unlock/efi"
 	"cocoroot/unlock/oracle"
 	"cocoroot/unlock/policy"
@@ -72,6 +73,19 @@ func seal(t testing.TB, dir, root string, args ...string) sealedImage {
 		t.Fatal(err)
 	}
 	return image
+}
+
+// makeSquashfs writes the file system of a root, as seal makes it.
+func makeSquashfs(t testing.TB, root, path string) {
+	t.Helper()
+	image, err := rootfs.Make(t.Context(), root, t.TempDir(), rootfs.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer image.Close()
+	if err := os.Rename(image.File.Name(), path); err != nil {
+		t.Fatal(err)
+	}
 }
 
 func read(t testing.TB, path string) []byte {

@@ -4,8 +4,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-
-	"cocoroot/initramfs/squashfs"
 )
 
 // TestKernelsOwnWords boots one root twice: sealed, through init, and plain,
@@ -20,9 +18,7 @@ func TestKernelsOwnWords(t *testing.T) {
 
 	plain := s.boots(t)
 	plain.image = filepath.Join(t.TempDir(), "fs")
-	if err := squashfs.Make(t.Context(), filepath.Join(filepath.Dir(s.path), "root"), plain.image, 0); err != nil {
-		t.Fatal(err)
-	}
+	makeSquashfs(t, filepath.Join(filepath.Dir(s.path), "root"), plain.image)
 	plain.initrd, plain.entries = "", nil
 	plain.cmdline = "console=ttyS0 panic=-1 root=/dev/vda ro rootfstype=squashfs" + words
 
