@@ -342,6 +342,10 @@ func (i info) ModTime() time.Time { return i.n.time }
 func (i info) IsDir() bool        { return i.n.mode.IsDir() }
 func (i info) Sys() any           { return nil }
 
+// ErrLoop is for symbolic links that lead nowhere in as many steps as Linux
+// takes.
+var ErrLoop = errors.New("too many symbolic links")
+
 // Resolve follows the symbolic links on the way to name and at its end, within
 // the tree: an absolute link begins at the root, and ".." stops there. It
 // returns a path without links, of something that is there.
@@ -374,7 +378,7 @@ func Resolve(fsys fs.ReadLinkFS, name string) (string, error) {
 			return fail(err)
 		}
 		if links++; links > maxLinks || steps > maxDepth {
-			return fail(errors.New("too many symbolic links"))
+			return fail(ErrLoop)
 		}
 		if strings.HasPrefix(text, "/") {
 			done = ""

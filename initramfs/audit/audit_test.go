@@ -1,0 +1,180 @@
+package audit
+
+import (
+	"encoding/binary"
+	"errors"
+	"io/fs"
+	"slices"
+	"strings"
+	"testing"
+	"testing/fstest"
+)
+
+// program returns an ELF program for a machine, with a loader or without.
+func program(machine uint16, loader string) string {
+	b := make([]byte, 64+56)
+	copy(b, "\x7fELF\x02\x01\x01")
+	le := binary.LittleEndian
+	le.PutUint16(b[18:], machine)
+	le.PutUint64(b[32:], 64)
+	le.PutUint16(b[54:], 56)
+	le.PutUint16(b[56:], 1)
+	le.PutUint32(b[64:], 1)
+	if loader != "" {
+		le.PutUint32(b[64:], 3)
+		le.PutUint64(b[64+8:], uint64(len(b)))
+		le.PutUint64(b[64+32:], uint64(len(loader)+1))
+	}
+	return string(b) + loader + "\x00"
+}
+
+// tree makes a file system: "-> x" is a link, the rest are files, executable
+// ones in folders named bin, sbin, lib and systemd.
+func tree(files map[string]string) fstest.MapFS {
+	m := fstest.MapFS{}
+	for name, content := range files {
+		f := &fstest.MapFile{Data: []byte(content), Mode: 0o755}
+		if to, ok := strings.CutPrefix(content, "-> "); ok {
+			f.Data, f.Mode = []byte(to), fs.ModeSymlink|0o777
+		}
+		m[name] = f
+	}
+	return m
+}
+
+const systemdLine = "console=ttyS0 systemd.getty_auto=no"
+
+// systemdRoot adds to a root that starts systemd.
+func systemdRoot(more map[string]string) map[string]string {
+	out := map[string]string{
+		"sbin/init": "-> /lib/systemd/systemd", "lib/systemd/systemd": program(62, ""),
+		"lib/systemd/system-generators/systemd-debug-generator": "x",
+	}
+	for k, v := range more {
+		out[k] = v
+	}
+	return out
+}
+
+func names(all []Finding) []string {
+	var out []string
+	for _, f := range all {
+		out = append(out, f.Name)
+	}
+	return slices.Compact(out)
+}
+
+func TestCheck(t *testing.T) {
+	plain := map[string]string{"sbin/init": program(62, "")}
+	busybox := map[string]string{"sbin/init": "-> /bin/busybox", "bin/busybox": program(62, "")}
+	with := func(base map[string]string, pairs ...string) map[string]string {
+		out := map[string]string{}
+		for k, v := range base {
+			out[k] = v
+		}
+		for i := 0; i < len(pairs); i += 2 {
+			out[pairs[i]] = pairs[i+1]
+		}
+		return out
+	}
+	sd := systemdRoot(nil)
+	for _, tc := range []struct {
+		name  string
+		files map[string]string
+		init  string
+		line  string
+		want  string // names, with blanks between
+	}{
+		{"a program", plain, "", "", ""},
+		{"systemd", sd, "", systemdLine, ""},
+		{"nothing", map[string]string{"etc/x": ""}, "", "", "no-init"},
+		{"a loop", map[string]string{"sbin/init": "-> /sbin/init"}, "", "", "no-init"},
+		{"another processor", map[string]string{"sbin/init": program(183, "")}, "", "", "no-init"},
+		{"no loader", map[string]string{"sbin/init": program(62, "/lib64/ld.so")}, "", "", "no-init"},
+		{"a loader", map[string]string{"sbin/init": program(62, "/lib64/ld.so"), "lib64/ld.so": "x"}, "", "", ""},
+		{"a script", map[string]string{"sbin/init": "#! /bin/x -e\n", "bin/x": program(62, "")}, "", "", ""},
+		{"a script of nothing", map[string]string{"sbin/init": "#!/bin/x\n"}, "", "", "no-init"},
+		{"a script of itself", map[string]string{"sbin/init": "#!/sbin/init\n"}, "", "", "no-init"},
+		{"text", map[string]string{"sbin/init": "hello"}, "", "", "no-init"},
+		{"another init", map[string]string{"app": program(62, "")}, "/app", "", ""},
+
+		{"root without password", with(plain, "etc/shadow", "root::19000::::::\n"), "", "", "empty-password"},
+		{"passwd without password", with(plain, "etc/passwd", "root:x:0:0::/:/bin/sh\nu::1:1::/:/bin/sh\n"), "", "", "empty-password"},
+		{"locked accounts", with(plain, "etc/shadow", "root:*:1::::::\nu:!:1::::::\n# c\n", "etc/passwd", "root:x:0:0::/:/bin/sh\n"), "", "", ""},
+
+		{"getty generator", with(sd, "lib/systemd/system-generators/systemd-getty-generator", "x"), "", "console=ttyS0", ConsoleLogin},
+		{"getty generator, off", with(sd, "lib/systemd/system-generators/systemd-getty-generator", "x"), "", systemdLine, ""},
+		{"getty generator, on again", with(sd, "lib/systemd/system-generators/systemd-getty-generator", "x"), "", systemdLine + " systemd.getty_auto=yes", ConsoleLogin},
+		{"getty generator, masked", with(sd, "lib/systemd/system-generators/systemd-getty-generator", "x", "etc/systemd/system-generators/systemd-getty-generator", "-> /dev/null"), "", "", ""},
+		{"getty wanted", with(sd, "etc/systemd/system/getty.target.wants/getty@tty1.service", "-> /lib/systemd/system/getty@.service", "lib/systemd/system/getty@.service", "x"), "", systemdLine, ConsoleLogin},
+		{"getty wanted, masked by the line", with(sd, "etc/systemd/system/getty.target.wants/getty@tty1.service", "-> /lib/systemd/system/getty@.service", "lib/systemd/system/getty@.service", "x"), "", systemdLine + " systemd.mask=getty@.service", ""},
+		{"getty wanted, target masked", with(sd, "etc/systemd/system/getty.target", "-> /dev/null", "etc/systemd/system/getty.target.wants/getty@tty1.service", "x", "lib/systemd/system/getty@.service", "x"), "", systemdLine, ""},
+		{"a unit with agetty", with(sd, "etc/systemd/system/a.target.wants/own.service", "x", "etc/systemd/system/own.service", "[Service]\nExecStart=-/sbin/agetty -a root ttyS0\n"), "", systemdLine, ConsoleLogin},
+		{"a unit with login as an argument", with(sd, "etc/systemd/system/a.target.wants/own.service", "x", "etc/systemd/system/own.service", "[Service]\nExecStart=/bin/serve login\n"), "", systemdLine, ""},
+		{"a getty that nothing wants", with(sd, "lib/systemd/system/serial-getty@.service", "x"), "", systemdLine, ""},
+		{"emergency shell", with(sd, "lib/systemd/system/emergency.service", "x"), "", systemdLine, ConsoleLogin},
+		{"emergency shell, masked", with(sd, "lib/systemd/system/emergency.service", "x"), "", systemdLine + " systemd.mask=emergency.service", ""},
+		{"inittab", with(plain, "etc/inittab", "ttyS0::respawn:/sbin/getty -L 115200 ttyS0\n"), "", "", ConsoleLogin},
+		{"inittab with askfirst", with(plain, "etc/inittab", "::askfirst:-/bin/sh\n"), "", "", ConsoleLogin},
+		{"inittab without", with(busybox, "etc/inittab", "::sysinit:/etc/init.d/rcS\n::ctrlaltdel:/sbin/getty\n"), "", "", ""},
+		{"inittab beside systemd", with(sd, "etc/inittab", "::askfirst:-/bin/sh\n"), "", systemdLine, ""},
+		{"busybox's own table", busybox, "", "", ConsoleLogin},
+		{"a shell", map[string]string{"bin/sh": "-> busybox", "bin/busybox": program(62, "")}, "/bin/sh", "", ConsoleLogin},
+		{"OpenRC's agetty", with(plain, "etc/runlevels/default/agetty.ttyS0", "x"), "", "", ConsoleLogin},
+
+		{"cloud-init", with(sd, "lib/systemd/system/cloud-init.service", "x"), "", systemdLine, "cloud-init"},
+		{"cloud-init's generator", with(sd, "lib/systemd/system-generators/cloud-init-generator", "x"), "", systemdLine, "cloud-init"},
+		{"cloud-init, off", with(sd, "lib/systemd/system/cloud-init.service", "x", "etc/cloud/cloud-init.disabled", ""), "", systemdLine, ""},
+		{"cloud-init, not off", with(plain, "etc/init.d/cloud-init", "x", "etc/cloud/cloud-init.disabled", ""), "", "", "cloud-init"},
+		{"cloud-init, its program alone", with(sd, "usr/bin/cloud-init", "x"), "", systemdLine, ""},
+		{"ignition", with(sd, "usr/lib/systemd/system/ignition-fetch.service", "x"), "", systemdLine, "ignition"},
+		{"guest agent", with(sd, "lib/systemd/system/qemu-guest-agent.service", "x"), "", systemdLine, "qemu-guest-agent"},
+		{"guest agent, masked", with(sd, "lib/systemd/system/qemu-guest-agent.service", "x", "etc/init.d/qemu-guest-agent", "x", "etc/systemd/system/qemu-guest-agent.service", "-> /dev/null"), "", systemdLine, ""},
+		{"guest agent's script", with(plain, "etc/init.d/qemu-guest-agent", "x"), "", "", "qemu-guest-agent"},
+		{"waagent", with(sd, "lib/systemd/system/walinuxagent.service", "x"), "", systemdLine, "waagent"},
+		{"google", with(sd, "usr/lib/systemd/system/google-guest-agent.service", "x"), "", systemdLine, "google-guest-agent"},
+
+		{"fstab by label", with(plain, "etc/fstab", "LABEL=data /data ext4 defaults 0 0\n"), "", "", "host-disk"},
+		{"fstab by path, swap", with(plain, "etc/fstab", "/dev/vdb none swap sw 0 0\n"), "", "", "host-disk"},
+		{"fstab of virtiofs", with(plain, "etc/fstab", "tag /mnt virtiofs defaults 0 0\n"), "", "", "host-disk"},
+		{"fstab, harmless", with(plain, "etc/fstab", "# UUID=1 / ext4\ntmpfs /tmp tmpfs\nproc /proc proc\n/dev/sr0 /media iso9660 user,noauto 0 0\n/swapfile none swap sw\n"), "", "", ""},
+		{"crypttab", with(plain, "etc/crypttab", "data UUID=1 none luks\n", "etc/fstab", "/dev/mapper/data /d ext4\n"), "", "", "host-disk"},
+		{"crypttab of a file", with(plain, "etc/crypttab", "data /var/d.img none luks\n", "etc/fstab", "/dev/mapper/data /d ext4\n"), "", "", ""},
+		{"a volume group", with(plain, "etc/fstab", "/dev/mapper/vg-data /d ext4\n"), "", "", "host-disk"},
+		{"mount unit", with(sd, "etc/systemd/system/data.mount", "[Mount]\nWhat=/dev/disk/by-label/data\n", "etc/systemd/system/a.target.wants/data.mount", "x"), "", systemdLine, "host-disk"},
+		{"mount unit of tmpfs", with(sd, "etc/systemd/system/data.mount", "[Mount]\nWhat=tmpfs\n", "etc/systemd/system/a.target.wants/data.mount", "x"), "", systemdLine, ""},
+
+		{"machine-id", with(plain, "etc/machine-id", strings.Repeat("a", 32)+"\n", "var/lib/dbus/machine-id", "-> /etc/machine-id"), "", "", "machine-id"},
+		{"no machine-id", with(plain, "etc/machine-id", "uninitialized\n", "var/lib/dbus/machine-id", ""), "", "", ""},
+		{"random seed", with(plain, "var/lib/systemd/random-seed", "xx"), "", "", "random-seed"},
+		{"no random seed", with(plain, "var/lib/systemd/random-seed", ""), "", "", ""},
+		{"host key", with(plain, "etc/ssh/ssh_host_ed25519_key", "x"), "", "", "ssh-host-key"},
+		{"half a host key", with(plain, "etc/ssh/ssh_host_ed25519_key.pub", "x", "etc/ssh/ssh_host_rsa_key", ""), "", "", ""},
+	} {
+		init := tc.init
+		if init == "" {
+			init = "/sbin/init"
+		}
+		all, err := Check(tree(tc.files), init, tc.line)
+		if got := strings.Join(names(all), " "); err != nil || got != tc.want {
+			t.Errorf("%s: Check = %+v, %v; want %q", tc.name, all, err, tc.want)
+		}
+		for _, f := range all {
+			if f.Reason == "" || f.Path == "" {
+				t.Errorf("%s: %+v says nothing", tc.name, f)
+			}
+		}
+	}
+}
+
+func TestCheckBounds(t *testing.T) {
+	big := tree(map[string]string{"sbin/init": program(62, ""), "etc/passwd": strings.Repeat("x", maxText+1)})
+	if _, err := Check(big, "/sbin/init", ""); !errors.Is(err, ErrTooLarge) {
+		t.Errorf("a large passwd: %v; want ErrTooLarge", err)
+	}
+	many := tree(map[string]string{"sbin/init": program(62, ""), "etc/shadow": strings.Repeat("a\x1b::\n", 1000)})
+	all, err := Check(many, "/sbin/init", "")
+	if err != nil || len(all) != maxPerKind+1 || strings.Contains(all[0].Path, "\x1b") {
+		t.Errorf("many accounts: %d findings, %v: %+v", len(all), err, all)
+	}
+}

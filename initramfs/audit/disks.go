@@ -1,0 +1,92 @@
+package audit
+
+import (
+	"fmt"
+	"path"
+	"slices"
+	"strings"
+)
+
+// findDisks finds mounts, swap and mappings of disks by a name that any disk
+// of the host's can have: a label, a UUID, a place on the bus.
+func findDisks(r *root) []string {
+	var out []string
+	mapped := make(map[string]bool) // by crypttab, where their disks are looked at
+	for _, l := range lines(r.read("etc/crypttab")) {
+		f := strings.Fields(l)
+		if len(f) >= 2 {
+			mapped["/dev/mapper/"+f[0]] = true
+		}
+		if len(f) >= 2 && hostDisk(f[1]) && !(len(f) > 3 && waits(f[3])) {
+			out = append(out, "/etc/crypttab: "+quote(l))
+		}
+	}
+	for _, l := range lines(r.read("etc/fstab")) {
+		f := strings.Fields(l)
+		if len(f) < 3 || len(f) > 3 && waits(f[3]) {
+			continue
+		}
+		if hostDisk(f[0]) && !mapped[f[0]] || hostShare(f[2]) {
+			out = append(out, "/etc/fstab: "+quote(l))
+		}
+	}
+	if r.systemd {
+		out = append(out, r.diskUnits(mapped)...)
+	}
+	return out
+}
+
+// diskUnits finds units that mount, or swap to, a disk of the host's.
+func (r *root) diskUnits(mapped map[string]bool) []string {
+	var out []string
+	for _, p := range r.wanted() {
+		name := path.Base(p)
+		switch ext := path.Ext(name); ext {
+		case ".automount":
+			name = strings.TrimSuffix(name, ext) + ".mount"
+		case ".mount", ".swap":
+		default:
+			continue
+		}
+		text := r.text(name)
+		what := settings(text, "What")
+		disk := func(name string) bool { return hostDisk(name) && !mapped[name] }
+		if slices.ContainsFunc(what, disk) || slices.ContainsFunc(settings(text, "Type"), hostShare) {
+			out = append(out, fmt.Sprintf("%s: %s", show(p), quote(strings.Join(what, " "))))
+		}
+	}
+	return out
+}
+
+// hostDisk reports whether a name is of a disk that the host provides.
+func hostDisk(name string) bool {
+	name = strings.Trim(name, `"`)
+	for _, tag := range []string{"LABEL=", "UUID=", "PARTLABEL=", "PARTUUID=", "ID="} {
+		if strings.HasPrefix(name, tag) {
+			return true
+		}
+	}
+	device, ok := strings.CutPrefix(path.Clean(name), "/dev/")
+	if !ok {
+		return false
+	}
+	// These the guest makes itself. What else /dev/mapper has may be on a
+	// disk of the host's: its volume groups are found by name.
+	for _, own := range []string{"mapper/cocoroot-", "loop", "zram", "ram", "shm", "pts", "mqueue", "hugepages", "null"} {
+		if strings.HasPrefix(device, own) {
+			return false
+		}
+	}
+	return true
+}
+
+// hostShare reports whether a file system's type shows the host's own files.
+func hostShare(kind string) bool {
+	return slices.Contains([]string{"9p", "virtiofs", "vboxsf", "vmhgfs", "fuse.vmhgfs-fuse"}, kind)
+}
+
+// waits reports whether options leave a disk alone until somebody asks for it.
+func waits(options string) bool {
+	all := strings.Split(options, ",")
+	return slices.Contains(all, "noauto") && !slices.Contains(all, "x-systemd.automount")
+}
