@@ -174,7 +174,7 @@ func TestSealWritesAllFourFiles(t *testing.T) {
 		t.Fatal(err)
 	}
 	image := filepath.Join(dir, "image")
-	if code, _, stderr := call(t, "seal", root, "-o", image); code != exitOK || stderr != "" {
+	if code, _, stderr := call(t, "seal", root, "-o", image, "--allow", "no-init"); code != exitOK || stderr != "" {
 		t.Fatalf("seal = %d, %q; want success without a word on stderr", code, stderr)
 	}
 	if got := names(t, dir); got != "image image.cmdline image.key image.manifest.json root" {
@@ -197,13 +197,13 @@ func TestSealWritesAllFourFiles(t *testing.T) {
 	}
 
 	before, _ := os.ReadFile(image)
-	if code, _, stderr := call(t, "seal", root, "-o", image); code != exitFailed || !strings.Contains(stderr, "hint: --force") {
+	if code, _, stderr := call(t, "seal", root, "-o", image, "--allow", "no-init"); code != exitFailed || !strings.Contains(stderr, "hint: --force") {
 		t.Errorf("second seal = %d, %q; want a refusal that names --force", code, stderr)
 	}
 	if after, _ := os.ReadFile(image); !bytes.Equal(before, after) {
 		t.Error("the refused seal changed the image")
 	}
-	if code, out, _ := call(t, "seal", root, "-o", image, "--force", "--json"); code != exitOK || !strings.HasPrefix(out, "{") {
+	if code, out, _ := call(t, "seal", root, "-o", image, "--force", "--json", "--allow", "no-init"); code != exitOK || !strings.HasPrefix(out, "{") {
 		t.Errorf("seal --force --json = %d, %q; want the manifest", code, out)
 	}
 }

@@ -139,7 +139,7 @@ func TestInspectImage(t *testing.T) {
 		t.Fatal(err)
 	}
 	path := filepath.Join(dir, "image")
-	if code, _, stderr := call(t, "seal", root, "-o", path); code != exitOK {
+	if code, _, stderr := call(t, "seal", root, "-o", path, "--allow", "no-init"); code != exitOK {
 		t.Fatal(stderr)
 	}
 	good, err := os.ReadFile(path)
@@ -198,7 +198,7 @@ func TestInspectImageIsBounded(t *testing.T) {
 	if err := os.Mkdir(filepath.Join(dir, "root"), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	if code, _, stderr := call(t, "seal", filepath.Join(dir, "root"), "-o", path); code != exitOK {
+	if code, _, stderr := call(t, "seal", filepath.Join(dir, "root"), "-o", path, "--allow", "no-init"); code != exitOK {
 		t.Fatal(stderr)
 	}
 	if err := os.Truncate(path, 1<<40); err != nil {

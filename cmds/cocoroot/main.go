@@ -86,6 +86,7 @@ func hinted(err error, format string, args ...any) error {
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, unix.SIGTERM)
 	defer stop()
+	context.AfterFunc(ctx, stop) // a second signal ends the process at once
 	a := &app{os.Stdout, os.Stderr}
 	code := a.main(ctx, os.Args[1:])
 	stop()

@@ -1,46 +1,96 @@
 package main
 
 import (
+	"encoding/json"
 	"fmt"
 	"io"
 	"time"
 )
 
-// progress shows how far long work has come, on a terminal only.
+// How often progress is shown: on a terminal, and to a program.
+const (
+	showEvery = 200 * time.Millisecond
+	tellEvery = time.Second
+)
+
+// progress shows how far long work has come: on a terminal as a line that
+// changes, to a program that asks for it as events, one JSON object a line,
+// and to nobody else.
 type progress struct {
-	w     io.Writer // nil: say nothing
-	last  time.Time
-	shown bool
+	w      io.Writer // nil: say nothing
+	events bool
+	step   string
+	begin  time.Time // of the step
+	last   time.Time // when something was said
+	shown  bool
 }
 
-func newProgress(w io.Writer) *progress {
-	if !isTerminal(w) {
-		return &progress{}
+// event is what a program is told. Sizes are in bytes, times in seconds.
+type event struct {
+	Event string  `json:"event"` // always "progress"
+	Step  string  `json:"step"`
+	Done  int64   `json:"done"`
+	Total int64   `json:"total"` // 0: not known
+	Rate  float64 `json:"rate"`  // bytes a second since the step began
+	Left  float64 `json:"left"`  // seconds; 0 when there is no rate yet
+}
+
+// newProgress returns one that speaks on w when w is a terminal, or when
+// events are asked for.
+func newProgress(w io.Writer, events bool) *progress {
+	if !events && !isTerminal(w) {
+		w = nil
 	}
-	return &progress{w: w}
+	return &progress{w: w, events: events}
 }
 
-// say shows what is done now.
-func (p *progress) say(what string) {
-	if p.w == nil {
+// begins says which step begins.
+func (p *progress) begins(step string) {
+	p.step, p.begin, p.last = step, time.Now(), time.Time{}
+	p.at(0, 0)
+}
+
+// at says how much of the step is done, now and then, and at its end.
+func (p *progress) at(done, total int64) {
+	now := time.Now()
+	every := showEvery
+	if p.events {
+		every = tellEvery
+	}
+	if p.w == nil || now.Sub(p.last) < every && (done != total || total == 0) {
 		return
 	}
-	fmt.Fprintf(p.w, "\r\033[K%s", what)
+	p.last = now
+	e := event{Event: "progress", Step: p.step, Done: done, Total: total}
+	if spent := now.Sub(p.begin).Seconds(); spent > 0 && done > 0 {
+		e.Rate = float64(done) / spent
+		e.Left = float64(total-done) / e.Rate
+	}
+	if p.events {
+		line, _ := json.Marshal(e) // numbers and words that are ours
+		p.w.Write(append(line, '\n'))
+		return
+	}
 	p.shown = true
+	fmt.Fprintf(p.w, "\r\033[K%s", e)
 }
 
-// at shows how much of it is done, a few times a second.
-func (p *progress) at(what string, done, total int64) {
-	if p.w == nil || total == 0 || time.Since(p.last) < 200*time.Millisecond {
-		return
+// String returns the event as people read it.
+func (e event) String() string {
+	if e.Total == 0 {
+		return e.Step
 	}
-	p.last = time.Now()
-	p.say(fmt.Sprintf("%s: %d of %d MiB, %d %%", what, done>>20, total>>20, done*100/total))
+	text := fmt.Sprintf("%s: %d of %d MiB, %d %%", e.Step, e.Done>>20, e.Total>>20, e.Done*100/e.Total)
+	if e.Rate > 0 {
+		left := time.Duration(e.Left * float64(time.Second)).Round(time.Second)
+		text += fmt.Sprintf(", %.0f MiB/s, %s left", e.Rate/(1<<20), left)
+	}
+	return text
 }
 
 // end clears the line.
 func (p *progress) end() {
 	if p.shown {
-		p.say("")
+		fmt.Fprint(p.w, "\r\033[K")
 	}
 }

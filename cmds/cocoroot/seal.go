@@ -1,54 +1,63 @@
 package main
 
 import (
+	"bytes"
 	"context"
-	"crypto/rand"
+	"crypto/sha256"
+	"errors"
 	"fmt"
 	"io"
-	"os"
-	"path/filepath"
+	"strings"
 
 	"github.com/spf13/pflag"
 
 	"cocoroot/initramfs/cmdline"
 	"cocoroot/initramfs/manifest"
+	"cocoroot/initramfs/rootfs"
 	"cocoroot/unlock/luks2"
 	"cocoroot/unlock/policy"
 	"cocoroot/unlock/sealed"
-	"cocoroot/unlock/secmem"
 )
 
 // sealOptions is what the verb was told.
 type sealOptions struct {
-	root, image, keyFile, keyOut, cmdlineOut, manifestOut string
-	disk                                                  string
-	fs, ociImage                                          string
-	rootOwned                                             bool
-	line                                                  cmdline.Options
-	force, json                                           bool
+	root, image, cmdlineOut, manifestOut      string
+	keyFile, keyOut, passphraseFile, seedFile string
+	pbkdfMemory, pbkdfIterations              uint32
+	pbkdfParallel                             uint8
+	disk, init                                string
+	allow                                     []string
+	fs, ociImage                              string
+	rootOwned                                 bool
+	line                                      cmdline.Options
+	force, json                               bool
 }
 
 func runSeal(ctx context.Context, a *app, flags *pflag.FlagSet, args []string) error {
 	var o sealOptions
 	flags.StringVarP(&o.image, "output", "o", "", "where to write the image")
-	flags.StringVar(&o.keyFile, "key-file", "", "use this key: at least 32 random bytes, all of which count (default: make a new one)")
-	flags.StringVar(&o.keyOut, "key-out", "", "where to write the new key (default: IMAGE.key, mode 0600)")
+	o.keyFlags(flags)
 	flags.StringVar(&o.cmdlineOut, "cmdline-out", "", "where to write the command line (default: IMAGE.cmdline)")
 	flags.StringVar(&o.manifestOut, "manifest-out", "", "where to write the manifest (default: IMAGE.manifest.json)")
 	o.rootFlags(flags)
 	flags.StringVar(&o.disk, "disk", "/dev/vda", "where the guest finds the image: /dev/NAME, serial:NAME, PARTUUID=GUID or PARTLABEL=NAME")
+	flags.StringVar(&o.init, "init", "", "the image's program to start (default: /sbin/init)")
+	flags.StringSliceVar(&o.allow, "allow", nil, "seal a root in which the audit finds this: "+strings.Join(auditNames(), ", "))
 	flags.StringVar(&o.line.Append, "append", "", "text for the end of the command line")
 	flags.BoolVar(&o.line.NoACPI, "no-acpi", false, "write a command line with acpi=off: no code from the host's ACPI tables runs, and the guest has one CPU and resets where it would power off")
 	flags.BoolVar(&o.force, "force", false, "replace existing files")
-	flags.BoolVar(&o.json, "json", false, "print the manifest")
+	flags.BoolVar(&o.json, "json", false, "print the manifest; progress as JSON on standard error, one object a line")
 	if err := parse(flags, args, "output"); err != nil {
 		return err
 	}
 	if flags.NArg() != 1 {
 		return usagef("seal takes one argument, the root file system; there are %d", flags.NArg())
 	}
-	if o.keyFile != "" && o.keyOut != "" {
-		return usagef("--key-file and --key-out exclude each other")
+	if err := checkAllowed(o.allow); err != nil {
+		return err
+	}
+	if err := o.checkKey(flags.Changed); err != nil {
+		return err
 	}
 	o.root = flags.Arg(0)
 	if o.keyOut == "" {
@@ -68,10 +77,8 @@ func runSeal(ctx context.Context, a *app, flags *pflag.FlagSet, args []string) e
 
 // seal makes the image and what belongs to it; all of it appears together.
 func seal(ctx context.Context, a *app, o sealOptions) error {
-	p := policy.Defaults()
-	var err error
-	if p.Disk, err = policy.ParseDisk(o.disk); err != nil {
-		return usagef("--disk: %w", err)
+	if _, _, err := o.draftLine(policy.Squashfs); err != nil {
+		return err // before the long work begins
 	}
 	// Every output is opened before the long work begins.
 	var files outputs
@@ -88,22 +95,25 @@ func seal(ctx context.Context, a *app, o sealOptions) error {
 	if err != nil {
 		return err
 	}
-	key, err := o.key(a, &files)
+	var keyOut *output
+	if o.makesKey() {
+		if keyOut, err = files.create(o.keyOut, 0o600, o.force); err != nil {
+			return err
+		}
+	}
+	result, kind, err := o.writeImage(ctx, a, image, keyOut)
 	if err != nil {
 		return err
 	}
-	defer key.Close()
-
-	result, kind, err := o.writeImage(ctx, a, image, key)
+	p, err := o.policy(kind, result.Params)
 	if err != nil {
 		return err
 	}
-	p.Image, p.FSType = result.Params, kind
 	m := manifest.Manifest{
 		Version: manifest.Version, Image: result.Params, Size: uint64(result.Size), LUKS: result.UUID,
 		FSType: p.FSType, Key: p.Key,
 	}
-	if m.Cmdline, err = cmdline.Build(p, o.line); err != nil {
+	if m.Cmdline, err = cmdline.Build(p, o.lineOptions()); err != nil {
 		return err
 	}
 	if _, err := line.WriteString(m.Cmdline + "\n"); err != nil {
@@ -126,38 +136,57 @@ func seal(ctx context.Context, a *app, o sealOptions) error {
 	return o.tell(a, m)
 }
 
-// writeImage makes the file system in a folder beside the image, which is
-// removed again, and seals it. It returns what kind of file system it is, too.
-func (o sealOptions) writeImage(ctx context.Context, a *app, image *output, key *secmem.Buffer) (sealed.Result, policy.FSType, error) {
-	fail := func(err error) (sealed.Result, policy.FSType, error) { return sealed.Result{}, "", err }
-	dir, err := os.MkdirTemp(filepath.Dir(o.image), ".cocoroot-seal-*") // mode 0700
+// writeImage makes the file system in a folder beside the image and seals it.
+// It returns what kind of file system it is, too.
+func (o sealOptions) writeImage(ctx context.Context, a *app, image, keyOut *output) (result sealed.Result, kind policy.FSType, err error) {
+	brought, err := o.readKey(a)
 	if err != nil {
-		return fail(fmt.Errorf("cannot make a folder for the file system: %w", err))
+		return result, "", err
 	}
-	defer os.RemoveAll(dir)
-	bar := newProgress(a.stderr)
+	if brought != nil {
+		defer brought.Close()
+	}
+	bar := newProgress(a.stderr, o.json)
 	defer bar.end()
-	bar.say("making the file system")
-	root, err := o.makeRoot(ctx, dir)
+	bar.begins("making the file system")
+	root, err := o.makeRoot(ctx)
 	if err != nil {
-		return fail(err)
+		return result, "", err
 	}
 	defer root.Close()
-	result, err := sealed.Write(ctx, image, io.LimitReader(root.File, root.Size), root.Size, sealed.Options{
-		Passphrase: key.Bytes(), KDF: luks2.PBKDF2(luks2.GeneratedKeyIterations), Random: rand.Reader,
-		Progress: func(done, total int64) { bar.at("sealing", done, total) },
-	})
-	if err == nil {
-		err = root.Check()
+	if err := o.auditRoot(root); err != nil {
+		return result, "", err
 	}
-	return result, root.Type, err
+	with, err := o.secrets(root, brought, keyOut)
+	if err != nil {
+		return result, "", err
+	}
+	defer with.key.Close()
+	bar.begins("sealing")
+	h := sha256.New()
+	var plain io.Reader = io.NewSectionReader(root.File, 0, root.Size)
+	if with.sum != nil {
+		plain = io.TeeReader(plain, h)
+	}
+	result, err = sealed.Write(ctx, image, plain, root.Size, sealed.Options{
+		Passphrase: with.key.Bytes(), KDF: o.kdf(), Random: with.random, Progress: bar.at,
+	})
+	switch {
+	case errors.Is(err, luks2.ErrKDF):
+		return result, "", usagef("the guest would refuse this image: %w", err)
+	case err != nil:
+		return result, "", err
+	case with.sum != nil && !bytes.Equal(h.Sum(nil), with.sum[:]):
+		return result, "", rootfs.ErrChanged
+	}
+	return result, root.Type, root.Check()
 }
 
 // tell says what was made.
 func (o sealOptions) tell(a *app, m manifest.Manifest) error {
 	fmt.Fprintf(a.stdout, "%s: %d bytes, %x\n", o.image, m.Size, m.Image.RootHash)
 	fmt.Fprintf(a.stdout, "%s: the command line to measure\n", o.cmdlineOut)
-	if o.keyFile == "" {
+	if o.makesKey() {
 		fmt.Fprintf(a.stdout, "%s: the key, to be injected as %s; keep it secret\n", o.keyOut, m.Key)
 	}
 	fmt.Fprintf(a.stdout, "%s: the manifest\n", o.manifestOut)

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -22,13 +23,19 @@ func (o *sealOptions) rootFlags(flags *pflag.FlagSet) {
 	flags.StringVar(&o.ociImage, "image", "", "which image of an OCI layout: its tag or its digest (default: the only one)")
 }
 
-// makeRoot makes the file system of the root in dir, or takes one that is
-// ready. The image is the caller's to close.
-func (o sealOptions) makeRoot(ctx context.Context, dir string) (*rootfs.Image, error) {
+// makeRoot makes the file system of the root, or takes one that is ready. The
+// image is the caller's to close, and its file has no name any more: nothing
+// of the plain file system is left, however this process ends.
+func (o sealOptions) makeRoot(ctx context.Context) (*rootfs.Image, error) {
 	epoch, err := sourceDate()
 	if err != nil {
 		return nil, err
 	}
+	dir, err := os.MkdirTemp(filepath.Dir(o.cmdlineOut), ".cocoroot-seal-*") // mode 0700
+	if err != nil {
+		return nil, fmt.Errorf("cannot make a folder for the file system: %w", err)
+	}
+	defer os.RemoveAll(dir)
 	image, err := rootfs.Make(ctx, o.root, dir, rootfs.Options{
 		Type: policy.FSType(o.fs), Epoch: epoch, Owned: o.rootOwned, Image: o.ociImage, Stdin: os.Stdin,
 	})
@@ -59,6 +66,9 @@ func (o sealOptions) checkRoot() error {
 	if o.root == rootfs.Stdin {
 		return nil
 	}
+	if err := o.checkInputs(); err != nil {
+		return err
+	}
 	source, err := filepath.EvalSymlinks(o.root)
 	if err != nil {
 		return err
@@ -75,6 +85,23 @@ func (o sealOptions) checkRoot() error {
 	}
 	if target == source || strings.HasPrefix(target, strings.TrimSuffix(source, "/")+"/") {
 		return usagef("the image cannot be written to %s: it is in the folder that is to be sealed", target)
+	}
+	return nil
+}
+
+// checkInputs refuses outputs that would take the place of what they are made
+// from.
+func (o sealOptions) checkInputs() error {
+	for _, out := range []string{o.image, o.cmdlineOut, o.manifestOut, o.keyOut} {
+		there, err := os.Stat(out)
+		if err != nil {
+			continue // it does not exist yet, or is a matter of create
+		}
+		for _, in := range []string{o.root, o.keyFile, o.passphraseFile, o.seedFile} {
+			if fi, err := os.Stat(in); err == nil && os.SameFile(fi, there) {
+				return usagef("%s cannot be written: it is %s, which is to be read", out, in)
+			}
+		}
 	}
 	return nil
 }

@@ -23,6 +23,7 @@ var (
 	ErrTooLong = errors.New("the command line is too long")
 	ErrText    = errors.New("text for the command line has a character that cannot stand there")
 	ErrACPI    = errors.New("the appended text has its own acpi=")
+	ErrInit    = errors.New("the line would start another init than the one that was asked for")
 )
 
 // Options is what a line has beside its policy.
@@ -31,6 +32,9 @@ type Options struct {
 	// from running the code in them. The guest then has one CPU, and cannot
 	// power off: a failure that would have ends in a reset.
 	NoACPI bool
+	// Login leaves out the words that keep systemd from logins on the
+	// console, for a root that is meant to have one.
+	Login bool
 	// Append is text for the end of the line.
 	Append string
 }
@@ -48,11 +52,21 @@ var fixed = []string{
 	"systemd.import_credentials=no", "systemd.gpt_auto=no", "systemd.swap=no",
 }
 
+// noLogin keeps systemd's logins, questions and shells off the console, which
+// is the host's.
+var noLogin = []string{
+	"systemd.getty_auto=no", "systemd.firstboot=no", "systemd.mask=getty@.service",
+	"systemd.mask=emergency.service", "systemd.mask=rescue.service",
+}
+
 // Build returns the line for a policy. It is read back as the guest will read
 // it: what the guest would refuse, or understand in another way, is an error
 // here.
 func Build(p policy.Policy, o Options) (string, error) {
 	words := append([]string{}, fixed...)
+	if !o.Login {
+		words = append(words, noLogin...)
+	}
 	if o.NoACPI {
 		if strings.Contains(o.Append, "acpi=") { // the last one counts
 			return "", fmt.Errorf("cannot write the command line: %w", ErrACPI)
@@ -63,6 +77,9 @@ func Build(p policy.Policy, o Options) (string, error) {
 		}
 	}
 	words = append(words, "rootfstype="+string(p.FSType))
+	if p.Init != policy.Defaults().Init {
+		words = append(words, "init="+p.Init)
+	}
 	words = append(words, p.Words()...)
 	line := strings.Join(words, " ")
 	if o.Append != "" {
@@ -80,6 +97,9 @@ func Build(p policy.Policy, o Options) (string, error) {
 	}
 	if read.FSType != p.FSType || !reflect.DeepEqual(read.Image, p.Image) {
 		return "", fmt.Errorf("cannot write the command line: the appended text changes the image's type")
+	}
+	if p.Init != policy.Defaults().Init && read.Init != p.Init {
+		return "", fmt.Errorf("cannot write the command line: %w", ErrInit)
 	}
 	return line, nil
 }

@@ -19,7 +19,7 @@ func somePolicy() policy.Policy {
 }
 
 func TestBuild(t *testing.T) {
-	got, err := Build(somePolicy(), Options{Append: "quiet cocoroot.timeout=5s -- single"})
+	got, err := Build(somePolicy(), Options{Login: true, Append: "quiet cocoroot.timeout=5s -- single"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -29,6 +29,25 @@ func TestBuild(t *testing.T) {
 		" quiet cocoroot.timeout=5s -- single"
 	if got != want {
 		t.Errorf("Build = %s\nwant    %s", got, want)
+	}
+}
+
+// TestBuildWithoutLogin: systemd's logins are kept away unless asked for.
+func TestBuildWithoutLogin(t *testing.T) {
+	got, err := Build(somePolicy(), Options{})
+	if want := " systemd.getty_auto=no systemd.firstboot=no systemd.mask=getty@.service systemd.mask=emergency.service systemd.mask=rescue.service "; err != nil || !strings.Contains(got, want) {
+		t.Errorf("Build = %s, %v; want%q in it", got, err, want)
+	}
+}
+
+func TestBuildInit(t *testing.T) {
+	p := somePolicy()
+	p.Init = "/app"
+	if got, err := Build(p, Options{Append: "-- serve"}); err != nil || !strings.Contains(got, " init=/app ") {
+		t.Errorf("Build = %s, %v; want init=/app in it", got, err)
+	}
+	if got, err := Build(p, Options{Append: "init=/other"}); !errors.Is(err, ErrInit) {
+		t.Errorf("Build with another init = %s, %v; want ErrInit", got, err)
 	}
 }
 

@@ -22,8 +22,7 @@ type layer struct {
 }
 
 // squashfsOfLayers makes a squashfs of layers, the lowest first. They are read
-// twice: once for their names, and once for what is left of them. Memory
-// holds the names.
+// twice: for their names, which memory holds, and for what is left of them.
 func squashfsOfLayers(ctx context.Context, layers []layer, out string, epoch int64) (*Image, error) {
 	t := tree{root: newFolder()}
 	latest, mode := epoch, int64(0o755)
@@ -38,7 +37,7 @@ func squashfsOfLayers(ctx context.Context, layers []layer, out string, epoch int
 		}
 		keepFolders(&t, i, changes, headers)
 		for _, c := range changes {
-			latest = max(latest, c.header.ModTime.Unix())
+			latest = max(latest, clamp(c.header.ModTime).Unix())
 		}
 	}
 	if h := headers[t.root.inode]; h != nil {
@@ -78,9 +77,10 @@ func keepFolders(t *tree, layer int, changes []change, headers map[*inode]*tar.H
 // readLayer returns a layer's entries.
 func readLayer(ctx context.Context, l layer) ([]change, error) {
 	var all []change
+	kept := 0
 	err := eachEntry(ctx, l, func(i int, h *tar.Header, _ io.Reader) error {
-		if len(all) == maxEntries {
-			return fmt.Errorf("%w: more than %d entries", ErrTar, maxEntries)
+		if kept += keptOf(h); kept > maxKept {
+			return fmt.Errorf("%w: its names alone have more than %d bytes", ErrTar, maxKept)
 		}
 		name, err := split(h.Name)
 		if err != nil {
@@ -93,6 +93,17 @@ func readLayer(ctx context.Context, l layer) ([]change, error) {
 		return nil
 	})
 	return all, err
+}
+
+// keptOf returns about how many bytes of memory an entry takes.
+func keptOf(h *tar.Header) int {
+	n := 500 + len(h.Name) + len(h.Linkname)
+	if h.Typeflag == tar.TypeDir {
+		for key, value := range h.PAXRecords {
+			n += len(key) + len(value)
+		}
+	}
+	return n
 }
 
 // eachEntry reads a layer to its very end.
@@ -222,13 +233,10 @@ func copyFile(names []string, h *tar.Header, r io.Reader, out *tar.Writer) error
 func renamed(h *tar.Header, name string) *tar.Header {
 	n := &tar.Header{
 		Typeflag: h.Typeflag, Name: name, Linkname: h.Linkname, Size: h.Size, Mode: h.Mode & 0o7777, Uid: h.Uid, Gid: h.Gid,
-		ModTime: h.ModTime, Devmajor: h.Devmajor, Devminor: h.Devminor, Format: tar.FormatPAX,
+		ModTime: clamp(h.ModTime), Devmajor: h.Devmajor, Devminor: h.Devminor, Format: tar.FormatPAX,
 	}
 	if n.Typeflag == tar.TypeGNUSparse {
 		n.Typeflag = tar.TypeReg
-	}
-	if n.ModTime.Unix() < 0 { // squashfs has no time before 1970
-		n.ModTime = time.Unix(0, 0)
 	}
 	for key, value := range h.PAXRecords {
 		if strings.HasPrefix(key, "SCHILY.xattr.") {
@@ -239,6 +247,11 @@ func renamed(h *tar.Header, name string) *tar.Header {
 		}
 	}
 	return n
+}
+
+// clamp returns the nearest time that squashfs has: 32 bits since 1970.
+func clamp(t time.Time) time.Time {
+	return time.Unix(min(max(t.Unix(), 0), 1<<32-1), 0)
 }
 
 // firstError keeps the error, but for the end, that its reader came upon.

@@ -34,8 +34,9 @@ const (
 
 // isLayout reports whether a folder or an archive is an OCI image layout.
 func isLayout(layout fs.FS) bool {
-	_, err := fs.Stat(layout, v1.ImageLayoutFile)
-	return err == nil
+	_, errLayout := fs.Stat(layout, v1.ImageLayoutFile)
+	_, errIndex := fs.Stat(layout, v1.ImageIndexFile)
+	return errLayout == nil && errIndex == nil
 }
 
 // layers returns the layers of a tar: the tar itself, or, where it is the
@@ -68,27 +69,37 @@ const (
 	dockerArchive
 )
 
-// tarKind looks at the names at the top of a tar.
+// errSeen ends a look at a tar early.
+var errSeen = errors.New("seen enough")
+
+// tarKind looks at a tar's names. Those of a layout and of docker's archive
+// are all of its own; a root that has other names, too, is a root.
 func tarKind(ctx context.Context, l layer) (int, error) {
 	seen := map[string]bool{}
 	err := eachEntry(ctx, l, func(_ int, h *tar.Header, _ io.Reader) error {
 		name := path.Clean(h.Name)
+		top, _, _ := strings.Cut(name, "/")
 		switch {
-		case name == v1.ImageLayoutFile, name == "manifest.json", name == v1.ImageIndexFile:
-			seen[name] = h.Typeflag == tar.TypeReg
-		case strings.HasPrefix(name, "etc/"), strings.HasPrefix(name, "usr/"), strings.HasPrefix(name, "bin/"), strings.HasPrefix(name, "sbin/"):
+		case h.Typeflag == tar.TypeDir:
+		case name == v1.ImageLayoutFile, name == v1.ImageIndexFile, name == "manifest.json", top == v1.ImageBlobsDir:
+			seen[top] = true
+		case name == "repositories", strings.HasSuffix(name, "/layer.tar"), strings.HasSuffix(name, ".json"), strings.HasSuffix(name, ".tar"),
+			strings.HasSuffix(name, "/VERSION"), strings.HasSuffix(name, "/json"):
+			seen["layer"] = true
+		default:
 			seen["root"] = true
+			return errSeen
 		}
 		return nil
 	})
 	switch {
-	case err != nil:
+	case err != nil && !errors.Is(err, errSeen):
 		return 0, err
 	case seen["root"]:
 		return plainTar, nil
 	case seen[v1.ImageLayoutFile] && seen[v1.ImageIndexFile]:
 		return ociArchive, nil
-	case seen["manifest.json"]:
+	case seen["manifest.json"] && seen["layer"]:
 		return dockerArchive, nil
 	}
 	return plainTar, nil

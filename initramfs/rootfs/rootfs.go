@@ -96,14 +96,14 @@ func (i *Image) Check() error {
 // Stdin. Whatever it writes lies in dir, which is the caller's to remove when
 // the image is closed. The program of a stock tool ends with ctx.
 func Make(ctx context.Context, source, dir string, o Options) (*Image, error) {
-	s, err := open(source, dir, o)
+	s, err := open(ctx, source, dir, o)
 	if err != nil {
 		return nil, err
 	}
 	defer s.Close()
 	switch {
-	case s.folder:
-		return o.fromFolder(ctx, source, dir)
+	case s.folder != "":
+		return o.fromFolder(ctx, s.folder, dir)
 	case s.ready != "":
 		return o.fromReady(s)
 	}

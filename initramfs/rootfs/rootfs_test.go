@@ -477,6 +477,98 @@ func TestTrailingBytesAreCut(t *testing.T) {
 	}
 }
 
+// TestLinkToFolder: what the link leads to is meant.
+func TestLinkToFolder(t *testing.T) {
+	link := filepath.Join(t.TempDir(), "link")
+	if err := os.Symlink(aFolder(t), link); err != nil {
+		t.Fatal(err)
+	}
+	for _, kind := range []policy.FSType{policy.Squashfs, policy.EROFS, policy.Ext4} {
+		if got := contents(t, build(t, link, Options{Type: kind})); got["etc/hostname"] != "guest\n" {
+			t.Errorf("%s of a link to a folder has %d entries, and not its files", kind, len(got))
+		}
+	}
+}
+
+// TestSilentPipe: a pipe that nobody writes to does not outlast the context.
+func TestSilentPipe(t *testing.T) {
+	pipe := filepath.Join(t.TempDir(), "pipe")
+	if err := syscall.Mkfifo(pipe, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	r, w := io.Pipe()
+	defer w.Close()
+	for _, source := range []string{pipe, Stdin} {
+		ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+		begin := time.Now()
+		if _, err := Make(ctx, source, t.TempDir(), Options{Stdin: r}); !errors.Is(err, context.DeadlineExceeded) || time.Since(begin) > time.Second {
+			t.Errorf("%s: %v after %v; want DeadlineExceeded within a second", source, err, time.Since(begin))
+		}
+		cancel()
+	}
+}
+
+// FuzzTree flattens two layers of any bytes.
+func FuzzTree(f *testing.F) {
+	for _, seed := range treeSeeds(f) {
+		f.Add(seed[0], seed[1])
+	}
+	f.Fuzz(func(t *testing.T, lower, upper []byte) {
+		if tree, err := flatten(t, lower, upper); err == nil {
+			if _, err := tree.files(2); err != nil && !errors.Is(err, ErrTar) {
+				t.Errorf("files = %v; want ErrTar", err)
+			}
+		}
+	})
+}
+
+func treeSeeds(t testing.TB) [][2][]byte {
+	layers := threeLayers(t)
+	return [][2][]byte{
+		{uncompressed(t, layers[0]), uncompressed(t, layers[1])}, {uncompressed(t, layers[0]), layers[2]}, {smallest(t), nil},
+	}
+}
+
+// smallest is small, and has what everything has.
+func smallest(t testing.TB) []byte {
+	return makeTar(t, file("a", "x"), link(tar.TypeLink, "b", "a"), link(tar.TypeSymlink, "c", "/d"), file("c/e", ""), file("c/.wh.e", ""))
+}
+
+func uncompressed(t testing.TB, data []byte) []byte {
+	t.Helper()
+	r, err := decompressed(bytes.NewReader(data))
+	if err != nil {
+		t.Fatal(err)
+	}
+	plain, err := io.ReadAll(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return plain
+}
+
+func flatten(t *testing.T, layers ...[]byte) (*tree, error) {
+	tr := &tree{root: newFolder()}
+	for i, data := range layers {
+		changes, err := readLayer(t.Context(), layer{open: func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(data)), nil }})
+		if err != nil {
+			return nil, err
+		}
+		if err := tr.apply(i, changes, false); err != nil {
+			return nil, err
+		}
+	}
+	return tr, nil
+}
+
+func TestFuzzTreeSeeds(t *testing.T) {
+	for i, seed := range treeSeeds(t) {
+		if tree, err := flatten(t, seed[0], seed[1]); err != nil || len(tree.root.children) == 0 {
+			t.Errorf("seed %d: %v, or an empty tree", i, err)
+		}
+	}
+}
+
 func TestRootOwned(t *testing.T) {
 	source := aFolder(t)
 	if os.Geteuid() == 0 {

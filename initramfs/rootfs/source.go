@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"compress/bzip2"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -25,47 +26,68 @@ const maxWindow = 128 << 20
 
 // source is what is to become a file system.
 type source struct {
-	folder bool
+	folder string        // its absolute path, without links
 	file   *os.File      // else: it can be read from its start more than once
 	ready  policy.FSType // "" when file is a tar
 }
 
 // open opens a source and sees what it is. What can be read only once, such
 // as a pipe, is copied to a file in dir first.
-func open(name, dir string, o Options) (*source, error) {
+func open(ctx context.Context, name, dir string, o Options) (*source, error) {
 	if name == Stdin {
-		return spool(o.Stdin, "standard input", dir)
+		return spool(ctx, "standard input", dir, func() (io.Reader, error) { return o.Stdin, nil })
 	}
-	f, err := os.Open(name)
+	fi, err := os.Stat(name)
 	if err != nil {
-		return nil, fmt.Errorf("cannot read the root file system: %w", err)
-	}
-	fi, err := f.Stat()
-	if err != nil {
-		f.Close()
 		return nil, fmt.Errorf("cannot read the root file system: %w", err)
 	}
 	switch mode := fi.Mode(); {
 	case mode.IsDir():
-		f.Close()
-		return &source{folder: true}, nil
+		// The tools take a link for a link, and a name with a dash for an option.
+		path, err := filepath.EvalSymlinks(name)
+		if err == nil {
+			path, err = filepath.Abs(path)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("cannot read the root file system: %w", err)
+		}
+		return &source{folder: path}, nil
 	case mode.Type() == fs.ModeNamedPipe:
-		defer f.Close()
-		return spool(f, name, dir)
+		return spool(ctx, name, dir, func() (io.Reader, error) { return os.Open(name) })
 	case mode.IsRegular(), mode&fs.ModeDevice != 0 && mode&fs.ModeCharDevice == 0:
+		f, err := os.Open(name)
+		if err != nil {
+			return nil, fmt.Errorf("cannot read the root file system: %w", err)
+		}
 		return look(f, name)
 	}
-	f.Close()
 	return nil, fmt.Errorf("cannot use %s: %w", name, ErrInput)
 }
 
-// spool copies what can be read only once.
-func spool(r io.Reader, name, dir string) (*source, error) {
+// spool copies what can be read only once. A pipe to which nobody writes does
+// not hold up the end: what waits for it is left behind then.
+func spool(ctx context.Context, name, dir string, in func() (io.Reader, error)) (*source, error) {
 	f, err := os.OpenFile(filepath.Join(dir, "source"), os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("cannot keep %s: %w", name, err)
 	}
-	if _, err := io.Copy(f, r); err != nil {
+	copied := make(chan error, 1)
+	go func() {
+		r, err := in()
+		if err == nil {
+			_, err = io.Copy(f, r)
+		}
+		if c, ok := r.(io.Closer); ok && err == nil {
+			c.Close()
+		}
+		copied <- err
+	}()
+	select {
+	case err = <-copied:
+	case <-ctx.Done():
+		err = context.Cause(ctx)
+	}
+	if err != nil {
 		f.Close()
 		return nil, fmt.Errorf("cannot read %s: %w", name, err)
 	}

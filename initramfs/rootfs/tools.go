@@ -1,7 +1,6 @@
 package rootfs
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -74,9 +73,6 @@ func ext4OfFolder(ctx context.Context, folder, out string, size, entries int64, 
 	// extended attributes; and something for groups and bitmaps.
 	blocks := size/ext4Block + 2*entries + size/ext4Block/32 + 4096
 	extended := "hash_seed=" + fixedUUID + ",lazy_itable_init=0,nodiscard"
-	if o.Owned {
-		extended += ",root_owner=0:0"
-	}
 	err := runAt(ctx, o.Epoch, nil, mke2fs, "-q", "-F", "-t", "ext4", "-b", strconv.Itoa(ext4Block), "-m", "0", "-O", "^has_journal,^resize_inode",
 		"-N", strconv.FormatInt(entries+64, 10), "-U", fixedUUID, "-E", extended, "-d", folder, out, strconv.FormatInt(blocks, 10))
 	if err != nil {
@@ -167,8 +163,9 @@ func (t *tail) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// last returns the last line.
+// last returns the last two lines: mksquashfs names the cause before it says
+// that it ends.
 func (t *tail) last() string {
-	s := bytes.TrimSpace(t.kept)
-	return string(s[bytes.LastIndexByte(s, '\n')+1:])
+	lines := strings.Split(strings.TrimSpace(string(t.kept)), "\n")
+	return strings.Join(lines[max(len(lines)-2, 0):], "; ")
 }

@@ -12,6 +12,7 @@ import (
 // memory holds.
 const (
 	maxEntries = 4 << 20 // of all layers; a large distribution has a tenth
+	maxKept    = 2 << 30 // bytes that the entries of a layer take in memory
 	maxPath    = 4096    // bytes of a name, PATH_MAX
 	maxDepth   = 256     // folders in one another
 	maxFollow  = 40      // symbolic links on the way to a name, as the kernel's

@@ -1,0 +1,105 @@
+package main
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"cocoroot/initramfs/audit"
+	"cocoroot/initramfs/cmdline"
+	"cocoroot/initramfs/fsimage"
+	"cocoroot/initramfs/rootfs"
+	"cocoroot/unlock/policy"
+	"cocoroot/unlock/verity"
+)
+
+// auditNames returns the names that --allow takes.
+func auditNames() []string {
+	var names []string
+	for _, k := range audit.Kinds() {
+		names = append(names, k.Name)
+	}
+	return names
+}
+
+// checkAllowed refuses names that no finding has.
+func checkAllowed(allowed []string) error {
+	for _, name := range allowed {
+		if !slices.Contains(auditNames(), name) {
+			return usagef("--allow %.64q is not one of %s", name, strings.Join(auditNames(), ", "))
+		}
+	}
+	return nil
+}
+
+// auditRoot looks through a finished file system, and refuses what obeys the
+// host and was not allowed.
+func (o sealOptions) auditRoot(root *rootfs.Image) error {
+	line, init, err := o.draftLine(root.Type)
+	if err != nil {
+		return err
+	}
+	tree, err := fsimage.Open(root.File, root.Size)
+	if err != nil {
+		return fmt.Errorf("cannot look through the root file system: %w", err)
+	}
+	all, err := audit.Check(tree, init, line)
+	if err != nil {
+		return err
+	}
+	var text strings.Builder
+	var names []string
+	for _, f := range all {
+		if slices.Contains(o.allow, f.Name) {
+			continue
+		}
+		fmt.Fprintf(&text, "\n  %s: %s: %s", f.Name, f.Path, f.Reason)
+		if !slices.Contains(names, f.Name) {
+			names = append(names, f.Name)
+		}
+	}
+	switch {
+	case len(names) == 0:
+		return nil
+	case slices.Equal(names, []string{audit.NoInit}) && len(root.Entrypoint) > 0 && o.init == "":
+		return hinted(fmt.Errorf("the root file system has no init:%s", text.String()),
+			"the OCI image starts %q: --init takes the program, and --append '-- …' its arguments; it will be the guest's first process", root.Entrypoint)
+	}
+	return hinted(fmt.Errorf("the root file system is not sealed as it is:%s", text.String()),
+		"mend the root; or --allow %s seals it all the same", strings.Join(names, ","))
+}
+
+// draftLine returns the command line, which has no image yet, and the init
+// that it names.
+func (o sealOptions) draftLine(kind policy.FSType) (line, init string, err error) {
+	p, err := o.policy(kind, verity.Params{DataBlocks: 1})
+	if err != nil {
+		return "", "", err
+	}
+	if line, err = cmdline.Build(p, o.lineOptions()); err != nil {
+		return "", "", err
+	}
+	read, err := policy.Parse(line)
+	return line, read.Init, err
+}
+
+// policy returns what the command line is to say.
+func (o sealOptions) policy(kind policy.FSType, image verity.Params) (policy.Policy, error) {
+	p := policy.Defaults()
+	p.FSType, p.Image = kind, image
+	if o.init != "" {
+		p.Init = o.init
+	}
+	var err error
+	if p.Disk, err = policy.ParseDisk(o.disk); err != nil {
+		return p, usagef("--disk: %w", err)
+	}
+	return p, nil
+}
+
+// lineOptions returns what the command line has beside its policy.
+func (o sealOptions) lineOptions() cmdline.Options {
+	line := o.line
+	line.Login = slices.Contains(o.allow, audit.ConsoleLogin)
+	return line
+}

@@ -1,0 +1,238 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"cocoroot/unlock/oracle"
+)
+
+// aRoot is a root with an init that the audit has nothing against.
+func aRoot(t *testing.T) string {
+	t.Helper()
+	oracle.Tool(t, "mksquashfs")
+	root := filepath.Join(t.TempDir(), "root")
+	if err := os.MkdirAll(filepath.Join(root, "sbin"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	program, err := os.ReadFile("/proc/self/exe") // a program for this machine
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(root, "sbin/init"), program[:1<<20], 0o755); err != nil {
+		t.Fatal(err)
+	}
+	return root
+}
+
+func sealOK(t *testing.T, args ...string) string {
+	t.Helper()
+	code, out, stderr := call(t, append([]string{"seal", "--allow", "no-init"}, args...)...)
+	if code != exitOK {
+		t.Fatalf("seal %s = %d, %q", args, code, stderr)
+	}
+	return out
+}
+
+func TestSealFromSeed(t *testing.T) {
+	root, in := aRoot(t), t.TempDir()
+	seed := put(t, filepath.Join(in, "seed"), strings.Repeat("s", 32))
+	other := put(t, filepath.Join(in, "other"), strings.Repeat("t", 32))
+	four := func(args ...string) []string {
+		image := filepath.Join(t.TempDir(), "image")
+		sealOK(t, append([]string{"-o", image}, args...)...)
+		var all []string
+		for _, ending := range []string{"", ".key", ".cmdline", ".manifest.json"} {
+			data, err := os.ReadFile(image + ending)
+			if err != nil {
+				t.Fatal(err)
+			}
+			all = append(all, string(data))
+		}
+		return all
+	}
+	first := four(root, "--deterministic-from", seed)
+	t.Setenv("TZ", "Asia/Tokyo")
+	defer syscall.Umask(syscall.Umask(0o077))
+	for i, data := range four(root, "--deterministic-from", seed) {
+		if data != first[i] {
+			t.Errorf("file %d of two seals of one root from one seed differs", i)
+		}
+	}
+	put(t, filepath.Join(root, "changed"), "x")
+	for name, all := range map[string][]string{
+		"another root": four(root, "--deterministic-from", seed), "another seed": four(root, "--deterministic-from", other), "no seed": four(root),
+	} {
+		if all[1] == first[1] {
+			t.Errorf("%s: the same key", name)
+		}
+		// Salts, volume key and UUIDs: nothing of the header but its shape is alike.
+		const keyslots, end = 32 << 10, 32<<10 + 250<<10
+		if all[0][keyslots:keyslots+4096] == first[0][keyslots:keyslots+4096] || all[0][end-4096:end] == first[0][end-4096:end] {
+			t.Errorf("%s: the same key material", name)
+		}
+	}
+	if code, _, stderr := call(t, "seal", root, "--allow", "no-init", "-o", filepath.Join(in, "image"), "--deterministic-from", put(t, filepath.Join(in, "short"), "short")); code != exitFailed || !strings.Contains(stderr, "/dev/urandom") {
+		t.Errorf("a short seed = %d, %q; want a refusal that says how to make one", code, stderr)
+	}
+}
+
+func TestSealWithPassphrase(t *testing.T) {
+	cryptsetup := oracle.Tool(t, "cryptsetup")
+	root, dir := aRoot(t), t.TempDir()
+	pass := put(t, filepath.Join(dir, "pass"), "correct horse battery")
+	image := filepath.Join(dir, "image")
+	cheap := []string{"--pbkdf-memory", "1024", "--pbkdf-force-iterations", "4", "--pbkdf-parallel", "2"}
+	out := sealOK(t, append([]string{root, "-o", image, "--passphrase-file", pass}, cheap...)...)
+	if strings.Contains(out, "keep it secret") || strings.Contains(names(t, dir), "image.key") {
+		t.Errorf("a key was made beside the passphrase: %s", out)
+	}
+	oracle.Run(t, cryptsetup, "open", "--test-passphrase", "--key-file", pass, image)
+	dump := oracle.Run(t, cryptsetup, "luksDump", image)
+	for _, want := range []string{"argon2id", "Time cost:  4", "Memory:     1024", "Threads:    2"} {
+		if !strings.Contains(dump, want) {
+			t.Errorf("luksDump has no %q:\n%s", want, dump)
+		}
+	}
+	for name, c := range map[string]struct {
+		args []string
+		code int
+	}{
+		"short":         {[]string{"--passphrase-file", put(t, filepath.Join(dir, "short"), "password123")}, exitFailed},
+		"empty":         {[]string{"--passphrase-file", put(t, filepath.Join(dir, "empty"), "")}, exitFailed},
+		"too dear":      {[]string{"--passphrase-file", pass, "--pbkdf-memory", "2097152"}, exitUsage},
+		"no passes":     {[]string{"--passphrase-file", pass, "--pbkdf-force-iterations", "0"}, exitUsage},
+		"with a key":    {[]string{"--passphrase-file", pass, "--key-out", filepath.Join(dir, "k")}, exitUsage},
+		"costs alone":   {[]string{"--pbkdf-memory", "1024"}, exitUsage},
+		"is the output": {[]string{"--passphrase-file", pass, "--cmdline-out", pass, "--force"}, exitUsage},
+	} {
+		args := append([]string{"seal", "--allow", "no-init", root, "-o", filepath.Join(dir, "other")}, c.args...)
+		if code, _, stderr := call(t, args...); code != c.code || strings.Contains(stderr, "correct horse") {
+			t.Errorf("%s = %d, %q; want %d", name, code, stderr, c.code)
+		}
+	}
+	if data, _ := os.ReadFile(pass); string(data) != "correct horse battery" {
+		t.Error("the passphrase file was changed")
+	}
+}
+
+func TestSealAudits(t *testing.T) {
+	root, dir := aRoot(t), t.TempDir()
+	if err := os.MkdirAll(filepath.Join(root, "etc"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	put(t, filepath.Join(root, "etc/shadow"), "root::19000:0:99999:7:::\n")
+	image := filepath.Join(dir, "image")
+	code, _, stderr := call(t, "seal", root, "-o", image, "--allow", "no-init")
+	if code != exitFailed || !strings.Contains(stderr, "empty-password: /etc/shadow") || !strings.Contains(stderr, "--allow empty-password") {
+		t.Errorf("seal = %d, %q; want a refusal that names empty-password and --allow", code, stderr)
+	}
+	if got := names(t, dir); got != "" {
+		t.Errorf("the refused seal left %s", got)
+	}
+	sealOK(t, root, "-o", image, "--allow", "empty-password")
+	if code, _, stderr := call(t, "seal", root, "-o", image, "--force", "--allow", "anything"); code != exitUsage || !strings.Contains(stderr, "cloud-init") {
+		t.Errorf("unknown name = %d, %q; want a usage error that lists the names", code, stderr)
+	}
+}
+
+func TestSealOntoItsSource(t *testing.T) {
+	root, dir := aRoot(t), t.TempDir()
+	image := filepath.Join(dir, "image")
+	sealOK(t, root, "-o", image)
+	link := filepath.Join(dir, "link")
+	if err := os.Link(image, link); err != nil {
+		t.Fatal(err)
+	}
+	key := put(t, filepath.Join(dir, "key"), strings.Repeat("k", 64))
+	for name, args := range map[string][]string{
+		"itself":         {image, "-o", image, "--force"},
+		"hard link":      {link, "-o", image, "--force"},
+		"in the folder":  {root, "-o", filepath.Join(root, "image")},
+		"deeper":         {root, "-o", filepath.Join(root, "sbin/image")},
+		"over the key":   {root, "-o", image, "--key-file", key, "--manifest-out", key, "--force"},
+		"through a link": {dir + "/../" + filepath.Base(dir) + "/link", "-o", image, "--force"},
+	} {
+		if code, _, stderr := call(t, append([]string{"seal"}, args...)...); code != exitUsage {
+			t.Errorf("%s = %d, %q; want a usage error", name, code, stderr)
+		}
+	}
+}
+
+// TestSealEvents: a program gets events on standard error, the manifest alone
+// on standard output.
+func TestSealEvents(t *testing.T) {
+	code, out, stderr := call(t, "seal", aRoot(t), "-o", filepath.Join(t.TempDir(), "image"), "--json", "--allow", "no-init")
+	if code != exitOK || !json.Valid([]byte(out)) {
+		t.Fatalf("seal --json = %d, %q", code, out)
+	}
+	var last event
+	steps := map[string]bool{}
+	for line := range strings.Lines(stderr) {
+		if err := json.Unmarshal([]byte(line), &last); err != nil || last.Event != "progress" {
+			t.Fatalf("%q is no event: %v", line, err)
+		}
+		steps[last.Step] = true
+	}
+	if len(steps) != 2 || last.Done != last.Total || last.Total == 0 || last.Left != 0 {
+		t.Errorf("steps %v, at the end %+v; want two steps and an end", steps, last)
+	}
+}
+
+// TestSealStops: an interrupt ends it within a second, and leaves nothing.
+func TestSealStops(t *testing.T) {
+	tool := oracle.Artifact(t, "cocoroot")
+	dir := t.TempDir()
+	pipe, silent, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer silent.Close()
+	cmd := exec.Command(tool, "seal", "-", "-o", filepath.Join(dir, "image"))
+	cmd.Stdin = pipe
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	for names(t, dir) == "" {
+		time.Sleep(10 * time.Millisecond)
+	}
+	time.Sleep(200 * time.Millisecond)
+	begin := time.Now()
+	if err := cmd.Process.Signal(os.Interrupt); err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Wait(); err == nil {
+		t.Error("success after an interrupt")
+	}
+	if took := time.Since(begin); took > time.Second {
+		t.Errorf("it took %v to stop", took)
+	}
+	if got := names(t, dir); got != "" || !strings.Contains(stderr.String(), "interrupted") {
+		t.Errorf("left %q, said %q", got, stderr.String())
+	}
+}
+
+// TestSealOnFullDisk fills a small file system, in a mount namespace of its own.
+func TestSealOnFullDisk(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("only root mounts a small disk")
+	}
+	tool := oracle.Artifact(t, "cocoroot")
+	root, dir := aRoot(t), t.TempDir()
+	for _, size := range []string{"200k", "1500k"} { // no room for the file system; none for the image
+		script := `mount -t tmpfs -o size=` + size + ` none "$1" && echo old >"$1/image" && ! "$2" seal --allow no-init --force "$3" -o "$1/image" && ls -A "$1" && cat "$1/image"`
+		out, err := exec.Command("unshare", "-m", "sh", "-c", script, "sh", dir, tool, root).CombinedOutput()
+		if err != nil || !strings.Contains(string(out), "no space left on device") && !strings.Contains(string(out), "No space left") || !strings.HasSuffix(string(out), "\nimage\nold\n") {
+			t.Errorf("%s: %v\n%s\nwant the reason, and the old file alone", size, err, out)
+		}
+	}
+}
