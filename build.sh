@@ -615,7 +615,7 @@ demo_boot() {
 all_checks() {
 	local all host
 	packages 'for the tests' "${BOOT_PACKAGES[@]}" "${C_PACKAGES[@]}" shellcheck=shellcheck mmdebstrap=mmdebstrap \
-		kmod=/sbin/depmod zstd=zstd erofs-utils=mkfs.erofs xz-utils=xz fdisk=fdisk libxml2-utils=xmllint libssl-dev=/usr/include/openssl/evp.h
+		kmod=/sbin/depmod zstd=zstd erofs-utils=mkfs.erofs openssh-client=ssh-keygen xz-utils=xz fdisk=fdisk libxml2-utils=xmllint libssl-dev=/usr/include/openssl/evp.h
 	firmware
 	tools
 	kernel --check
@@ -625,13 +625,14 @@ all_checks() {
 	demo_root
 	demo_seal
 	debian_root
+	ssh_root
 	schemas
 	built
 	export CGO_ENABLED=1 GOEXPERIMENT=runtimesecret
 	all=$(go list ./...)
 	mapfile -t host < <(grep -v ^cocoroot/cmds/ <<<"$all")
 	check gofmt formatted
-	check shellcheck shellcheck build.sh .ci/run templates/demo/init
+	check shellcheck shellcheck build.sh .ci/run templates/demo/init templates/images/*/build templates/images/debian-ssh/root/usr/local/sbin/take-host-key
 	check vet go vet ./...
 	check vet-plain env GOEXPERIMENT= go vet ./...
 	check staticcheck go tool staticcheck ./...
@@ -676,6 +677,24 @@ bootstrap() {
 	SOURCE_DATE_EPOCH=1700000000 mmdebstrap --variant=minbase --include=systemd,systemd-sysv,dbus,udev,dmsetup,cryptsetup-bin \
 		--dpkgopt='path-exclude=/usr/share/doc/*' --dpkgopt='path-exclude=/usr/share/man/*' \
 		--dpkgopt='path-exclude=/usr/share/locale/*' bookworm "$2" "$1"
+}
+
+# ssh_root leaves build/debian-ssh/root.tar, the recipe of that name, and build/debian-ssh/user,
+# the key that logs in to it. A key for tests, made with the root, opens nothing else.
+ssh_root() {
+	local recipe=templates/images/debian-ssh dir
+	dir=$CACHE/debian-ssh/$(tar -c --sort=name --mtime=@0 --owner=0 --group=0 "$recipe" | sha256)
+	if [[ ! -e $dir ]]; then
+		((EUID == 0)) || packages 'to make a Debian root as a user' uidmap=newuidmap
+		say "making the Debian root with OpenSSH for the boot tests"
+		open_suite bookworm
+		mkdir -p "$TMP/ssh" "$CACHE/debian-ssh"
+		ssh-keygen -q -t ed25519 -N '' -C test -f "$TMP/ssh/user"
+		quietly ssh-root "$recipe/build" "$TMP/ssh/user.pub" "$TMP/ssh/root.tar" "$CACHE/apt/bookworm/suite.sources"
+		mv "$TMP/ssh" "$dir"
+	fi
+	put "$dir" build/debian-ssh
+	made debian-ssh build/debian-ssh/root.tar
 }
 
 # schemas leaves libvirt's own grammar of a domain, which the templates are held
@@ -783,7 +802,7 @@ peers_in() {
 clean() {
 	if [[ $1 == --cache ]]; then
 		chmod -R u+w "$CACHE/gopath" 2>/dev/null || true # Go's module cache is read-only
-		rm -rf "$CACHE"/{apt,busybox,debian-kernel,debian-root,firmware,go,gocache,gopath,kernel,libvirt-bookworm,libvirt-trixie,lock,peers,source,tmp}
+		rm -rf "$CACHE"/{apt,busybox,debian-kernel,debian-root,debian-ssh,firmware,go,gocache,gopath,kernel,libvirt-bookworm,libvirt-trixie,lock,peers,source,tmp}
 		rmdir --ignore-fail-on-non-empty "$CACHE"
 	fi
 	rm -rf build

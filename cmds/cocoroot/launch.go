@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -28,6 +29,7 @@ type launchOptions struct {
 	mode     string
 	cmdline  string
 	disks    []string
+	forwards []string
 	secrets  []string
 	sev      sevOptions
 	timeout  time.Duration
@@ -45,6 +47,7 @@ func (o *launchOptions) register(flags *pflag.FlagSet) {
 	flags.StringVar(&c.Initrd, "initrd", "", "archive that cocoroot initrd wrote")
 	flags.StringVar(&o.cmdline, "cmdline-file", "", "command line that cocoroot seal wrote")
 	flags.StringArrayVar(&o.disks, "disk", nil, "sealed image, attached read-only as a virtio disk: FILE or FILE,serial=NAME")
+	flags.StringArrayVar(&o.forwards, "forward", nil, "give the guest a network card, and lead a port of this machine's loopback to one of the guest's: 8022:22")
 	flags.IntVar(&c.Memory, "memory", 1024, "memory of the guest, MiB")
 	flags.IntVar(&c.CPUs, "vcpus", 1, "virtual CPUs of the guest")
 	flags.StringVar(&c.QEMU, "qemu", "qemu-system-x86_64", "QEMU program")
@@ -108,10 +111,28 @@ func (o *launchOptions) readFiles() error {
 		return err
 	}
 	o.config.Cmdline = line
+	for _, text := range o.forwards {
+		f, err := parseForward(text)
+		if err != nil {
+			return err
+		}
+		o.config.Forwards = append(o.config.Forwards, f)
+	}
 	for _, d := range o.disks {
 		o.config.Disks = append(o.config.Disks, parseDisk(d))
 	}
 	return nil
+}
+
+// parseForward reads HOSTPORT:GUESTPORT.
+func parseForward(text string) (launch.Forward, error) {
+	host, guest, _ := strings.Cut(text, ":")
+	h, errHost := strconv.ParseUint(host, 10, 16)
+	g, errGuest := strconv.ParseUint(guest, 10, 16)
+	if errHost != nil || errGuest != nil || h == 0 || g == 0 {
+		return launch.Forward{}, usagef("--forward %.32q is not two ports, such as 8022:22", text)
+	}
+	return launch.Forward{Host: uint16(h), Guest: uint16(g)}, nil
 }
 
 // printCommand is --dry-run.

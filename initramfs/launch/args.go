@@ -94,6 +94,7 @@ func arguments(c Config, v Version, fw ovmf.Firmware, n names) []string {
 	for i, d := range c.Disks {
 		args = append(args, d.arguments(i, c.SEV != nil)...)
 	}
+	args = append(args, networkArguments(c.Forwards, c.SEV != nil)...)
 	args = append(args, consoleArguments(n)...)
 	if n.control != "" || c.SEV != nil && c.SEV.TakesSecret() {
 		args = append(args, "-S")
@@ -160,6 +161,23 @@ func (d Disk) arguments(i int, confidential bool) []string {
 		device += ",serial=" + escape(d.Serial)
 	}
 	return []string{"-drive", drive, "-device", device}
+}
+
+// networkArguments returns the options for a card in QEMU's own network, which
+// needs no privilege; none without ports that lead to it. Nothing boots from it.
+func networkArguments(forwards []Forward, confidential bool) []string {
+	if len(forwards) == 0 {
+		return nil
+	}
+	net := "user,id=net"
+	for _, f := range forwards {
+		net += fmt.Sprintf(",hostfwd=tcp:127.0.0.1:%d-:%d", f.Host, f.Guest)
+	}
+	device := "virtio-net-pci,netdev=net,romfile="
+	if confidential {
+		device += ",disable-legacy=on,iommu_platform=on"
+	}
+	return []string{"-netdev", net, "-device", device}
 }
 
 func consoleArguments(n names) []string {

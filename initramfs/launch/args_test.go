@@ -101,3 +101,15 @@ func TestAtLeast(t *testing.T) {
 		}
 	}
 }
+
+func TestNetworkArguments(t *testing.T) {
+	if got := networkArguments(nil, false); got != nil {
+		t.Errorf("without ports: %q; want no card", got)
+	}
+	got := strings.Join(networkArguments([]Forward{{8022, 22}, {8080, 80}}, true), " ")
+	want := "-netdev user,id=net,hostfwd=tcp:127.0.0.1:8022-:22,hostfwd=tcp:127.0.0.1:8080-:80 " +
+		"-device virtio-net-pci,netdev=net,romfile=,disable-legacy=on,iommu_platform=on"
+	if got != want {
+		t.Errorf("arguments = %s\nwant        %s", got, want)
+	}
+}

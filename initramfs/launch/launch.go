@@ -55,6 +55,9 @@ type Disk struct {
 	Writable bool   // default: opened read-only, for a sealed image never changes
 }
 
+// Forward leads a TCP port of the loopback to one of the guest's.
+type Forward struct{ Host, Guest uint16 }
+
 // Config says what to boot. The zero values of QEMU, Memory, CPUs and Accel
 // stand for their defaults; Firmware and Kernel are required.
 type Config struct {
@@ -76,6 +79,10 @@ type Config struct {
 	// SecretTable is put where the firmware expects injected secrets.
 	// Run does not change it: wiping it is the caller's.
 	SecretTable []byte
+
+	// Forwards lead ports of this machine's loopback to the guest, which has
+	// a network card when there is one. The host sees and changes all of it.
+	Forwards []Forward
 
 	// ExtraArgs go to the end of QEMU's command line, as they are.
 	ExtraArgs []string

@@ -1,0 +1,198 @@
+package main_test
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/json"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"cocoroot/unlock/efi"
+	"cocoroot/unlock/oracle"
+)
+
+// hostKeyGUID is the entry that templates/images/debian-ssh takes its key from.
+var hostKeyGUID = efi.MustParse("d75eeda3-19a3-4284-bb62-3088bde13633")
+
+// appliance is a program that is all of an image.
+const appliance = `package main
+
+import (
+	"fmt"
+	"os"
+	"syscall"
+)
+
+func main() {
+	root, _ := os.ReadDir("/")
+	fmt.Println("` + ran + `")
+	fmt.Println("boot-test: pid", os.Getpid(), "arguments", os.Args[1:], "of", len(root), "in the root")
+	syscall.Reboot(syscall.LINUX_REBOOT_CMD_POWER_OFF)
+}
+`
+
+// buildAppliance builds the program and, by the recipe, its root.
+func buildAppliance(t *testing.T) (program, root string) {
+	t.Helper()
+	dir := t.TempDir()
+	program, root = filepath.Join(dir, "appliance"), filepath.Join(dir, "root.tar")
+	write(t, filepath.Join(dir, "main.go"), []byte(appliance))
+	build := exec.Command(oracle.Tool(t, "go"), "build", "-trimpath", "-ldflags=-s -w", "-o", program, filepath.Join(dir, "main.go"))
+	build.Env = append(os.Environ(), "CGO_ENABLED=0", "GOEXPERIMENT=", "GOFLAGS=")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("go build: %v\n%s", err, out)
+	}
+	oracle.Run(t, "../../templates/images/appliance/build", program, root)
+	return program, root
+}
+
+func TestAppliance(t *testing.T) {
+	t.Parallel()
+	_, root := buildAppliance(t)
+	s := seal(t, t.TempDir(), root, "--append", "-- serve")
+	if e := s.boots(t).runs(t); !strings.Contains(e.console, "boot-test: pid 1 arguments [serve] of 6 in the root") {
+		t.Error("the appliance did not find itself as its root's first process")
+	}
+}
+
+// TestFromOCI does what the README says one does with an OCI image.
+func TestFromOCI(t *testing.T) {
+	t.Parallel()
+	program, _ := buildAppliance(t)
+	dir := t.TempDir()
+	layer := filepath.Join(dir, "layer.tar")
+	oracle.Run(t, "tar", "-C", filepath.Dir(program), "--owner=0", "--group=0", "-cf", layer, "appliance")
+	app := filepath.Join(dir, "app")
+	if err := os.MkdirAll(filepath.Join(app, "blobs/sha256"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	type object = map[string]any
+	blob := func(kind string, data []byte) object {
+		sum := fmt.Sprintf("%x", sha256.Sum256(data))
+		write(t, filepath.Join(app, "blobs/sha256", sum), data)
+		return object{"mediaType": kind, "digest": "sha256:" + sum, "size": len(data)}
+	}
+	text := func(v object) []byte {
+		data, err := json.Marshal(v)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return data
+	}
+	manifest := blob("application/vnd.oci.image.manifest.v1+json", text(object{
+		"schemaVersion": 2,
+		"config": blob("application/vnd.oci.image.config.v1+json", text(object{
+			"os": "linux", "architecture": "amd64", "config": object{"Entrypoint": []string{"/appliance"}},
+		})),
+		"layers": []object{blob("application/vnd.oci.image.layer.v1.tar", read(t, layer))},
+	}))
+	write(t, filepath.Join(app, "oci-layout"), []byte(`{"imageLayoutVersion":"1.0.0"}`))
+	write(t, filepath.Join(app, "index.json"), text(object{"schemaVersion": 2, "manifests": []object{manifest}}))
+
+	tool, modules := oracle.Artifact(t, "cocoroot"), oracle.Artifact(t, "modules")
+	out, err := exec.Command(tool, "seal", app, "-o", filepath.Join(dir, "app.img")).CombinedOutput()
+	if err == nil || !strings.Contains(string(out), `"/appliance"`) || !strings.Contains(string(out), "--init") {
+		t.Errorf("without --init: %v\n%s\nwant a hint at the image's own program", err, out)
+	}
+	for _, command := range []string{
+		tool + " initrd -o initrd.img --modules " + modules + " --init " + oracle.Artifact(t, "init"),
+		tool + " seal app -o app.img --init /appliance",
+		tool + " launch --simulate --firmware " + oracle.Artifact(t, "OVMF.amdsev.fd") + " --kernel " + oracle.Artifact(t, "bzImage") +
+			" --initrd initrd.img --cmdline-file app.img.cmdline --disk app.img --secret 736869e5-84f0-4973-92ec-06879ce3da0b=app.img.key",
+	} {
+		words := strings.Fields(command)
+		cmd := exec.Command(words[0], words[1:]...)
+		cmd.Dir = dir
+		if out, err = cmd.CombinedOutput(); err != nil {
+			t.Fatalf("%s: %v\n%s", command, err, out)
+		}
+	}
+	if !strings.Contains(string(out), "boot-test: pid 1 arguments [] of") {
+		t.Errorf("the image's program did not run:\n%s", out)
+	}
+}
+
+// TestDebianSSH: who injected the host key, and finds it on the network, talks
+// to the guest that was measured.
+func TestDebianSSH(t *testing.T) {
+	t.Parallel()
+	ssh, keygen := oracle.Tool(t, "ssh"), oracle.Tool(t, "ssh-keygen")
+	dir := t.TempDir()
+	hostKey, user := filepath.Join(dir, "host_key"), filepath.Join(dir, "user")
+	for _, path := range []string{hostKey, filepath.Join(dir, "other")} {
+		oracle.Run(t, keygen, "-q", "-t", "ed25519", "-N", "", "-C", "", "-f", path)
+	}
+	if err := os.WriteFile(user, read(t, oracle.Artifact(t, "debian-ssh/user")), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s := seal(t, dir, oracle.Artifact(t, "debian-ssh/root.tar"))
+
+	t.Run("without its key", func(t *testing.T) {
+		g := s.boots(t)
+		g.memory = 2048
+		if e := g.run(t, 2*bootLimit); e.err != nil || e.Reason != "guest-shutdown" || strings.Contains(e.console, "Started ssh.service") {
+			t.Errorf("outcome = %+v, %v; want a guest that powers off and has no sshd", e.Outcome, e.err)
+		}
+	})
+
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	port := listener.Addr().(*net.TCPAddr).Port
+	listener.Close()
+	connect := func(key, command string) (string, error) {
+		known := filepath.Join(dir, "known."+filepath.Base(key))
+		line := fmt.Sprintf("[127.0.0.1]:%d %s", port, read(t, key+".pub"))
+		if err := os.WriteFile(known, []byte(line), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		out, err := exec.Command(ssh, "-F", "none", "-p", strconv.Itoa(port), "-i", user, "-o", "BatchMode=yes", "-o", "ConnectTimeout=20",
+			"-o", "StrictHostKeyChecking=yes", "-o", "UserKnownHostsFile="+known, "root@127.0.0.1", command).CombinedOutput()
+		return string(out), err
+	}
+	g := s.boots(t)
+	g.memory = 2048
+	g.entries = append(g.entries, entry(t, hostKeyGUID, read(t, hostKey)))
+	g.extra = []string{
+		"-netdev", fmt.Sprintf("user,id=net,restrict=on,hostfwd=tcp:127.0.0.1:%d-:22", port), "-device", "virtio-net-pci,netdev=net,romfile=",
+	}
+	said := make(chan string, 1)
+	go func() {
+		out, err := "", error(nil)
+		for begin := time.Now(); time.Since(begin) < 2*bootLimit; time.Sleep(time.Second) {
+			if out, err = connect(hostKey, "echo entries $(ls /sys/kernel/security/secrets/coco | wc -l); stat -c 'key %a' /run/host-key/key; systemctl is-system-running"); err == nil {
+				break
+			}
+		}
+		other, errOther := connect(filepath.Join(dir, "other"), "echo reached")
+		if errOther == nil || !strings.Contains(other, "Host key verification failed") {
+			out += "\nanother host key was taken: " + other
+		}
+		connect(hostKey, "systemctl poweroff")
+		said <- out
+	}()
+	e := g.run(t, 4*bootLimit)
+	out := <-said
+	if e.err != nil || e.Reason != "guest-shutdown" {
+		t.Errorf("outcome = %+v, %v; want a power-off", e.Outcome, e.err)
+	}
+	for _, want := range []string{"entries 0\n", "key 600\n"} {
+		if !strings.Contains(out, want) {
+			t.Errorf("the guest said %q; want %q in it", out, want)
+		}
+	}
+	if strings.Contains(out, "another host key") {
+		t.Error(out)
+	}
+	if secret := bytes.Split(read(t, hostKey), []byte("\n"))[2]; bytes.Contains(e.page, secret[:16]) {
+		t.Error("the host key is still in the page that it was injected into")
+	}
+}
