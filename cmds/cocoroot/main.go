@@ -6,6 +6,7 @@
 //	cocoroot measure  compute the launch digest to expect
 //	cocoroot secret   the table of secrets, the session with a platform, the packet
 //	cocoroot release  check a launched guest's measurement, give it its secrets
+//	cocoroot verify   check an image against its manifest or command line
 //	cocoroot inspect  say what a file is and what is wrong with it
 //	cocoroot launch   start a guest under QEMU
 //	cocoroot template write launch files for QEMU, libvirt and KubeVirt
@@ -52,6 +53,7 @@ func commands() []command {
 		{"measure", "--mode sev|sev-es|sev-snp --firmware F [--kernel F [--initrd F] [--cmdline-file F]] [--vcpus N --vcpu-type NAME]", "compute the launch digest to expect", runMeasure},
 		{"secret", "COMMAND", "build the table of secrets, the session with a platform, the packet for a launch", runSecret},
 		{"release", "COMMAND", "give a measured guest its secrets: collect, verify, inject", runRelease},
+		{"verify", "IMAGE --manifest F|--cmdline-file F [--key-file F]", "check every block of an image against the measured root hash; with the key, also that it opens", runVerify},
 		{"inspect", "FILE", "say what a file is and what is wrong with it, without secrets", runInspect},
 		{"launch", "--mode sev|sev-es|sev-snp|--simulate --firmware F --kernel F --initrd F --cmdline-file F --disk IMAGE", "start a guest under QEMU, on SEV hardware or without", runLaunch},
 		{"template", "[NAME --manifest F --firmware F --kernel F --initrd F --disk IMAGE … [-o FILE]]", "write launch files for QEMU, libvirt and KubeVirt; without NAME, list them", runTemplate},

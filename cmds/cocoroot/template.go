@@ -237,23 +237,27 @@ func onHost(option, path string) error {
 
 // readLine reads the command line from the one of two files.
 func (o *templateOptions) readLine(f *templateFields) (err error) {
-	if (o.manifest == "") == (o.cmdline == "") {
-		return usagef("give one of --manifest and --cmdline-file")
+	f.Cmdline, err = readReference(o.manifest, o.cmdline)
+	return err
+}
+
+// readReference reads the command line from a manifest or a command-line file.
+func readReference(manifestFile, cmdlineFile string) (string, error) {
+	if (manifestFile == "") == (cmdlineFile == "") {
+		return "", usagef("give one of --manifest and --cmdline-file")
 	}
-	if o.cmdline != "" {
-		f.Cmdline, err = readCmdline(o.cmdline)
-		return err
+	if cmdlineFile != "" {
+		return readCmdline(cmdlineFile)
 	}
-	b, err := readBounded(o.manifest, manifest.MaxSize)
+	b, err := readBounded(manifestFile, manifest.MaxSize)
 	if err != nil {
-		return err
+		return "", err
 	}
 	m, err := manifest.Parse(b)
 	if err != nil {
-		return fmt.Errorf("cannot read the manifest %s: %w", o.manifest, err)
+		return "", fmt.Errorf("cannot read the manifest %s: %w", manifestFile, err)
 	}
-	f.Cmdline = m.Cmdline
-	return nil
+	return m.Cmdline, nil
 }
 
 // forQEMU sets what only QEMU's command takes.

@@ -48,6 +48,10 @@ const (
 	// of the device, which HeaderSize needs (specification, section 2.1).
 	BinaryHeaderSize = 4096
 
+	// FormatHeaderSize is the size in bytes of each copy of the header that
+	// Format writes, one behind the other.
+	FormatHeaderSize = minHeaderSize
+
 	minHeaderSize = 16 << 10 // binary header and JSON area (section 2.1, table 1)
 	maxHeaderSize = 4 << 20
 )

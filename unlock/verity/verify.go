@@ -44,12 +44,7 @@ func (p Params) Verify(ctx context.Context, r io.ReaderAt, progress func(done in
 	ctx, stop := context.WithCancelCause(ctx)
 	defer stop(nil)
 	v := &verifier{params: p, r: r, stop: stop, progress: progress, groups: make(chan group)}
-	start := p.HashStart() + p.TreeBlocks()
-	for n := p.DataBlocks; n > 1; {
-		n = blocksAbove(n)
-		start -= n
-		v.starts = append(v.starts, start)
-	}
+	v.starts = p.levelStarts()
 	var workers sync.WaitGroup
 	for range runtime.GOMAXPROCS(0) {
 		workers.Go(func() { v.work(ctx) })
@@ -64,6 +59,19 @@ func (p Params) Verify(ctx context.Context, r io.ReaderAt, progress func(done in
 		return Verdict{}, context.Cause(ctx)
 	}
 	return v.verdict, nil
+}
+
+// levelStarts returns the first block on the device of each level of the tree,
+// the leaves first.
+func (p Params) levelStarts() []uint64 {
+	var starts []uint64
+	start := p.HashStart() + p.TreeBlocks()
+	for n := p.DataBlocks; n > 1; {
+		n = blocksAbove(n)
+		start -= n
+		starts = append(starts, start)
+	}
+	return starts
 }
 
 // A group is consecutive data blocks with the digests they must have.
@@ -149,14 +157,16 @@ func (v *verifier) work(ctx context.Context) {
 }
 
 // read fills b from a block of the device on.
-func (v *verifier) read(b []byte, block uint64) error {
+func (v *verifier) read(b []byte, block uint64) error { return readBlock(v.r, b, block, v.params) }
+
+func readBlock(r io.ReaderAt, b []byte, block uint64, p Params) error {
 	off := int64(block * BlockSize)
-	n, err := v.r.ReadAt(b, off)
+	n, err := r.ReadAt(b, off)
 	if n == len(b) {
 		return nil
 	}
 	if err == io.EOF {
-		return fmt.Errorf("%w: it ends at byte %d of %d", ErrShort, off+int64(n), v.params.DeviceSize())
+		return fmt.Errorf("%w: it ends at byte %d of %d", ErrShort, off+int64(n), p.DeviceSize())
 	}
 	return fmt.Errorf("cannot read block %d: %w", block, err)
 }

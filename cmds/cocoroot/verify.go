@@ -1,0 +1,280 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+
+	"github.com/anatol/luks.go"
+	"github.com/spf13/pflag"
+	"golang.org/x/sys/unix"
+
+	"cocoroot/unlock/luks2"
+	"cocoroot/unlock/policy"
+	"cocoroot/unlock/secmem"
+	"cocoroot/unlock/verity"
+)
+
+// maxHeaderRegion is how long the region before the encrypted data may be, in
+// bytes: two headers and the most that cryptsetup gives to keyslots.
+const maxHeaderRegion = 256 << 20
+
+// verification is what verify prints with --json.
+type verification struct {
+	Image      string     `json:"image"`
+	Size       int64      `json:"size"` // bytes that the root hash is about
+	RootHash   string     `json:"root_hash"`
+	OK         bool       `json:"ok"`
+	BadBlocks  uint64     `json:"bad_blocks"`
+	Unchecked  uint64     `json:"unchecked_data_blocks"` // below a bad block of the tree
+	First      *badBlock  `json:"first_bad_block"`
+	Superblock string     `json:"superblock"` // "ok", or what is wrong with it; nothing believes it
+	LUKS       *luksCheck `json:"luks"`       // null without a key
+}
+
+// badBlock is the first block that differs.
+type badBlock struct {
+	Offset int64  `json:"offset"` // bytes
+	What   string `json:"what"`
+}
+
+// luksCheck is what was found with the key.
+type luksCheck struct {
+	UUID string `json:"uuid"`
+	KDF  string `json:"kdf"`
+}
+
+func runVerify(ctx context.Context, a *app, flags *pflag.FlagSet, args []string) error {
+	var manifestFile, cmdlineFile, keyFile string
+	var asJSON bool
+	flags.StringVar(&manifestFile, "manifest", "", "manifest that cocoroot seal wrote, from where you trust it")
+	flags.StringVar(&cmdlineFile, "cmdline-file", "", "command line that is measured")
+	flags.StringVar(&keyFile, "key-file", "", "key or passphrase: see also that it opens the image")
+	flags.BoolVar(&asJSON, "json", false, "print the result as JSON; progress as JSON on standard error, one object a line")
+	if err := parse(flags, args); err != nil {
+		return err
+	}
+	if flags.NArg() != 1 {
+		return usagef("verify takes one argument, the image; there are %d", flags.NArg())
+	}
+	image := flags.Arg(0)
+	if manifestFile == "" && cmdlineFile == "" {
+		return &failure{exitUsage, errors.New("there is nothing to verify against: give one of --manifest and --cmdline-file"),
+			fmt.Sprintf("take the manifest from where you sealed (%s.manifest.json), not from where the image was: who changes the one can change the other", image)}
+	}
+	line, err := readReference(manifestFile, cmdlineFile)
+	if err != nil {
+		return err
+	}
+	p, err := policy.Parse(line)
+	if err != nil {
+		return fmt.Errorf("cannot use the command line: %w", err)
+	}
+	v := verification{Image: image, Size: int64(p.Image.DeviceSize()), RootHash: fmt.Sprintf("%x", p.Image.RootHash)}
+	result := v.check(ctx, a, p.Image, keyFile, asJSON)
+	if code := exitCode(result); asJSON && (code == exitOK || code == exitTampered) {
+		text, _ := json.MarshalIndent(v, "", "  ") // numbers and texts
+		fmt.Fprintf(a.stdout, "%s\n", text)
+	}
+	return result
+}
+
+// exitCode returns the exit code that an error comes to.
+func exitCode(err error) int {
+	if err == nil {
+		return exitOK
+	}
+	if f, ok := errors.AsType[*failure](err); ok {
+		return f.code
+	}
+	return exitFailed
+}
+
+// check does the work. What differs from the root hash is an exitTampered.
+func (v *verification) check(ctx context.Context, a *app, p verity.Params, keyFile string, asJSON bool) error {
+	f, size, err := openImage(v.Image)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	bar := newProgress(a.stderr, asJSON)
+	bar.begins("verifying")
+	verdict, err := p.Verify(ctx, f, func(done int64) { bar.at(done, int64(p.DataSize())) })
+	bar.end()
+	switch {
+	case errors.Is(err, verity.ErrShort):
+		return tampered(fmt.Errorf("%s is not the measured image: %w", v.Image, err))
+	case err != nil:
+		return fmt.Errorf("cannot verify %s: %w", v.Image, err)
+	}
+	v.BadBlocks, v.Unchecked = verdict.Bad, verdict.Unchecked
+	if verdict.First != nil {
+		v.First = &badBlock{verdict.First.Offset, whatLies(p, *verdict.First)}
+		return tampered(fmt.Errorf("%s is not the measured image: %d blocks differ, the first at byte %d: %s", v.Image, v.BadBlocks, v.First.Offset, v.First.What))
+	}
+	v.Superblock = superblockState(f, p)
+	if keyFile != "" {
+		if v.LUKS, err = openWithKey(p, f, keyFile); err != nil {
+			return err
+		}
+	}
+	v.OK = true
+	if asJSON {
+		return nil
+	}
+	fmt.Fprintf(a.stdout, "%s: every one of %d bytes is measured by %s\n", v.Image, v.Size, v.RootHash)
+	if v.LUKS != nil {
+		fmt.Fprintf(a.stdout, "%s: the key opens it (LUKS2 %s, %s)\n", v.Image, v.LUKS.UUID, v.LUKS.KDF)
+	}
+	if v.Superblock != "ok" {
+		fmt.Fprintf(a.stderr, "cocoroot: warning: %s: %s; the guest does not read it, veritysetup may\n", v.Image, v.Superblock)
+	}
+	if size > v.Size {
+		fmt.Fprintf(a.stderr, "cocoroot: warning: %s: %d bytes behind the image are not measured, and the guest does not read them\n", v.Image, size-v.Size)
+	}
+	return nil
+}
+
+func tampered(err error) error {
+	return &failure{exitTampered, err, "take the image from where it was sealed again; or is this the manifest of another one?"}
+}
+
+// openImage opens a file or a block device, and returns its length in bytes.
+func openImage(path string) (*os.File, int64, error) {
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0) // a FIFO would keep us waiting
+	if err != nil {
+		return nil, 0, fmt.Errorf("cannot read the image: %w", err)
+	}
+	fi, err := f.Stat()
+	if err == nil && !fi.Mode().IsRegular() && fi.Mode()&(os.ModeDevice|os.ModeCharDevice) != os.ModeDevice {
+		err = fmt.Errorf("%s: %w", path, errNotFile)
+	}
+	var size int64
+	if err == nil {
+		size, err = f.Seek(0, io.SeekEnd)
+	}
+	if err != nil {
+		f.Close()
+		return nil, 0, fmt.Errorf("cannot read the image: %w", err)
+	}
+	return f, size, nil
+}
+
+// whatLies says what lies in a block, by what cocoroot seal puts there: of a
+// header that differs, nothing is believed.
+func whatLies(p verity.Params, b verity.Bad) string {
+	switch {
+	case b.Level > 0:
+		return fmt.Sprintf("hash tree, level %d, block %d, for the data blocks %d to %d", b.Level, b.Block, b.First, b.First+b.Count-1)
+	case b.Offset < luks2.FormatHeaderSize:
+		return "LUKS2 header, first copy"
+	case b.Offset < 2*luks2.FormatHeaderSize:
+		return "LUKS2 header, second copy"
+	case b.Offset < luks2.HeaderRegion:
+		return "LUKS2 keyslots"
+	}
+	return fmt.Sprintf("encrypted data, byte %d of the file system (as cocoroot seal lays it out)", b.Offset-luks2.HeaderRegion)
+}
+
+// superblockState compares the superblock, which the root hash does not cover.
+func superblockState(f io.ReaderAt, p verity.Params) string {
+	block := make([]byte, verity.BlockSize)
+	if _, err := f.ReadAt(block, int64(p.DataSize())); err != nil {
+		return "the superblock cannot be read"
+	}
+	super, _, err := verity.ParseSuperblock(block)
+	switch {
+	case err != nil:
+		return "the superblock is not one: " + err.Error()
+	case super.DataBlocks != p.DataBlocks || super.SaltText() != p.SaltText():
+		return "the superblock is another image's"
+	}
+	return "ok"
+}
+
+// openWithKey opens the header as the guest does. Each block is held against
+// the root hash again as it is read: the file may have changed.
+func openWithKey(p verity.Params, f io.ReaderAt, keyFile string) (*luksCheck, error) {
+	key, err := secmem.ReadFile(keyFile, mostKey)
+	if err != nil {
+		return nil, err
+	}
+	defer key.Close()
+	r := p.NewReader(f)
+	info, err := checkHeaders(r, p)
+	if err != nil {
+		return nil, fmt.Errorf("the guest would refuse the image: %w", err)
+	}
+	path, done, err := headerOnly(r, info, p)
+	if err != nil {
+		return nil, err
+	}
+	defer done()
+	device, err := luks.Open(path)
+	if err != nil {
+		return nil, fmt.Errorf("cannot open the LUKS header: %w", err)
+	}
+	defer device.Close()
+	pass := key.Bytes()
+	_, err = device.UnsealVolume(info.Keyslot, pass)
+	if n := len(pass) - 1; errors.Is(err, luks.ErrPassphraseDoesNotMatch) && n > 0 && pass[n] == 0 {
+		_, err = device.UnsealVolume(info.Keyslot, pass[:n])
+	}
+	if errors.Is(err, luks.ErrPassphraseDoesNotMatch) {
+		return nil, &failure{exitSecret, fmt.Errorf("%s does not open the image", keyFile), "every byte of the file counts, a newline at its end too"}
+	}
+	if err != nil {
+		return nil, fmt.Errorf("cannot unlock the image: %w", err)
+	}
+	return &luksCheck{info.UUID, info.KDF.String()}, nil
+}
+
+// checkHeaders holds both copies of the header against the allow-list.
+func checkHeaders(r io.ReaderAt, p verity.Params) (luks2.Info, error) {
+	first := make([]byte, luks2.BinaryHeaderSize)
+	if _, err := r.ReadAt(first, 0); err != nil {
+		return luks2.Info{}, err
+	}
+	size, err := luks2.HeaderSize(first)
+	if err != nil {
+		return luks2.Info{}, err
+	}
+	both := make([]byte, 2*size)
+	if _, err := r.ReadAt(both, 0); err != nil {
+		return luks2.Info{}, err
+	}
+	info, err := luks2.Check(both[:size], p.DataSize(), luks2.Limits{})
+	if err != nil {
+		return luks2.Info{}, err
+	}
+	return info, luks2.CheckSecondary(both[:size], both[size:])
+}
+
+// headerOnly copies what lies before the encrypted data to a file in memory
+// that looks as long as the image and cannot change, for the library reads
+// paths, and some of it twice.
+func headerOnly(r io.ReaderAt, info luks2.Info, p verity.Params) (path string, done func(), err error) {
+	if info.Offset > maxHeaderRegion {
+		return "", nil, fmt.Errorf("the encrypted data begins at byte %d, behind more than a header", info.Offset)
+	}
+	fd, err := unix.MemfdCreate("header", unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
+	if err != nil {
+		return "", nil, fmt.Errorf("cannot keep the header: %w", err)
+	}
+	f := os.NewFile(uintptr(fd), "header")
+	_, err = io.Copy(f, io.NewSectionReader(r, 0, int64(info.Offset)))
+	if err == nil {
+		err = f.Truncate(int64(p.DataSize()))
+	}
+	if err == nil {
+		_, err = unix.FcntlInt(f.Fd(), unix.F_ADD_SEALS, unix.F_SEAL_SEAL|unix.F_SEAL_SHRINK|unix.F_SEAL_GROW|unix.F_SEAL_WRITE)
+	}
+	if err != nil {
+		f.Close()
+		return "", nil, fmt.Errorf("cannot keep the header: %w", err)
+	}
+	return fmt.Sprintf("/proc/self/fd/%d", fd), func() { f.Close() }, nil
+}
