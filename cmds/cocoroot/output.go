@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -17,6 +18,7 @@ type output struct {
 	path   string
 	force  bool
 	placed bool // it has its name
+	device bool // it is a block device, written to where it stands
 }
 
 // outputs are files that appear together or not at all. Only what was replaced
@@ -28,6 +30,8 @@ type outputs []*output
 func (all *outputs) create(path string, mode fs.FileMode, force bool) (*output, error) {
 	fi, err := os.Lstat(path)
 	switch {
+	case err == nil && isBlockDevice(path):
+		return all.createDevice(path, force)
 	case err == nil && !fi.Mode().IsRegular():
 		return nil, fmt.Errorf("cannot write %s: it is there and is not a regular file", path)
 	case err == nil && !force:
@@ -52,6 +56,42 @@ func (all *outputs) create(path string, mode fs.FileMode, force bool) (*output, 
 	return o, nil
 }
 
+// createDevice opens a block device. What is on it is gone from the first write
+// on; one that is mounted, or in use by the kernel otherwise, is refused.
+func (all *outputs) createDevice(path string, force bool) (*output, error) {
+	if !force {
+		return nil, hinted(fmt.Errorf("cannot write %s: it is a block device", path), "--force writes over what is on it")
+	}
+	f, err := os.OpenFile(path, os.O_RDWR|unix.O_EXCL, 0)
+	if err != nil {
+		return nil, fmt.Errorf("cannot write %s: %w", path, err)
+	}
+	o := &output{File: f, path: path, force: true, device: true}
+	*all = append(*all, o)
+	return o, nil
+}
+
+// isBlockDevice reports whether a path leads to one.
+func isBlockDevice(path string) bool {
+	fi, err := os.Stat(path)
+	return err == nil && fi.Mode()&(fs.ModeDevice|fs.ModeCharDevice) == fs.ModeDevice
+}
+
+// fits sees that a device has room for size bytes; a file has.
+func (o *output) fits(size int64) error {
+	if !o.device {
+		return nil
+	}
+	room, err := o.Seek(0, io.SeekEnd)
+	if err != nil {
+		return fmt.Errorf("cannot write %s: %w", o.path, err)
+	}
+	if room < size {
+		return fmt.Errorf("cannot write %s: it has %d bytes, and the image %d; it was not touched", o.path, room, size)
+	}
+	return nil
+}
+
 // commit gives every file its name, after all of them are on the disk.
 func (all *outputs) commit() error {
 	for _, o := range *all {
@@ -63,6 +103,9 @@ func (all *outputs) commit() error {
 		}
 	}
 	for _, o := range *all {
+		if o.device {
+			continue
+		}
 		if err := o.rename(); err != nil {
 			return err
 		}
@@ -95,6 +138,9 @@ func (o *output) rename() error {
 func (all *outputs) discard() {
 	for _, o := range *all {
 		o.Close()
+		if o.device {
+			continue
+		}
 		os.Remove(o.Name())
 		if o.placed && !o.force {
 			os.Remove(o.path)

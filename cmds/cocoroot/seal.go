@@ -60,6 +60,9 @@ func runSeal(ctx context.Context, a *app, flags *pflag.FlagSet, args []string) e
 		return err
 	}
 	o.root = flags.Arg(0)
+	if isBlockDevice(o.image) && (o.cmdlineOut == "" || o.manifestOut == "" || o.keyOut == "" && o.makesKey()) {
+		return usagef("%s is a block device, and nothing goes beside it: give --cmdline-out, --manifest-out and --key-out", o.image)
+	}
 	if o.keyOut == "" {
 		o.keyOut = o.image + ".key"
 	}
@@ -155,6 +158,13 @@ func (o sealOptions) writeImage(ctx context.Context, a *app, image, keyOut *outp
 	}
 	defer root.Close()
 	if err := o.auditRoot(root); err != nil {
+		return result, "", err
+	}
+	size, err := sealed.ImageSize(root.Size)
+	if err == nil {
+		err = image.fits(size)
+	}
+	if err != nil {
 		return result, "", err
 	}
 	with, err := o.secrets(root, brought, keyOut)

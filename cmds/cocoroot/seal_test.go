@@ -3,6 +3,9 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
+	"fmt"
+	"math/rand"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -12,6 +15,7 @@ import (
 	"time"
 
 	"cocoroot/unlock/oracle"
+	"cocoroot/unlock/policy"
 )
 
 // aRoot is a root with an init that the audit has nothing against.
@@ -233,6 +237,140 @@ func TestSealOnFullDisk(t *testing.T) {
 		out, err := exec.Command("unshare", "-m", "sh", "-c", script, "sh", dir, tool, root).CombinedOutput()
 		if err != nil || !strings.Contains(string(out), "no space left on device") && !strings.Contains(string(out), "No space left") || !strings.HasSuffix(string(out), "\nimage\nold\n") {
 			t.Errorf("%s: %v\n%s\nwant the reason, and the old file alone", size, err, out)
+		}
+	}
+}
+
+// TestSealReadError: a disk that fails in the middle is an error, and what was
+// there before stays.
+func TestSealReadError(t *testing.T) {
+	dir := t.TempDir()
+	ready, image := filepath.Join(dir, "fs"), filepath.Join(dir, "image")
+	root := aRoot(t)
+	noise := make([]byte, 8<<20)
+	rand.New(rand.NewSource(1)).Read(noise)
+	put(t, filepath.Join(root, "noise"), string(noise))
+	oracle.Run(t, oracle.Tool(t, "mksquashfs"), root, ready, "-quiet", "-no-progress")
+	out, err := exec.Command("losetup", "-f", "--show", "-r", ready).Output()
+	if err != nil {
+		t.Skipf("no loop device here: %v", err)
+	}
+	device := strings.TrimSpace(string(out))
+	t.Cleanup(func() { exec.Command("losetup", "-d", device).Run() })
+	sealOK(t, device, "-o", image)
+	before, err := os.ReadFile(image)
+	if err != nil {
+		t.Fatal(err)
+	}
+	fill, err := os.OpenFile(ready, os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer fill.Close()
+	// A hole in the middle that the disk cannot give: the file behind it ends.
+	if err := errors.Join(fill.Truncate(4<<20), os.WriteFile("/proc/sys/vm/drop_caches", []byte("3"), 0)); err != nil {
+		t.Skipf("cannot drop the caches: %v", err)
+	}
+	code, _, stderr := call(t, "seal", "--allow", "no-init", device, "-o", image, "--force")
+	if code != exitFailed || !strings.Contains(stderr, "cannot read") {
+		t.Errorf("seal = %d, %q; want an error of reading", code, stderr)
+	}
+	if after, _ := os.ReadFile(image); !bytes.Equal(before, after) {
+		t.Error("the image from before was changed")
+	}
+	if got := names(t, dir); got != "fs image image.cmdline image.key image.manifest.json" {
+		t.Errorf("left %s", got)
+	}
+}
+
+// TestSealOntoDevice writes to a block device where it stands.
+func TestSealOntoDevice(t *testing.T) {
+	dir := t.TempDir()
+	device := func(size int64) string {
+		backing := put(t, filepath.Join(dir, "backing"), "")
+		if err := os.Truncate(backing, size); err != nil {
+			t.Fatal(err)
+		}
+		out, err := exec.Command("losetup", "-f", "--show", backing).Output()
+		if err != nil {
+			t.Skipf("no loop device here: %v", err)
+		}
+		path := strings.TrimSpace(string(out))
+		t.Cleanup(func() { exec.Command("losetup", "-d", path).Run() })
+		return path
+	}
+	in := t.TempDir()
+	outputs := []string{"--cmdline-out", filepath.Join(in, "line"), "--manifest-out", filepath.Join(in, "manifest"), "--key-out", filepath.Join(in, "key")}
+	disk := device(64 << 20)
+	args := append([]string{"seal", "--allow", "no-init", aRoot(t), "-o", disk}, outputs...)
+	if code, _, stderr := call(t, args...); code != exitFailed || !strings.Contains(stderr, "--force writes over") {
+		t.Errorf("without --force = %d, %q", code, stderr)
+	}
+	if code, _, stderr := call(t, args[:6]...); code != exitUsage {
+		t.Errorf("without the other outputs = %d, %q; want a usage error", code, stderr)
+	}
+	if code, _, stderr := call(t, append(args, "--force")...); code != exitOK {
+		t.Fatalf("seal = %d, %q", code, stderr)
+	}
+	if code, out, stderr := call(t, "verify", disk, "--manifest", filepath.Join(in, "manifest"), "--key-file", filepath.Join(in, "key")); code != exitOK {
+		t.Errorf("verify = %d, %q, %q", code, out, stderr)
+	}
+	small := device(1 << 20)
+	args[5] = small
+	if code, _, stderr := call(t, append(args, "--force")...); code != exitFailed || !strings.Contains(stderr, "it was not touched") {
+		t.Errorf("too small = %d, %q", code, stderr)
+	}
+	if data, err := os.ReadFile(small); err != nil || strings.Trim(string(data), "\x00") != "" {
+		t.Errorf("the device that is too small was written to: %v", err)
+	}
+}
+
+// TestStockToolsTakeIt has the stock tools verify, open and decrypt what seal
+// made of a ready file system, and compares the whole of it.
+func TestStockToolsTakeIt(t *testing.T) {
+	cryptsetup, veritysetup := oracle.Tool(t, "cryptsetup"), oracle.Tool(t, "veritysetup")
+	dir := t.TempDir()
+	ready, image := filepath.Join(dir, "fs"), filepath.Join(dir, "image")
+	oracle.Run(t, oracle.Tool(t, "mksquashfs"), aRoot(t), ready, "-quiet", "-no-progress")
+	pass := put(t, filepath.Join(dir, "pass"), "correct horse battery")
+	for name, args := range map[string][]string{
+		"generated":  nil,
+		"passphrase": {"--passphrase-file", pass, "--pbkdf-memory", "1024", "--pbkdf-parallel", "2"},
+	} {
+		sealOK(t, append([]string{ready, "-o", image, "--force"}, args...)...)
+		key := image + ".key"
+		if args != nil {
+			key = pass
+		}
+		line, err := os.ReadFile(image + ".cmdline")
+		if err != nil {
+			t.Fatal(err)
+		}
+		p, err := policy.Parse(string(line))
+		if err != nil {
+			t.Fatal(err)
+		}
+		offset := fmt.Sprintf("--hash-offset=%d", p.Image.DataSize())
+		oracle.Run(t, veritysetup, "verify", image, image, fmt.Sprintf("%x", p.Image.RootHash), offset)
+		dump := oracle.Run(t, veritysetup, "dump", offset, image)
+		for _, want := range []string{fmt.Sprintf("Data blocks:     \t%d\n", p.Image.DataBlocks), p.Image.SaltText(), "Hash algorithm:  \tsha256\n"} {
+			if !strings.Contains(dump, want) {
+				t.Errorf("%s: veritysetup dump has no %q:\n%s", name, want, dump)
+			}
+		}
+		oracle.Run(t, cryptsetup, "luksDump", image)
+		oracle.Run(t, cryptsetup, "open", "--test-passphrase", "--key-file", key, image)
+		if err := os.Truncate(image, int64(p.Image.DataSize())); err != nil {
+			t.Fatal(err)
+		}
+		oracle.Run(t, cryptsetup, "reencrypt", "-q", "--decrypt", "--force-offline-reencrypt", "--header", filepath.Join(dir, "header."+name), "--key-file", key, image)
+		want, errWant := os.ReadFile(ready)
+		got, err := os.ReadFile(image)
+		if err != nil || errWant != nil {
+			t.Fatal(err, errWant)
+		}
+		if len(got) < len(want) || !bytes.Equal(got[:len(want)], want) {
+			t.Errorf("%s: cryptsetup decrypts to something else than went in", name)
 		}
 	}
 }

@@ -8,7 +8,6 @@ import (
 	"io"
 	"os"
 
-	"github.com/anatol/luks.go"
 	"github.com/spf13/pflag"
 	"golang.org/x/sys/unix"
 
@@ -17,10 +16,6 @@ import (
 	"cocoroot/unlock/secmem"
 	"cocoroot/unlock/verity"
 )
-
-// maxHeaderRegion is how long the region before the encrypted data may be, in
-// bytes: two headers and the most that cryptsetup gives to keyslots.
-const maxHeaderRegion = 256 << 20
 
 // verification is what verify prints with --json.
 type verification struct {
@@ -43,8 +38,9 @@ type badBlock struct {
 
 // luksCheck is what was found with the key.
 type luksCheck struct {
-	UUID string `json:"uuid"`
-	KDF  string `json:"kdf"`
+	UUID  string      `json:"uuid"`
+	KDF   string      `json:"kdf"`
+	Files *filesCheck `json:"files"`
 }
 
 func runVerify(ctx context.Context, a *app, flags *pflag.FlagSet, args []string) error {
@@ -74,7 +70,7 @@ func runVerify(ctx context.Context, a *app, flags *pflag.FlagSet, args []string)
 		return fmt.Errorf("cannot use the command line: %w", err)
 	}
 	v := verification{Image: image, Size: int64(p.Image.DeviceSize()), RootHash: fmt.Sprintf("%x", p.Image.RootHash)}
-	result := v.check(ctx, a, p.Image, keyFile, asJSON)
+	result := v.check(ctx, a, p, keyFile, asJSON)
 	if code := exitCode(result); asJSON && (code == exitOK || code == exitTampered) {
 		text, _ := json.MarshalIndent(v, "", "  ") // numbers and texts
 		fmt.Fprintf(a.stdout, "%s\n", text)
@@ -94,7 +90,8 @@ func exitCode(err error) int {
 }
 
 // check does the work. What differs from the root hash is an exitTampered.
-func (v *verification) check(ctx context.Context, a *app, p verity.Params, keyFile string, asJSON bool) error {
+func (v *verification) check(ctx context.Context, a *app, measured policy.Policy, keyFile string, asJSON bool) error {
+	p := measured.Image
 	f, size, err := openImage(v.Image)
 	if err != nil {
 		return err
@@ -117,7 +114,7 @@ func (v *verification) check(ctx context.Context, a *app, p verity.Params, keyFi
 	}
 	v.Superblock = superblockState(f, p)
 	if keyFile != "" {
-		if v.LUKS, err = openWithKey(p, f, keyFile); err != nil {
+		if v.LUKS, err = openWithKey(ctx, measured, f, keyFile); err != nil {
 			return err
 		}
 	}
@@ -128,6 +125,7 @@ func (v *verification) check(ctx context.Context, a *app, p verity.Params, keyFi
 	fmt.Fprintf(a.stdout, "%s: every one of %d bytes is measured by %s\n", v.Image, v.Size, v.RootHash)
 	if v.LUKS != nil {
 		fmt.Fprintf(a.stdout, "%s: the key opens it (LUKS2 %s, %s)\n", v.Image, v.LUKS.UUID, v.LUKS.KDF)
+		fmt.Fprintf(a.stdout, "%s: %s, and all files behind its %d names can be read\n", v.Image, v.LUKS.Files.Filesystem, v.LUKS.Files.Names)
 	}
 	if v.Superblock != "ok" {
 		fmt.Fprintf(a.stderr, "cocoroot: warning: %s: %s; the guest does not read it, veritysetup may\n", v.Image, v.Superblock)
@@ -195,86 +193,60 @@ func superblockState(f io.ReaderAt, p verity.Params) string {
 	return "ok"
 }
 
-// openWithKey opens the header as the guest does. Each block is held against
-// the root hash again as it is read: the file may have changed.
-func openWithKey(p verity.Params, f io.ReaderAt, keyFile string) (*luksCheck, error) {
+// openWithKey opens the image as the guest does, and looks inside. Each block
+// is held against the root hash again as it is read: the file may have changed.
+func openWithKey(ctx context.Context, measured policy.Policy, f io.ReaderAt, keyFile string) (*luksCheck, error) {
 	key, err := secmem.ReadFile(keyFile, mostKey)
 	if err != nil {
 		return nil, err
 	}
 	defer key.Close()
-	r := p.NewReader(f)
-	info, err := checkHeaders(r, p)
+	r := measured.Image.NewReader(f)
+	header, info, err := checkHeaders(r, measured.Image)
 	if err != nil {
 		return nil, fmt.Errorf("the guest would refuse the image: %w", err)
 	}
-	path, done, err := headerOnly(r, info, p)
-	if err != nil {
-		return nil, err
-	}
-	defer done()
-	device, err := luks.Open(path)
-	if err != nil {
-		return nil, fmt.Errorf("cannot open the LUKS header: %w", err)
-	}
-	defer device.Close()
 	pass := key.Bytes()
-	_, err = device.UnsealVolume(info.Keyslot, pass)
-	if n := len(pass) - 1; errors.Is(err, luks.ErrPassphraseDoesNotMatch) && n > 0 && pass[n] == 0 {
-		_, err = device.UnsealVolume(info.Keyslot, pass[:n])
+	volume, err := luks2.VolumeKey(r, header, info, pass)
+	if n := len(pass) - 1; errors.Is(err, luks2.ErrPassphrase) && n > 0 && pass[n] == 0 {
+		volume, err = luks2.VolumeKey(r, header, info, pass[:n])
 	}
-	if errors.Is(err, luks.ErrPassphraseDoesNotMatch) {
+	if errors.Is(err, luks2.ErrPassphrase) {
 		return nil, &failure{exitSecret, fmt.Errorf("%s does not open the image", keyFile), "every byte of the file counts, a newline at its end too"}
 	}
 	if err != nil {
 		return nil, fmt.Errorf("cannot unlock the image: %w", err)
 	}
-	return &luksCheck{info.UUID, info.KDF.String()}, nil
+	defer volume.Close()
+	plain, err := luks2.NewReader(r, info, volume.Bytes())
+	if err != nil {
+		return nil, err
+	}
+	files, err := readFiles(ctx, plain, info, measured.FSType)
+	if err != nil {
+		return nil, err
+	}
+	return &luksCheck{info.UUID, info.KDF.String(), files}, nil
 }
 
-// checkHeaders holds both copies of the header against the allow-list.
-func checkHeaders(r io.ReaderAt, p verity.Params) (luks2.Info, error) {
+// checkHeaders holds both copies of the header against the allow-list, and
+// returns the first.
+func checkHeaders(r io.ReaderAt, p verity.Params) ([]byte, luks2.Info, error) {
 	first := make([]byte, luks2.BinaryHeaderSize)
 	if _, err := r.ReadAt(first, 0); err != nil {
-		return luks2.Info{}, err
+		return nil, luks2.Info{}, err
 	}
 	size, err := luks2.HeaderSize(first)
 	if err != nil {
-		return luks2.Info{}, err
+		return nil, luks2.Info{}, err
 	}
 	both := make([]byte, 2*size)
 	if _, err := r.ReadAt(both, 0); err != nil {
-		return luks2.Info{}, err
+		return nil, luks2.Info{}, err
 	}
 	info, err := luks2.Check(both[:size], p.DataSize(), luks2.Limits{})
 	if err != nil {
-		return luks2.Info{}, err
+		return nil, info, err
 	}
-	return info, luks2.CheckSecondary(both[:size], both[size:])
-}
-
-// headerOnly copies what lies before the encrypted data to a file in memory
-// that looks as long as the image and cannot change, for the library reads
-// paths, and some of it twice.
-func headerOnly(r io.ReaderAt, info luks2.Info, p verity.Params) (path string, done func(), err error) {
-	if info.Offset > maxHeaderRegion {
-		return "", nil, fmt.Errorf("the encrypted data begins at byte %d, behind more than a header", info.Offset)
-	}
-	fd, err := unix.MemfdCreate("header", unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
-	if err != nil {
-		return "", nil, fmt.Errorf("cannot keep the header: %w", err)
-	}
-	f := os.NewFile(uintptr(fd), "header")
-	_, err = io.Copy(f, io.NewSectionReader(r, 0, int64(info.Offset)))
-	if err == nil {
-		err = f.Truncate(int64(p.DataSize()))
-	}
-	if err == nil {
-		_, err = unix.FcntlInt(f.Fd(), unix.F_ADD_SEALS, unix.F_SEAL_SEAL|unix.F_SEAL_SHRINK|unix.F_SEAL_GROW|unix.F_SEAL_WRITE)
-	}
-	if err != nil {
-		f.Close()
-		return "", nil, fmt.Errorf("cannot keep the header: %w", err)
-	}
-	return fmt.Sprintf("/proc/self/fd/%d", fd), func() { f.Close() }, nil
+	return both[:size], info, luks2.CheckSecondary(both[:size], both[size:])
 }

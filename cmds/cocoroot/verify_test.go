@@ -67,6 +67,16 @@ func TestVerify(t *testing.T) {
 	if code, _, stderr := verify(append(reference, bad)...); code != exitOK || !strings.Contains(stderr, "warning") {
 		t.Errorf("another superblock = %d, %q; want 0 and a warning", code, stderr)
 	}
+	wrongType := put(t, filepath.Join(dir, "line"), strings.Replace(string(line), "rootfstype=squashfs", "rootfstype=ext4", 1))
+	if code, _, stderr := verify(image, "--cmdline-file", wrongType, "--key-file", image+".key"); code != exitFailed || !strings.Contains(stderr, "squashfs") {
+		t.Errorf("another file system = %d, %q; want 1", code, stderr)
+	}
+	nul := put(t, filepath.Join(dir, "nul"), "")
+	key, _ := os.ReadFile(image + ".key")
+	put(t, nul, string(key)+"\x00")
+	if code, out, stderr := verify(append(reference, image, "--key-file", nul)...); code != exitOK || !strings.Contains(out, "3 names") {
+		t.Errorf("the key with a NUL = %d, %q, %q; want 0 and 3 names", code, out, stderr)
+	}
 	other := put(t, filepath.Join(dir, "other"), strings.Repeat("o", 64))
 	if code, _, stderr := verify(append(reference, image, "--key-file", other)...); code != exitSecret || strings.Contains(stderr, "ooo") {
 		t.Errorf("another key = %d, %q; want 4", code, stderr)
