@@ -92,7 +92,11 @@ func (o sealOptions) checkRoot() error {
 // checkInputs refuses outputs that would take the place of what they are made
 // from.
 func (o sealOptions) checkInputs() error {
-	for _, out := range []string{o.image, o.cmdlineOut, o.manifestOut, o.keyOut} {
+	outs := []string{o.image, o.cmdlineOut, o.manifestOut}
+	if o.makesKey() {
+		outs = append(outs, o.keyOut)
+	}
+	for _, out := range outs {
 		there, err := os.Stat(out)
 		if err != nil {
 			continue // it does not exist yet, or is a matter of create

@@ -194,7 +194,7 @@ func failures() map[string]failure {
 				write(t, filepath.Join(root, "sbin/init"), []byte("#!/absent\n"))
 				key := filepath.Join(dir, "key")
 				write(t, key, g.entries[0].Data.Bytes())
-				s := seal(t, dir, root, "--key-file", key)
+				s := seal(t, dir, root, "--key-file", key, "--allow", "no-init")
 				g.image, g.cmdline = s.path, s.cmdline
 			},
 			want: "SWITCH",
