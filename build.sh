@@ -318,10 +318,14 @@ tools() {
 }
 
 # build_tools: init alone is built with the experiment that wipes its secrets,
-# and without inlining, which makes the archive a tenth smaller.
+# and without inlining, which makes the archive a tenth smaller. The tool knows
+# by its hash the firmware that was built from source, which is when there is a
+# build/firmware.version, a line that says from what.
 build_tools() {
+	local own=''
+	[[ ! -e build/firmware.version ]] || own="$(sha256 build/OVMF.amdsev.fd) $(cat build/firmware.version)"
 	export CGO_ENABLED=0 GOOS=linux GOARCH=amd64 GOAMD64=v1
-	GOEXPERIMENT='' go build -trimpath -ldflags='-s -w' -o "$NEW/cocoroot" ./cmds/cocoroot
+	GOEXPERIMENT='' go build -trimpath -ldflags="-s -w -X 'main.ownFirmware=$own'" -o "$NEW/cocoroot" ./cmds/cocoroot
 	GOEXPERIMENT=runtimesecret go build -trimpath -gcflags=all=-l -ldflags='-s -w' -o "$NEW/init" ./cmds/init
 }
 
@@ -341,6 +345,7 @@ firmware() {
 		[[ -z $(offered "$suite" ovmf-amdsev) ]] || unpack "$suite" firmware ovmf-amdsev
 	done
 	[[ -f $file ]] || die "this system's mirror has no package ovmf-amdsev" "get an OVMF.amdsev.fd and say OVMF=FILE"
+	rm -f build/firmware.version # it was not built here
 	put "$file" build/OVMF.amdsev.fd
 	made firmware build/OVMF.amdsev.fd
 }

@@ -7,15 +7,27 @@ import (
 	"strings"
 	"testing"
 
+	"cocoroot/initramfs/ovmf"
 	"cocoroot/unlock/oracle"
 	"cocoroot/unlock/policy"
 )
 
-// call runs the tool as main does and returns its exit code and output.
+// call runs the tool as main does and returns its exit code and output. It
+// knows the firmware of the vectors as its own.
 func call(t *testing.T, args ...string) (int, string, string) {
 	t.Helper()
+	return callWith(t, "8f765dfabc127fc0a938a0744a3103ec15864d7d794eb4c398aa976b6d6ab16c vectors", args...)
+}
+
+// callWith runs a tool that was built with the firmware.
+func callWith(t *testing.T, firmware string, args ...string) (int, string, string) {
+	t.Helper()
+	own, err := ovmf.ParseOwn(firmware)
+	if err != nil {
+		t.Fatal(err)
+	}
 	var stdout, stderr bytes.Buffer
-	a := &app{&stdout, &stderr}
+	a := &app{&stdout, &stderr, own}
 	code := a.main(t.Context(), args)
 	return code, stdout.String(), stderr.String()
 }

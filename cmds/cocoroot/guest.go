@@ -22,6 +22,7 @@ type sevOptions struct {
 	policy, vcpuType, vmType string
 	session, dhCert          string
 	cbit, reducedPhysBits    int
+	unchecked                bool
 	given                    func(name string) bool
 }
 
@@ -34,11 +35,12 @@ func (o *sevOptions) register(flags *pflag.FlagSet) {
 	flags.StringVar(&o.dhCert, "dh-cert-file", "", "sev, sev-es: NAME_godh.b64 that cocoroot secret session wrote")
 	flags.IntVar(&o.cbit, "cbitpos", usualCBit, "position of the C-bit (launch: default as QEMU says)")
 	flags.IntVar(&o.reducedPhysBits, "reduced-phys-bits", usualReducedPhysBits, "address bits that memory encryption takes (launch: default as QEMU says)")
+	flags.BoolVar(&o.unchecked, "firmware-unchecked", false, "take firmware that is not cocoroot's own: it may let the host in before the measured kernel runs")
 }
 
 // names are the options that register makes.
 func (o *sevOptions) names() []string {
-	return []string{"policy", "vcpu-type", "vm-type", "session-file", "dh-cert-file", "cbitpos", "reduced-phys-bits"}
+	return []string{"policy", "vcpu-type", "vm-type", "session-file", "dh-cert-file", "cbitpos", "reduced-phys-bits", "firmware-unchecked"}
 }
 
 // read returns what the options say for a guest of the mode.

@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/pflag"
 	"golang.org/x/sys/unix"
 
+	"cocoroot/initramfs/ovmf"
 	"cocoroot/unlock/secmem"
 )
 
@@ -34,6 +35,8 @@ type inspection struct {
 
 	title string // the kind in words
 	hint  string // what to do about the first problem
+
+	foreign error // why a firmware is not ours
 }
 
 // printer prints fields a line each.
@@ -56,6 +59,7 @@ type subject struct {
 	head  *secmem.Buffer // its first bytes, which may be secret
 	area  int            // bytes that a secret table has to fit
 	show  bool           // print secrets
+	own   ovmf.Own       // the firmware that is ours
 	table *secmem.Buffer // a secret table, kept until it is printed
 }
 
@@ -97,7 +101,7 @@ func runInspect(_ context.Context, a *app, flags *pflag.FlagSet, args []string) 
 		return err
 	}
 	defer s.close()
-	s.area, s.show = area, *show
+	s.area, s.show, s.own = area, *show, a.own
 	return s.inspect(a, *asJSON)
 }
 
@@ -111,6 +115,9 @@ func (s *subject) inspect(a *app, asJSON bool) error {
 		}
 		if !known {
 			continue
+		}
+		if r.foreign != nil {
+			fmt.Fprintln(a.stderr, "cocoroot: warning:", foreign(r.foreign))
 		}
 		if asJSON {
 			if err := printJSON(a.stdout, r); err != nil {

@@ -29,11 +29,13 @@ func inspectFirmware(s *subject, r *inspection) (bool, error) {
 		r.hint = "--firmware takes OVMF's AmdSev build; ./build.sh firmware gets it"
 		return true, nil
 	}
-	r.Details = firmwareFields(image, fw)
+	f := firmwareFields(image, fw)
+	r.Details = f
 	if fw.HasSVSMEntry {
 		r.Kind, r.title = "svsm", "an SVSM that starts before the firmware"
 		return true, nil
 	}
+	r.Details = append(f, s.origin(r, image)...)
 	judgeFirmware(r, image, fw)
 	return true, nil
 }
@@ -43,6 +45,16 @@ func inspectFirmware(s *subject, r *inspection) (bool, error) {
 func endsInResetVector(image []byte) bool {
 	const least = 64 << 10 // bytes, that it is none by chance
 	return len(image) >= least && bytes.HasPrefix(image[len(image)-16:], []byte{0x90, 0x90, 0xe9})
+}
+
+// origin says whose firmware it is, and whether it takes a program of the
+// host's.
+func (s *subject) origin(r *inspection, image []byte) fields {
+	whose := "another's"
+	if r.foreign = s.own.Check(sha256.Sum256(image)); r.foreign == nil {
+		whose = strings.TrimSuffix("cocoroot's own, "+s.own.Version(), ", ")
+	}
+	return fields{{"origin", whose}, {"loads_shim", ovmf.FindShim(image).String()}}
 }
 
 func firmwareFields(image []byte, fw ovmf.Firmware) fields {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"os"
@@ -161,6 +162,11 @@ func (o *launchOptions) launchSimulated(ctx context.Context, a *app) error {
 		defer table.Close()
 		o.config.SecretTable = table.Bytes()
 	}
+	image, err := readImage("firmware", o.config.Firmware)
+	if err != nil {
+		return err
+	}
+	a.warnForeign(sha256.Sum256(image))
 	fmt.Fprintln(a.stderr, "cocoroot: a simulated launch protects nothing: this host sees the secret and all of the guest's memory")
 	o.listen(a)
 	outcome, err := launch.Run(ctx, o.config, a.stdout)
@@ -195,6 +201,9 @@ func (o *launchOptions) launchSEV(ctx context.Context, a *app) error {
 	}
 	if sev.Weak() {
 		fmt.Fprintf(a.stderr, "cocoroot: warning: the policy %#x protects less than %#x\n", sev.Policy, mode.Policy())
+	}
+	if err := a.wantOwn(o.config.Firmware, o.sev.unchecked); err != nil {
+		return err
 	}
 	if err := o.askHost(ctx, a); err != nil {
 		return err

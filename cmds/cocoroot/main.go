@@ -26,6 +26,8 @@ import (
 
 	"github.com/spf13/pflag"
 	"golang.org/x/sys/unix"
+
+	"cocoroot/initramfs/ovmf"
 )
 
 // The exit codes.
@@ -63,6 +65,7 @@ func commands() []command {
 // app is where a verb speaks.
 type app struct {
 	stdout, stderr io.Writer
+	own            ovmf.Own // the firmware that was built with this program
 }
 
 // failure is an error with an exit code and, mostly, the next step to take.
@@ -89,8 +92,14 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, unix.SIGTERM)
 	defer stop()
 	context.AfterFunc(ctx, stop) // a second signal ends the process at once
-	a := &app{os.Stdout, os.Stderr}
-	code := a.main(ctx, os.Args[1:])
+	own, err := ovmf.ParseOwn(ownFirmware)
+	a := &app{os.Stdout, os.Stderr, own}
+	code := exitFailed
+	if err == nil {
+		code = a.main(ctx, os.Args[1:])
+	} else {
+		fmt.Fprintf(os.Stderr, "cocoroot: error: %v\n", err)
+	}
 	stop()
 	os.Exit(code)
 }

@@ -66,6 +66,7 @@ func runMeasure(_ context.Context, a *app, flags *pflag.FlagSet, args []string) 
 	if err := in.read(o); err != nil {
 		return err
 	}
+	a.warnForeign(in.firmware.SHA256())
 	result, err := in.digest(o.mode)
 	switch {
 	case errors.Is(err, measure.ErrCPUs):

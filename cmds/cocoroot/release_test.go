@@ -331,7 +331,7 @@ func TestInterruptedContinue(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	q := &psptest.QEMU{Guest: r.guest, Answer: map[string]func(uint64) string{"cont": func(uint64) string { cancel(); return "" }}}
 	var stdout, stderr bytes.Buffer
-	code := (&app{&stdout, &stderr}).main(ctx, r.owner("run", "--qmp", q.Serve(t), "--cont"))
+	code := (&app{stdout: &stdout, stderr: &stderr}).main(ctx, r.owner("run", "--qmp", q.Serve(t), "--cont"))
 	if code != exitFailed || !strings.Contains(stderr.String(), "the secret is in the guest") || r.guest.Table == nil {
 		t.Errorf("interrupted cont = %d, %q", code, stderr.String())
 	}
@@ -362,7 +362,7 @@ func TestInterruptedInject(t *testing.T) {
 	q := &psptest.QEMU{Guest: r.guest, Answer: map[string]func(uint64) string{
 		"sev-inject-launch-secret": func(uint64) string { cancel(); return "" }}}
 	var stdout, stderr bytes.Buffer
-	code := (&app{&stdout, &stderr}).main(ctx, []string{"release", "inject", r.path("p_packet.json"), "--qmp", q.Serve(t), "--cont"})
+	code := (&app{stdout: &stdout, stderr: &stderr}).main(ctx, []string{"release", "inject", r.path("p_packet.json"), "--qmp", q.Serve(t), "--cont"})
 	if code != exitFailed || !strings.Contains(stderr.String(), "not known whether the secret arrived") || q.Running() {
 		t.Errorf("interrupted inject = %d, %q", code, stderr.String())
 	}

@@ -44,7 +44,7 @@ func runSeal(ctx context.Context, a *app, flags *pflag.FlagSet, args []string) e
 	flags.StringVar(&o.init, "init", "", "the image's program to start (default: /sbin/init)")
 	flags.StringSliceVar(&o.allow, "allow", nil, "seal a root in which the audit finds this: "+strings.Join(auditNames(), ", "))
 	flags.StringVar(&o.line.Append, "append", "", "text for the end of the command line")
-	flags.BoolVar(&o.line.NoACPI, "no-acpi", false, "write a command line with acpi=off: no code from the host's ACPI tables runs, and the guest has one CPU and resets where it would power off")
+	flags.BoolVar(&o.line.NoACPI, "no-acpi", false, "for firmware that is not cocoroot's own, which never reads the host's ACPI tables: acpi=off on the command line keeps their code from running, and leaves the guest one CPU, and a reset where it would power off")
 	flags.BoolVar(&o.force, "force", false, "replace existing files")
 	flags.BoolVar(&o.json, "json", false, "print the manifest; progress as JSON on standard error, one object a line")
 	if err := parse(flags, args, "output"); err != nil {

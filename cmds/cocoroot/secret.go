@@ -18,9 +18,6 @@ import (
 // (OvmfPkg/AmdSev/AmdSevX64.fdf); --firmware reads another one's.
 const amdSevArea = 0xc00
 
-// maxFirmware bounds the firmware image in bytes.
-const maxFirmware = 64 << 20
-
 func runSecret(ctx context.Context, a *app, _ *pflag.FlagSet, args []string) error {
 	return a.choose(ctx, "secret", []command{
 		{"build", "GUID=FILE… -o TABLE", "build the table of secrets that is injected", runSecretBuild},

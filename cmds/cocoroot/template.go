@@ -117,7 +117,7 @@ func runTemplate(ctx context.Context, a *app, flags *pflag.FlagSet, args []strin
 
 // write fills in one template.
 func (o *templateOptions) write(ctx context.Context, a *app, t launchTemplate) error {
-	fields, err := o.fields(ctx, t)
+	fields, err := o.fields(ctx, a, t)
 	if err != nil {
 		return err
 	}
@@ -152,7 +152,7 @@ const overhead = 1024
 
 // fields reads what the options name. The files that the host opens need not
 // be here.
-func (o *templateOptions) fields(ctx context.Context, t launchTemplate) (*templateFields, error) {
+func (o *templateOptions) fields(ctx context.Context, a *app, t launchTemplate) (*templateFields, error) {
 	f := &templateFields{Name: o.name, QEMU: o.qemu, Memory: o.memory, HardLimit: o.memory + overhead, CPUs: o.vcpus}
 	switch t.kind {
 	case forSecret:
@@ -187,7 +187,7 @@ func (o *templateOptions) fields(ctx context.Context, t launchTemplate) (*templa
 	if err := c.Check(); err != nil {
 		return nil, usagef("%w", err)
 	}
-	return f, nil
+	return f, a.wantOwn(f.Firmware, o.sev.unchecked)
 }
 
 // readGuest sets what is the same for QEMU and libvirt.

@@ -57,20 +57,10 @@ func newGuestRig(t *testing.T) *guestRig {
 	r.manifest = file("manifest.json", string(m))
 	r.session = file("vm_session.b64", base64.StdEncoding.EncodeToString(make([]byte, 128)))
 	r.dhCert = file("vm_godh.b64", base64.StdEncoding.EncodeToString([]byte("certificate")))
-	firmware := file("OVMF, 1.fd", string(fakeFirmware(t)))
+	firmware := file("OVMF, 1.fd", string(oracle.Vector(t, "ovmf_AmdSev_suffix.bin")))
 	r.shared = []string{"--firmware", firmware, "--kernel", file("kernel", "k"), "--initrd", file("initrd", "i"),
 		"--disk", file("image", "d"), "--vcpus", "4", "--memory", "2048", "--vcpu-type", "EPYC-Milan"}
 	return r
-}
-
-// fakeFirmware has room for the tables; it is the one that build.sh got.
-func fakeFirmware(t *testing.T) []byte {
-	t.Helper()
-	b, err := os.ReadFile(oracle.Artifact(t, "OVMF.amdsev.fd"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return b
 }
 
 // with returns the options for a mode, with a session where it has one.
