@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 
@@ -107,6 +108,9 @@ func readDebug(c *archive.Contents, initFile, commands string) (err error) {
 	return err
 }
 
+// maxPart bounds a part of the archive, in bytes.
+const maxPart = 256 << 20
+
 // readPart reads a part of the archive, by default the one of that name which
 // was built beside this program.
 func readPart(name, path, hint string) ([]byte, error) {
@@ -117,9 +121,17 @@ func readPart(name, path, hint string) ([]byte, error) {
 		}
 		path = filepath.Join(filepath.Dir(self), name)
 	}
-	data, err := os.ReadFile(path)
+	f, err := openFinite(path)
 	if err != nil {
 		return nil, hinted(fmt.Errorf("cannot read %s: %w", name, err), "%s", hint)
+	}
+	defer f.Close()
+	data, err := io.ReadAll(io.LimitReader(f, maxPart+1))
+	if err != nil {
+		return nil, fmt.Errorf("cannot read %s: %w", name, err)
+	}
+	if len(data) > maxPart {
+		return nil, fmt.Errorf("cannot use %s: it has more than %d bytes", path, maxPart)
 	}
 	return data, nil
 }

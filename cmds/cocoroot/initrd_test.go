@@ -41,3 +41,11 @@ func TestInitrdHints(t *testing.T) {
 		t.Errorf("without efi_secret: %q; want a warning", got)
 	}
 }
+
+// A device has no end.
+func TestInitrdOfDevice(t *testing.T) {
+	out := filepath.Join(t.TempDir(), "out")
+	if code, _, stderr := call(t, "initrd", "-o", out, "--init", "/dev/zero"); code != exitFailed || !strings.Contains(stderr, "/dev/zero is a device") {
+		t.Errorf("initrd = %d, %q; want 1 and the reason", code, stderr)
+	}
+}

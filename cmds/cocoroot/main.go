@@ -23,6 +23,7 @@ import (
 	"os"
 	"os/signal"
 	"strings"
+	"time"
 
 	"github.com/spf13/pflag"
 	"golang.org/x/sys/unix"
@@ -88,20 +89,38 @@ func hinted(err error, format string, args ...any) error {
 	return &failure{code: exitFailed, err: err, hint: fmt.Sprintf(format, args...)}
 }
 
+// endWithin is how long a verb has to end by itself after an interrupt. One that
+// waits for a pipe to which nobody writes does not.
+const endWithin = 2 * time.Second
+
 func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, unix.SIGTERM)
-	defer stop()
-	context.AfterFunc(ctx, stop) // a second signal ends the process at once
 	own, err := ovmf.ParseOwn(ownFirmware)
-	a := &app{os.Stdout, os.Stderr, own}
-	code := exitFailed
-	if err == nil {
-		code = a.main(ctx, os.Args[1:])
-	} else {
+	if err != nil {
 		fmt.Fprintf(os.Stderr, "cocoroot: error: %v\n", err)
+		os.Exit(exitFailed)
 	}
-	stop()
-	os.Exit(code)
+	signals := make(chan os.Signal, 2)
+	signal.Notify(signals, os.Interrupt, unix.SIGTERM)
+	left := new(scratch)
+	ctx, cancel := context.WithCancel(withScratch(context.Background(), left))
+	a := &app{os.Stdout, os.Stderr, own}
+	ended := make(chan int, 1)
+	go func() { ended <- a.main(ctx, os.Args[1:]) }()
+	select {
+	case code := <-ended:
+		os.Exit(code)
+	case <-signals:
+		cancel()
+	}
+	select {
+	case code := <-ended:
+		os.Exit(code)
+	case <-signals: // a second one ends the process at once
+	case <-time.After(endWithin):
+	}
+	left.remove()
+	fmt.Fprintln(a.stderr, "cocoroot: error: interrupted; nothing was written")
+	os.Exit(exitFailed)
 }
 
 // main runs the verb and returns the exit code.

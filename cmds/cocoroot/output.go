@@ -23,7 +23,10 @@ type output struct {
 
 // outputs are files that appear together or not at all. Only what was replaced
 // with force cannot be taken back.
-type outputs []*output
+type outputs struct {
+	files   []*output
+	scratch *scratch // where an interrupt can find them before that; or nil
+}
 
 // create starts one more file. An existing file is an error without force,
 // and stays untouched until commit with it.
@@ -39,7 +42,7 @@ func (all *outputs) create(path string, mode fs.FileMode, force bool) (*output, 
 	case err != nil && !errors.Is(err, fs.ErrNotExist):
 		return nil, fmt.Errorf("cannot write %s: %w", path, err)
 	}
-	for _, o := range *all {
+	for _, o := range all.files {
 		if filepath.Clean(o.path) == filepath.Clean(path) {
 			return nil, usagef("two outputs are to be written to %s", path)
 		}
@@ -48,8 +51,9 @@ func (all *outputs) create(path string, mode fs.FileMode, force bool) (*output, 
 	if err != nil {
 		return nil, fmt.Errorf("cannot write %s: %w", path, err)
 	}
+	all.scratch.add(f.Name())
 	o := &output{File: f, path: path, force: force}
-	*all = append(*all, o)
+	all.files = append(all.files, o)
 	if err := f.Chmod(mode); err != nil {
 		return nil, fmt.Errorf("cannot write %s: %w", path, err)
 	}
@@ -67,7 +71,7 @@ func (all *outputs) createDevice(path string, force bool) (*output, error) {
 		return nil, fmt.Errorf("cannot write %s: %w", path, err)
 	}
 	o := &output{File: f, path: path, force: true, device: true}
-	*all = append(*all, o)
+	all.files = append(all.files, o)
 	return o, nil
 }
 
@@ -94,7 +98,7 @@ func (o *output) fits(size int64) error {
 
 // commit gives every file its name, after all of them are on the disk.
 func (all *outputs) commit() error {
-	for _, o := range *all {
+	for _, o := range all.files {
 		if err := o.Sync(); err != nil {
 			return fmt.Errorf("cannot write %s: %w", o.path, err)
 		}
@@ -102,7 +106,7 @@ func (all *outputs) commit() error {
 			return fmt.Errorf("cannot write %s: %w", o.path, err)
 		}
 	}
-	for _, o := range *all {
+	for _, o := range all.files {
 		if o.device {
 			continue
 		}
@@ -110,7 +114,7 @@ func (all *outputs) commit() error {
 			return err
 		}
 	}
-	*all = nil
+	all.files = nil
 	return nil
 }
 
@@ -136,7 +140,7 @@ func (o *output) rename() error {
 
 // discard removes what was not committed.
 func (all *outputs) discard() {
-	for _, o := range *all {
+	for _, o := range all.files {
 		o.Close()
 		if o.device {
 			continue
@@ -146,7 +150,7 @@ func (all *outputs) discard() {
 			os.Remove(o.path)
 		}
 	}
-	*all = nil
+	all.files = nil
 }
 
 // isTerminal reports whether w is a terminal, where progress may be shown.

@@ -84,7 +84,7 @@ func seal(ctx context.Context, a *app, o sealOptions) error {
 		return err // before the long work begins
 	}
 	// Every output is opened before the long work begins.
-	var files outputs
+	files := outputs{scratch: scratchOf(ctx)}
 	defer files.discard()
 	image, err := files.create(o.image, 0o644, o.force)
 	if err != nil {

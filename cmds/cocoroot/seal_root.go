@@ -36,6 +36,7 @@ func (o sealOptions) makeRoot(ctx context.Context) (*rootfs.Image, error) {
 		return nil, fmt.Errorf("cannot make a folder for the file system: %w", err)
 	}
 	defer os.RemoveAll(dir)
+	scratchOf(ctx).add(dir)
 	image, err := rootfs.Make(ctx, o.root, dir, rootfs.Options{
 		Type: policy.FSType(o.fs), Epoch: epoch, Owned: o.rootOwned, Image: o.ociImage, Stdin: os.Stdin,
 	})
