@@ -749,9 +749,9 @@ bench() {
 	peers
 	built
 	export CGO_ENABLED=0 GOEXPERIMENT=runtimesecret COCOROOT_REQUIRE_TOOLS=1
-	go test -run '^$' -bench . ./unlock/xts
+	go test -run '^$' -bench . ./initramfs/image/xts
 	# 2 GiB of scratch files go to TMPDIR: it says which disk is measured.
-	go test -run '^$' -bench '^BenchmarkSeal$' -benchtime 5x -timeout 60m ./unlock/sealed
+	go test -run '^$' -bench '^BenchmarkSeal$' -benchtime 5x -timeout 60m ./initramfs/image/sealed
 	go test -run '^$' -bench . -benchtime 1x -timeout 60m ./cmds/init
 }
 

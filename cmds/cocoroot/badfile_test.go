@@ -8,7 +8,7 @@ import (
 	"testing"
 	"time"
 
-	"cocoroot/unlock/oracle"
+	"cocoroot/initramfs/oracle"
 )
 
 // badFiles makes one of each file that no option should get.

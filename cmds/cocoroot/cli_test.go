@@ -7,8 +7,8 @@ import (
 	"strings"
 	"testing"
 
-	"cocoroot/initramfs/ovmf"
-	"cocoroot/unlock/oracle"
+	"cocoroot/initramfs/measure/ovmf"
+	"cocoroot/initramfs/oracle"
 	"cocoroot/unlock/policy"
 )
 

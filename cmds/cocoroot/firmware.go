@@ -7,7 +7,7 @@ import (
 	"io/fs"
 	"strings"
 
-	"cocoroot/initramfs/ovmf"
+	"cocoroot/initramfs/measure/ovmf"
 )
 
 // ownFirmware is what ovmf.ParseOwn takes. The linker sets it, in a build that

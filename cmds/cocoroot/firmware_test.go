@@ -6,7 +6,7 @@ import (
 	"strings"
 	"testing"
 
-	"cocoroot/unlock/oracle"
+	"cocoroot/initramfs/oracle"
 )
 
 // holes are words of each hole that a warning has to name.

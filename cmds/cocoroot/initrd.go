@@ -12,7 +12,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"cocoroot/initramfs/archive"
-	"cocoroot/initramfs/kmod"
+	"cocoroot/initramfs/archive/kmod"
 )
 
 func runInitrd(_ context.Context, a *app, flags *pflag.FlagSet, args []string) error {

@@ -10,7 +10,7 @@ import (
 	"strings"
 
 	"cocoroot/initramfs/measure"
-	"cocoroot/initramfs/ovmf"
+	"cocoroot/initramfs/measure/ovmf"
 )
 
 // inspectFirmware goes by the footer at the end of the image.

@@ -10,6 +10,9 @@ import (
 	"io/fs"
 	"sort"
 
+	"cocoroot/unlock/luks2/format"
+	"cocoroot/unlock/verity/tree"
+
 	"cocoroot/unlock/luks2"
 	"cocoroot/unlock/policy"
 	"cocoroot/unlock/verity"
@@ -83,7 +86,7 @@ func inspectTree(s *subject, r *inspection, f *fields, beside *verity.Params, fr
 	if err != nil {
 		return 0, err
 	}
-	sb, uuid, err := verity.ParseSuperblock(block)
+	sb, uuid, err := tree.ParseSuperblock(block)
 	switch {
 	case err != nil && beside == nil:
 		r.problem("at byte %d, where its size says: %v", p.DataSize(), err)
@@ -91,7 +94,7 @@ func inspectTree(s *subject, r *inspection, f *fields, beside *verity.Params, fr
 	case err != nil:
 		r.warn("the guest needs none, but veritysetup dump will not work: %v", err)
 	default:
-		f.add("superblock_uuid", luks2.UUID(uuid).String())
+		f.add("superblock_uuid", format.UUID(uuid).String())
 		f.add("superblock_salt", sb.SaltText())
 		if sb.DataBlocks != blocks || beside != nil && !bytes.Equal(sb.Salt, beside.Salt) {
 			r.warn("the superblock has other numbers; the guest believes the command line, and stock tools this")
@@ -170,7 +173,7 @@ func inspectHeader(s *subject, r *inspection, f *fields, data uint64) error {
 	f.add("ciphertext_size", info.Size)
 	f.add("sector_size", info.SectorSize)
 	f.add("iv_tweak", info.IVTweak)
-	if err := luks2.CheckSecondary(both[:n], both[n:]); err != nil {
+	if err := format.CheckSecondary(both[:n], both[n:]); err != nil {
 		r.problem("%v", err)
 	}
 	return nil

@@ -8,12 +8,12 @@ import (
 	"errors"
 	"strings"
 
-	"cocoroot/initramfs/manifest"
+	"cocoroot/initramfs/image/manifest"
 	"cocoroot/initramfs/measure"
-	"cocoroot/initramfs/packet"
 	"cocoroot/initramfs/release"
-	"cocoroot/initramfs/session"
-	"cocoroot/initramfs/sevcert"
+	"cocoroot/initramfs/release/packet"
+	"cocoroot/initramfs/release/session"
+	"cocoroot/initramfs/release/sevcert"
 	"cocoroot/unlock/policy"
 )
 

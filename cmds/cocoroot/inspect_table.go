@@ -8,6 +8,8 @@ import (
 	"io"
 	"unicode/utf8"
 
+	"cocoroot/unlock/secret/table"
+
 	"github.com/spf13/pflag"
 
 	"cocoroot/unlock/efi"
@@ -59,12 +61,12 @@ func runSecretInspect(_ context.Context, a *app, flags *pflag.FlagSet, args []st
 	if err != nil {
 		return err
 	}
-	table, err := secmem.ReadFile(flags.Arg(0), maxTable)
+	buf, err := secmem.ReadFile(flags.Arg(0), maxTable)
 	if err != nil {
 		return err
 	}
-	defer table.Close()
-	l := secret.Inspect(table.Bytes(), area)
+	defer buf.Close()
+	l := table.Inspect(buf.Bytes(), area)
 	r := reportTable(l, area, *show)
 	if *asJSON {
 		if err := printJSON(a.stdout, r); err != nil {
@@ -77,7 +79,7 @@ func runSecretInspect(_ context.Context, a *app, flags *pflag.FlagSet, args []st
 }
 
 // judgeTable turns a listing's fault into the tool's error.
-func judgeTable(path string, l secret.Listing) error {
+func judgeTable(path string, l table.Listing) error {
 	if l.Fault == nil {
 		return nil
 	}
@@ -89,9 +91,9 @@ func effect(fault error) string {
 	switch {
 	case fault == nil:
 		return "the guest sees every entry"
-	case errors.Is(fault, secret.ErrHeader):
+	case errors.Is(fault, table.ErrHeader):
 		return "the guest's kernel sees no secrets, and says nothing"
-	case errors.Is(fault, secret.ErrTooBig):
+	case errors.Is(fault, table.ErrTooBig):
 		return "QEMU would write it over the hashes table behind the area, and the guest would not boot"
 	case errors.Is(fault, secret.ErrTooMany):
 		return "the guest's kernel shows at most 64 entries and says nothing of more, so init refuses so many"
@@ -103,7 +105,7 @@ func effect(fault error) string {
 // inspectSecretTable goes by the table's GUID. The table stays in locked
 // memory; a listing of it shows no secret unless asked to.
 func inspectSecretTable(s *subject, r *inspection) (bool, error) {
-	if !secret.IsTable(s.head.Bytes()) {
+	if !table.IsTable(s.head.Bytes()) {
 		return false, nil
 	}
 	r.Kind, r.title = "secret_table", "a table of secrets, in clear"
@@ -118,7 +120,7 @@ func inspectSecretTable(s *subject, r *inspection) (bool, error) {
 			return false, err
 		}
 	}
-	l := secret.Inspect(s.table.Bytes(), s.area)
+	l := table.Inspect(s.table.Bytes(), s.area)
 	r.Details = reportTable(l, s.area, s.show)
 	if l.Fault != nil {
 		r.problem("%v", l.Fault)
@@ -127,7 +129,7 @@ func inspectSecretTable(s *subject, r *inspection) (bool, error) {
 	return true, nil
 }
 
-func reportTable(l secret.Listing, area int, show bool) tableReport {
+func reportTable(l table.Listing, area int, show bool) tableReport {
 	r := tableReport{Size: l.Size, Length: l.Length, Area: area, Inside: l.Inside, Outside: l.Outside,
 		Convention: l.Convention(), Entries: []entryReport{}, Warnings: []string{}, Effect: effect(l.Fault)}
 	if l.Fault != nil {
@@ -137,7 +139,7 @@ func reportTable(l secret.Listing, area int, show bool) tableReport {
 		r.Warnings = append(r.Warnings, "the padding is not zero")
 	}
 	for _, e := range l.Entries {
-		entry := entryReport{GUID: e.GUID, Name: secret.NameOf(e.GUID), Offset: e.Offset, Size: len(e.Data),
+		entry := entryReport{GUID: e.GUID, Name: table.NameOf(e.GUID), Offset: e.Offset, Size: len(e.Data),
 			Deleted: e.Deleted(), NUL: e.EndsInNUL(), Newline: e.EndsInNewline()}
 		if show {
 			entry.Data = e.Data
@@ -148,7 +150,7 @@ func reportTable(l secret.Listing, area int, show bool) tableReport {
 	return r
 }
 
-func entryWarnings(e secret.Listed) []string {
+func entryWarnings(e table.Listed) []string {
 	var all []string
 	warn := func(text string) { all = append(all, e.GUID.String()+": "+text) }
 	switch {

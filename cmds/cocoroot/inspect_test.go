@@ -11,8 +11,8 @@ import (
 	"testing"
 
 	"cocoroot/initramfs/measure"
-	"cocoroot/initramfs/psptest"
-	"cocoroot/unlock/oracle"
+	"cocoroot/initramfs/oracle"
+	"cocoroot/initramfs/release/psptest"
 )
 
 // inspected is a file and what inspect has to say of it.

@@ -14,8 +14,8 @@ import (
 	"github.com/spf13/pflag"
 
 	"cocoroot/initramfs/launch"
-	"cocoroot/initramfs/ovmf"
-	"cocoroot/initramfs/qmp"
+	"cocoroot/initramfs/launch/qmp"
+	"cocoroot/initramfs/measure/ovmf"
 	"cocoroot/unlock/fatal"
 )
 

@@ -9,7 +9,7 @@ import (
 	"testing"
 
 	"cocoroot/initramfs/launch"
-	"cocoroot/unlock/oracle"
+	"cocoroot/initramfs/oracle"
 )
 
 // hardware are the arguments of a launch on SEV hardware.

@@ -15,7 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"cocoroot/initramfs/measure"
-	"cocoroot/initramfs/ovmf"
+	"cocoroot/initramfs/measure/ovmf"
 	"cocoroot/unlock/policy"
 )
 

@@ -7,7 +7,7 @@ import (
 	"strings"
 	"testing"
 
-	"cocoroot/unlock/oracle"
+	"cocoroot/initramfs/oracle"
 )
 
 // measureFiles are an empty kernel and initrd, and the firmware of the

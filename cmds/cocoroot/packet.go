@@ -8,12 +8,13 @@ import (
 	"io/fs"
 	"os"
 
+	"cocoroot/unlock/secret/table"
+
 	"github.com/spf13/pflag"
 
-	"cocoroot/initramfs/packet"
-	"cocoroot/initramfs/session"
+	"cocoroot/initramfs/release/packet"
+	"cocoroot/initramfs/release/session"
 	"cocoroot/unlock/secmem"
-	"cocoroot/unlock/secret"
 )
 
 // secrets are the options that name what is to be injected, and the keys of
@@ -52,15 +53,15 @@ func (s *secrets) read(a *app, pairs []string) (*secmem.Buffer, error) {
 	if s.table == "" {
 		return buildTable(a, pairs, area)
 	}
-	table, err := secmem.ReadFile(s.table, maxTable)
+	buf, err := secmem.ReadFile(s.table, maxTable)
 	if err != nil {
 		return nil, err
 	}
-	if err := judgeTable(s.table, secret.Inspect(table.Bytes(), area)); err != nil {
-		table.Close()
+	if err := judgeTable(s.table, table.Inspect(buf.Bytes(), area)); err != nil {
+		buf.Close()
 		return nil, err
 	}
-	return table, nil
+	return buf, nil
 }
 
 // packetOutput are the options of what writes a packet.

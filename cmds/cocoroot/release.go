@@ -11,10 +11,10 @@ import (
 	"github.com/spf13/pflag"
 	"golang.org/x/sys/unix"
 
-	"cocoroot/initramfs/packet"
-	"cocoroot/initramfs/qmp"
+	"cocoroot/initramfs/launch/qmp"
 	"cocoroot/initramfs/release"
-	"cocoroot/initramfs/session"
+	"cocoroot/initramfs/release/packet"
+	"cocoroot/initramfs/release/session"
 )
 
 func runRelease(ctx context.Context, a *app, _ *pflag.FlagSet, args []string) error {

@@ -11,7 +11,7 @@ import (
 	"strings"
 	"testing"
 
-	"cocoroot/initramfs/psptest"
+	"cocoroot/initramfs/release/psptest"
 )
 
 // rig is an owner's folder, a platform, and a guest that was launched with the

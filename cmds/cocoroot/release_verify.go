@@ -11,10 +11,10 @@ import (
 
 	"github.com/spf13/pflag"
 
-	"cocoroot/initramfs/packet"
-	"cocoroot/initramfs/qmp"
+	"cocoroot/initramfs/launch/qmp"
 	"cocoroot/initramfs/release"
-	"cocoroot/initramfs/session"
+	"cocoroot/initramfs/release/packet"
+	"cocoroot/initramfs/release/session"
 )
 
 // demands are the options that say which guest may have the secret.

@@ -9,7 +9,7 @@ import (
 	"syscall"
 	"testing"
 
-	"cocoroot/unlock/oracle"
+	"cocoroot/initramfs/oracle"
 )
 
 // nobody is the user who archives the second time, when the test may choose.

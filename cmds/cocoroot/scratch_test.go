@@ -10,7 +10,7 @@ import (
 	"testing"
 	"time"
 
-	"cocoroot/unlock/oracle"
+	"cocoroot/initramfs/oracle"
 )
 
 // TestSilentInputs: a verb that waits for a pipe to which nobody writes ends

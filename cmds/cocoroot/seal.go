@@ -9,14 +9,15 @@ import (
 	"io"
 	"strings"
 
+	"cocoroot/unlock/luks2/format"
+
 	"github.com/spf13/pflag"
 
-	"cocoroot/initramfs/cmdline"
-	"cocoroot/initramfs/manifest"
-	"cocoroot/initramfs/rootfs"
-	"cocoroot/unlock/luks2"
+	"cocoroot/initramfs/image/cmdline"
+	"cocoroot/initramfs/image/manifest"
+	"cocoroot/initramfs/image/rootfs"
+	"cocoroot/initramfs/image/sealed"
 	"cocoroot/unlock/policy"
-	"cocoroot/unlock/sealed"
 )
 
 // sealOptions is what the verb was told.
@@ -182,7 +183,7 @@ func (o sealOptions) writeImage(ctx context.Context, a *app, image, keyOut *outp
 		Passphrase: with.key.Bytes(), KDF: o.kdf(), Random: with.random, Progress: bar.at,
 	})
 	switch {
-	case errors.Is(err, luks2.ErrKDF):
+	case errors.Is(err, format.ErrKDF):
 		return result, "", usagef("the guest would refuse this image: %w", err)
 	case err != nil:
 		return result, "", err

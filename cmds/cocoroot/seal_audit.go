@@ -5,10 +5,10 @@ import (
 	"slices"
 	"strings"
 
-	"cocoroot/initramfs/audit"
-	"cocoroot/initramfs/cmdline"
-	"cocoroot/initramfs/fsimage"
-	"cocoroot/initramfs/rootfs"
+	"cocoroot/initramfs/image/audit"
+	"cocoroot/initramfs/image/cmdline"
+	"cocoroot/initramfs/image/fsimage"
+	"cocoroot/initramfs/image/rootfs"
 	"cocoroot/unlock/policy"
 	"cocoroot/unlock/verity"
 )

@@ -8,11 +8,13 @@ import (
 	"fmt"
 	"io"
 
+	"cocoroot/unlock/luks2/format"
+
 	"github.com/spf13/pflag"
 
-	"cocoroot/initramfs/rootfs"
+	"cocoroot/initramfs/image/rootfs"
+	"cocoroot/initramfs/image/sealed"
 	"cocoroot/unlock/luks2"
-	"cocoroot/unlock/sealed"
 	"cocoroot/unlock/secmem"
 )
 
@@ -73,9 +75,9 @@ func (o sealOptions) makesKey() bool { return o.keyFile == "" && o.passphraseFil
 // kdf returns how the key of the keyslot is made.
 func (o sealOptions) kdf() luks2.KDF {
 	if o.passphraseFile == "" {
-		return luks2.PBKDF2(luks2.GeneratedKeyIterations)
+		return format.PBKDF2(format.GeneratedKeyIterations)
 	}
-	return luks2.Argon2id(o.pbkdfIterations, o.pbkdfMemory, o.pbkdfParallel)
+	return format.Argon2id(o.pbkdfIterations, o.pbkdfMemory, o.pbkdfParallel)
 }
 
 // keys are what an image is sealed with.

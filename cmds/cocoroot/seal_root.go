@@ -11,8 +11,8 @@ import (
 
 	"github.com/spf13/pflag"
 
-	"cocoroot/initramfs/fsimage"
-	"cocoroot/initramfs/rootfs"
+	"cocoroot/initramfs/image/fsimage"
+	"cocoroot/initramfs/image/rootfs"
 	"cocoroot/unlock/policy"
 )
 

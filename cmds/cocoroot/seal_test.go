@@ -14,7 +14,7 @@ import (
 	"testing"
 	"time"
 
-	"cocoroot/unlock/oracle"
+	"cocoroot/initramfs/oracle"
 	"cocoroot/unlock/policy"
 )
 

@@ -6,9 +6,11 @@ import (
 	"fmt"
 	"strings"
 
+	"cocoroot/unlock/secret/table"
+
 	"github.com/spf13/pflag"
 
-	"cocoroot/initramfs/ovmf"
+	"cocoroot/initramfs/measure/ovmf"
 	"cocoroot/unlock/efi"
 	"cocoroot/unlock/secmem"
 	"cocoroot/unlock/secret"
@@ -83,7 +85,7 @@ func secretArea(path string) (int, error) {
 
 // buildTable reads GUID=FILE pairs into a secret table that fits area bytes.
 func buildTable(a *app, pairs []string, area int) (*secmem.Buffer, error) {
-	var entries []secret.Entry
+	var entries []table.Entry
 	defer func() {
 		for _, e := range entries {
 			e.Data.Close()
@@ -103,9 +105,9 @@ func buildTable(a *app, pairs []string, area int) (*secmem.Buffer, error) {
 			return nil, err
 		}
 		warnOfEnding(a, path, data.Bytes())
-		entries = append(entries, secret.Entry{GUID: g, Data: data})
+		entries = append(entries, table.Entry{GUID: g, Data: data})
 	}
-	return secret.Build(entries, area)
+	return table.Build(entries, area)
 }
 
 // warnOfEnding warns of white space at the end of a key, which counts. What

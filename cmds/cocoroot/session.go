@@ -9,8 +9,8 @@ import (
 
 	"github.com/spf13/pflag"
 
-	"cocoroot/initramfs/session"
-	"cocoroot/initramfs/sevcert"
+	"cocoroot/initramfs/release/session"
+	"cocoroot/initramfs/release/sevcert"
 )
 
 // maxCertificates bounds a file of certificates in bytes.

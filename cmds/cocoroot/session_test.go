@@ -5,8 +5,8 @@ import (
 	"strings"
 	"testing"
 
-	"cocoroot/initramfs/psptest"
-	"cocoroot/initramfs/sevcert"
+	"cocoroot/initramfs/release/psptest"
+	"cocoroot/initramfs/release/sevcert"
 )
 
 // A host shows whichever chip's certificates it likes.

@@ -15,10 +15,10 @@ import (
 
 	"github.com/spf13/pflag"
 
+	"cocoroot/initramfs/image/manifest"
 	"cocoroot/initramfs/launch"
-	"cocoroot/initramfs/manifest"
 	"cocoroot/initramfs/measure"
-	"cocoroot/initramfs/packet"
+	"cocoroot/initramfs/release/packet"
 	"cocoroot/templates"
 	"cocoroot/unlock/policy"
 )

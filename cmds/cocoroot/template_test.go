@@ -12,10 +12,10 @@ import (
 	"strings"
 	"testing"
 
+	"cocoroot/initramfs/image/manifest"
 	"cocoroot/initramfs/launch"
-	"cocoroot/initramfs/manifest"
-	"cocoroot/initramfs/psptest"
-	"cocoroot/unlock/oracle"
+	"cocoroot/initramfs/oracle"
+	"cocoroot/initramfs/release/psptest"
 	"cocoroot/unlock/policy"
 )
 

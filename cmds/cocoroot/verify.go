@@ -8,10 +8,13 @@ import (
 	"io"
 	"os"
 
+	"cocoroot/unlock/luks2/format"
+	"cocoroot/unlock/verity/tree"
+
 	"github.com/spf13/pflag"
 	"golang.org/x/sys/unix"
 
-	"cocoroot/initramfs/fsimage"
+	"cocoroot/initramfs/image/fsimage"
 	"cocoroot/unlock/luks2"
 	"cocoroot/unlock/policy"
 	"cocoroot/unlock/secmem"
@@ -101,10 +104,10 @@ func (v *verification) check(ctx context.Context, a *app, measured policy.Policy
 	defer f.Close()
 	bar := newProgress(a.stderr, asJSON)
 	bar.begins("verifying")
-	verdict, err := p.Verify(ctx, f, func(done int64) { bar.at(done, int64(p.DataSize())) })
+	verdict, err := tree.Verify(ctx, p, f, func(done int64) { bar.at(done, int64(p.DataSize())) })
 	bar.end()
 	switch {
-	case errors.Is(err, verity.ErrShort):
+	case errors.Is(err, tree.ErrShort):
 		return tampered(fmt.Errorf("%s is not the measured image: %w", v.Image, err))
 	case err != nil:
 		return fmt.Errorf("cannot verify %s: %w", v.Image, err)
@@ -164,18 +167,18 @@ func openImage(path string) (*os.File, int64, error) {
 
 // whatLies says what lies in a block, by what cocoroot seal puts there: of a
 // header that differs, nothing is believed.
-func whatLies(p verity.Params, b verity.Bad) string {
+func whatLies(p verity.Params, b tree.Bad) string {
 	switch {
 	case b.Level > 0:
 		return fmt.Sprintf("hash tree, level %d, block %d, for the data blocks %d to %d", b.Level, b.Block, b.First, b.First+b.Count-1)
-	case b.Offset < luks2.FormatHeaderSize:
+	case b.Offset < format.HeaderSize:
 		return "LUKS2 header, first copy"
-	case b.Offset < 2*luks2.FormatHeaderSize:
+	case b.Offset < 2*format.HeaderSize:
 		return "LUKS2 header, second copy"
-	case b.Offset < luks2.HeaderRegion:
+	case b.Offset < format.RegionSize:
 		return "LUKS2 keyslots"
 	}
-	return fmt.Sprintf("encrypted data, byte %d of the file system (as cocoroot seal lays it out)", b.Offset-luks2.HeaderRegion)
+	return fmt.Sprintf("encrypted data, byte %d of the file system (as cocoroot seal lays it out)", b.Offset-format.RegionSize)
 }
 
 // superblockState compares the superblock, which the root hash does not cover.
@@ -184,7 +187,7 @@ func superblockState(f io.ReaderAt, p verity.Params) string {
 	if _, err := f.ReadAt(block, int64(p.DataSize())); err != nil {
 		return "the superblock cannot be read"
 	}
-	super, _, err := verity.ParseSuperblock(block)
+	super, _, err := tree.ParseSuperblock(block)
 	switch {
 	case err != nil:
 		return "the superblock is not one: " + err.Error()
@@ -204,24 +207,24 @@ func openWithKey(measured policy.Policy, f io.ReaderAt, keyFile string) (*luksCh
 		return nil, err
 	}
 	defer key.Close()
-	r := measured.Image.NewReader(f)
+	r := tree.NewReader(measured.Image, f)
 	header, info, err := checkHeaders(r, measured.Image)
 	if err != nil {
 		return nil, fmt.Errorf("the guest would refuse the image: %w", err)
 	}
 	pass := key.Bytes()
-	volume, err := luks2.VolumeKey(r, header, info, pass)
-	if n := len(pass) - 1; errors.Is(err, luks2.ErrPassphrase) && n > 0 && pass[n] == 0 {
-		volume, err = luks2.VolumeKey(r, header, info, pass[:n])
+	volume, err := format.VolumeKey(r, header, info, pass)
+	if n := len(pass) - 1; errors.Is(err, format.ErrPassphrase) && n > 0 && pass[n] == 0 {
+		volume, err = format.VolumeKey(r, header, info, pass[:n])
 	}
-	if errors.Is(err, luks2.ErrPassphrase) {
+	if errors.Is(err, format.ErrPassphrase) {
 		return nil, &failure{exitSecret, fmt.Errorf("%s does not open the image", keyFile), "every byte of the file counts, a newline at its end too"}
 	}
 	if err != nil {
 		return nil, fmt.Errorf("cannot unlock the image: %w", err)
 	}
 	defer volume.Close()
-	plain, err := luks2.NewReader(r, info, volume.Bytes())
+	plain, err := format.NewReader(r, info, volume.Bytes())
 	if err != nil {
 		return nil, err
 	}
@@ -256,5 +259,5 @@ func checkHeaders(r io.ReaderAt, p verity.Params) ([]byte, luks2.Info, error) {
 	if err != nil {
 		return nil, info, err
 	}
-	return both[:size], info, luks2.CheckSecondary(both[:size], both[size:])
+	return both[:size], info, format.CheckSecondary(both[:size], both[size:])
 }

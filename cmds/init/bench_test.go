@@ -11,10 +11,11 @@ import (
 	"strings"
 	"testing"
 
+	"cocoroot/unlock/secret/table"
+
 	"cocoroot/initramfs/launch"
-	"cocoroot/unlock/oracle"
+	"cocoroot/initramfs/oracle"
 	"cocoroot/unlock/policy"
-	"cocoroot/unlock/secret"
 )
 
 // peersUUID is the LUKS UUID that the peers' archives look for (build.sh bench
@@ -46,7 +47,7 @@ func BenchmarkBoot(b *testing.B) {
 		dir := b.TempDir()
 		root := benchRoot(b, dir)
 		image := seal(b, dir, root, "--append", "quiet printk.time=1")
-		table, err := secret.Build([]secret.Entry{entry(b, policy.DefaultKey, image.key)}, int(secretArea(b).Size))
+		table, err := table.Build([]table.Entry{entry(b, policy.DefaultKey, image.key)}, int(secretArea(b).Size))
 		if err != nil {
 			b.Fatal(err)
 		}

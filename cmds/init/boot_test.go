@@ -8,10 +8,11 @@ import (
 	"strings"
 	"testing"
 
+	"cocoroot/unlock/secret/table"
+
+	"cocoroot/initramfs/image/rootfs"
 	"cocoroot/initramfs/measure"
-	"cocoroot/initramfs/rootfs"
 	"cocoroot/unlock/policy"
-	"cocoroot/unlock/secret"
 	"cocoroot/unlock/verity"
 )
 
@@ -188,11 +189,11 @@ func TestSecretFailures(t *testing.T) {
 			g.entries[0] = entry(t, otherGUID, g.entries[0].Data.Bytes())
 		}, "SECRET-ABSENT"},
 		"key entry empty": {func(t *testing.T, g *guest) {
-			g.entries = []secret.Entry{entry(t, policy.DefaultKey, nil)}
+			g.entries = []table.Entry{entry(t, policy.DefaultKey, nil)}
 		}, "SECRET-FORM"},
 		"nothing injected": {func(_ *testing.T, g *guest) { g.entries = nil }, "SECRET-NONE"},
 		"table corrupt": {func(t *testing.T, g *guest) {
-			table, err := secret.Build(g.entries, 0xc00)
+			table, err := table.Build(g.entries, 0xc00)
 			if err != nil {
 				t.Fatal(err)
 			}

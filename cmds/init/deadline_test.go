@@ -9,13 +9,15 @@ import (
 	"testing"
 	"time"
 
+	"cocoroot/unlock/luks2/format"
+
 	"github.com/klauspost/compress/zstd"
 	"github.com/u-root/u-root/pkg/cpio"
 
-	"cocoroot/initramfs/cmdline"
-	"cocoroot/initramfs/qmp"
+	"cocoroot/initramfs/image/cmdline"
+	"cocoroot/initramfs/image/sealed"
+	"cocoroot/initramfs/launch/qmp"
 	"cocoroot/unlock/luks2"
-	"cocoroot/unlock/sealed"
 	"cocoroot/unlock/verity"
 )
 
@@ -76,7 +78,7 @@ func TestDiskStopsAnswering(t *testing.T) {
 		"hash tree":   p.HashStart() * verity.BlockSize,
 		"LUKS header": 4096,
 		"keyslot":     32768,
-		"root":        luks2.HeaderRegion,
+		"root":        format.RegionSize,
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -136,14 +138,14 @@ func sealRoot(t *testing.T, root string, passphrase []byte, kdf luks2.KDF) seale
 // slow for it.
 func TestSlowKeyDerivation(t *testing.T) {
 	t.Parallel()
-	sealedWith(t, luks2.PBKDF2(luks2.MaxIterations)).boots(t).failsInTime(t, "DEADLINE", func() {})
+	sealedWith(t, format.PBKDF2(luks2.MaxIterations)).boots(t).failsInTime(t, "DEADLINE", func() {})
 }
 
 // The child that unseals needs more memory than there is: the kernel kills it,
 // and not the first process.
 func TestOutOfMemory(t *testing.T) {
 	t.Parallel()
-	g := sealedWith(t, luks2.Argon2id(1, 128<<10, 1)).boots(t)
+	g := sealedWith(t, format.Argon2id(1, 128<<10, 1)).boots(t)
 	g.memory = 384
 	g.initrd = withBallast(t, g.initrd, 260<<20)
 	e := g.fails(t, "CRASH")

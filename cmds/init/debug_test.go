@@ -10,9 +10,9 @@ import (
 	"strings"
 	"testing"
 
-	"cocoroot/initramfs/qmp"
+	"cocoroot/initramfs/launch/qmp"
+	"cocoroot/initramfs/oracle"
 	"cocoroot/unlock/efi"
-	"cocoroot/unlock/oracle"
 	"cocoroot/unlock/policy"
 	"cocoroot/unlock/secret"
 )

@@ -8,7 +8,7 @@ import (
 	"strings"
 	"testing"
 
-	"cocoroot/initramfs/qmp"
+	"cocoroot/initramfs/launch/qmp"
 	"cocoroot/unlock/efi"
 	"cocoroot/unlock/gpt/gpttest"
 	"cocoroot/unlock/verity"

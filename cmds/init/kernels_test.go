@@ -7,9 +7,9 @@ import (
 	"testing"
 
 	"cocoroot/initramfs/archive"
-	"cocoroot/initramfs/kmod"
+	"cocoroot/initramfs/archive/kmod"
+	"cocoroot/initramfs/oracle"
 	"cocoroot/unlock/modules"
-	"cocoroot/unlock/oracle"
 )
 
 // withModules builds an archive for a kernel with the tool that users have,

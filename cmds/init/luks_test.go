@@ -10,6 +10,9 @@ import (
 	"strings"
 	"testing"
 
+	"cocoroot/unlock/luks2/format"
+	"cocoroot/unlock/verity/tree"
+
 	"cocoroot/unlock/luks2"
 	"cocoroot/unlock/verity"
 )
@@ -26,7 +29,7 @@ func TestNullCipherInTheSegment(t *testing.T) {
 	dir := t.TempDir()
 	plain := filepath.Join(dir, "plain")
 	makeSquashfs(t, testRoot(t, dir, ""), plain)
-	header := luksHeader(t, s, luks2.PBKDF2(luks2.GeneratedKeyIterations),
+	header := luksHeader(t, s, format.PBKDF2(format.GeneratedKeyIterations),
 		`"iv_tweak":"0","encryption":"aes-xts-plain64"`, `"iv_tweak":"0","encryption":"cipher_null-ecb"`)
 	e := hashed(t, s, append(header, read(t, plain)...)).fails(t, "LUKS-HEADER")
 	blames(t, e, "segments.0.encryption")
@@ -35,7 +38,7 @@ func TestNullCipherInTheSegment(t *testing.T) {
 func TestArgon2BeyondTheMemory(t *testing.T) {
 	t.Parallel()
 	s := standardImage(t)
-	header := luksHeader(t, s, luks2.Argon2id(4, 64, 1), `"memory":64,`, `"memory":614400,`)
+	header := luksHeader(t, s, format.Argon2id(4, 64, 1), `"memory":64,`, `"memory":614400,`)
 	g := hashed(t, s, append(header, make([]byte, 1<<20)...))
 	g.memory = 1024
 	blames(t, g.fails(t, "LUKS-HEADER"), "keyslots.0.kdf.memory", "luksConvertKey")
@@ -56,10 +59,10 @@ func blames(t *testing.T, e ended, want ...string) {
 func luksHeader(t *testing.T, s sealedImage, kdf luks2.KDF, old, new string) []byte {
 	t.Helper()
 	key := make([]byte, luks2.KeySize)
-	if err := luks2.NewVolumeKey(key, rand.Reader); err != nil {
+	if err := format.NewVolumeKey(key, rand.Reader); err != nil {
 		t.Fatal(err)
 	}
-	region, err := luks2.Format(luks2.Options{Passphrase: s.key, VolumeKey: key, KDF: kdf, Random: rand.Reader})
+	region, err := format.New(format.Options{Passphrase: s.key, VolumeKey: key, KDF: kdf, Random: rand.Reader})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -106,7 +109,7 @@ func withTree(t *testing.T, data, salt []byte) (string, verity.Params) {
 		t.Fatal(err)
 	}
 	area := io.NewOffsetWriter(f, int64(len(data)))
-	builder, err := verity.NewBuilder(area, uint64(len(data)/verity.BlockSize), salt)
+	builder, err := tree.NewBuilder(area, uint64(len(data)/verity.BlockSize), salt)
 	if err != nil {
 		t.Fatal(err)
 	}

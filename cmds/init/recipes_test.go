@@ -14,8 +14,8 @@ import (
 	"testing"
 	"time"
 
+	"cocoroot/initramfs/oracle"
 	"cocoroot/unlock/efi"
-	"cocoroot/unlock/oracle"
 )
 
 // hostKeyGUID is the entry that templates/images/debian-ssh takes its key from.

@@ -8,9 +8,10 @@ import (
 	"slices"
 	"testing"
 
-	"cocoroot/initramfs/cmdline"
-	"cocoroot/initramfs/qmp"
-	"cocoroot/unlock/luks2"
+	"cocoroot/unlock/luks2/format"
+
+	"cocoroot/initramfs/image/cmdline"
+	"cocoroot/initramfs/launch/qmp"
 	"cocoroot/unlock/policy"
 )
 
@@ -113,7 +114,7 @@ func TestResidueAfterStart(t *testing.T) {
 	t.Run("Argon2id, twice", func(t *testing.T) {
 		t.Parallel()
 		passphrase := []byte("a passphrase that somebody chose, of sixty-four characters here.")
-		s := sealRoot(t, lookRoot(t, t.TempDir()), passphrase, luks2.Argon2id(1, 32<<10, 2))
+		s := sealRoot(t, lookRoot(t, t.TempDir()), passphrase, format.Argon2id(1, 32<<10, 2))
 		g := s.boots(t)
 		injected := append(passphrase, 0)
 		g.entries[0] = entry(t, policy.DefaultKey, injected)
@@ -173,14 +174,14 @@ func failures() map[string]failure {
 				// The guest's clock runs by instructions, 128 ns each, so that
 				// two of its minutes are some seconds here.
 				g.extra = append(g.extra, "-icount", "shift=7,sleep=off")
-				slow := sealedWith(t, luks2.PBKDF2(1e6))
+				slow := sealedWith(t, format.PBKDF2(1e6))
 				g.image, g.cmdline = slow.path, slow.cmdline
 			},
 			want: "DEADLINE",
 		},
 		"out of memory": {
 			change: func(t *testing.T, g *guest) {
-				large := sealedWith(t, luks2.Argon2id(1, 96<<10, 1))
+				large := sealedWith(t, format.Argon2id(1, 96<<10, 1))
 				g.image, g.cmdline = large.path, large.cmdline
 				g.initrd = withBallast(t, g.initrd, 135<<20)
 			},

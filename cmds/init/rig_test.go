@@ -18,15 +18,16 @@ import (
 	"testing"
 	"time"
 
+	"cocoroot/unlock/secret/table"
+
+	"cocoroot/initramfs/image/rootfs"
 	"cocoroot/initramfs/launch"
-	"cocoroot/initramfs/ovmf"
-	"cocoroot/initramfs/qmp"
-	"cocoroot/initramfs/rootfs"
+	"cocoroot/initramfs/launch/qmp"
+	"cocoroot/initramfs/measure/ovmf"
+	"cocoroot/initramfs/oracle"
 	"cocoroot/unlock/efi"
-	"cocoroot/unlock/oracle"
 	"cocoroot/unlock/policy"
 	"cocoroot/unlock/secmem"
-	"cocoroot/unlock/secret"
 	"cocoroot/unlock/verity"
 )
 
@@ -174,7 +175,7 @@ func TestMain(m *testing.M) {
 type guest struct {
 	image   string // path; empty for no disk
 	cmdline string
-	entries []secret.Entry
+	entries []table.Entry
 	table   []byte // instead of the table of entries
 	kernel  string
 	initrd  string
@@ -199,12 +200,12 @@ type guest struct {
 func (s sealedImage) boots(t *testing.T) *guest {
 	t.Helper()
 	return &guest{
-		image: s.path, cmdline: s.cmdline, entries: []secret.Entry{entry(t, policy.DefaultKey, s.key)},
+		image: s.path, cmdline: s.cmdline, entries: []table.Entry{entry(t, policy.DefaultKey, s.key)},
 		kernel: oracle.Artifact(t, "bzImage"), initrd: oracle.Artifact(t, "initrd.img"),
 	}
 }
 
-func entry(t testing.TB, g efi.GUID, data []byte) secret.Entry {
+func entry(t testing.TB, g efi.GUID, data []byte) table.Entry {
 	t.Helper()
 	b, err := secmem.New(max(len(data), 1))
 	if err != nil {
@@ -213,7 +214,7 @@ func entry(t testing.TB, g efi.GUID, data []byte) secret.Entry {
 	t.Cleanup(func() { b.Close() })
 	copy(b.Bytes(), data)
 	b.Truncate(len(data))
-	return secret.Entry{GUID: g, Data: b}
+	return table.Entry{GUID: g, Data: b}
 }
 
 // ended is a guest that has ended.
@@ -243,7 +244,7 @@ func (g *guest) run(t *testing.T, limit time.Duration) ended {
 		}
 	}
 	if g.table == nil && g.entries != nil {
-		table, err := secret.Build(g.entries, int(area.Size))
+		table, err := table.Build(g.entries, int(area.Size))
 		if err != nil {
 			t.Fatal(err)
 		}

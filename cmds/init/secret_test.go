@@ -7,9 +7,10 @@ import (
 	"strings"
 	"testing"
 
+	"cocoroot/unlock/secret/table"
+
 	"cocoroot/unlock/efi"
 	"cocoroot/unlock/policy"
-	"cocoroot/unlock/secret"
 )
 
 // Secrets as people inject them: with other writers' tables, other ends of
@@ -38,7 +39,7 @@ func TestOtherKeyAndKeepList(t *testing.T) {
 	g := standardImage(t).boots(t)
 	key := g.entries[0].Data.Bytes()
 	kept := []byte("a secret for the workload")
-	g.entries = []secret.Entry{
+	g.entries = []table.Entry{
 		entry(t, policy.DefaultKey, []byte("under the usual name there is no key")),
 		entry(t, keptGUID, kept),
 		entry(t, kataGUID, key),
@@ -60,7 +61,7 @@ func TestOtherKeyAndKeepList(t *testing.T) {
 
 // tableOf makes a table as other programs do. The padding is zeros; counted
 // means that the length in the header has it in.
-func tableOf(entries []secret.Entry, padding int, counted bool) []byte {
+func tableOf(entries []table.Entry, padding int, counted bool) []byte {
 	header := efi.MustParse("1e74f542-71dd-4d66-963e-ef4287ff173b")
 	table := append(header[:], 0, 0, 0, 0)
 	for _, e := range entries {

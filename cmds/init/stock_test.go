@@ -10,7 +10,7 @@ import (
 	"strings"
 	"testing"
 
-	"cocoroot/unlock/oracle"
+	"cocoroot/initramfs/oracle"
 	"cocoroot/unlock/verity"
 )
 

@@ -8,10 +8,10 @@ import (
 	"testing"
 	"time"
 
-	"cocoroot/initramfs/qmp"
+	"cocoroot/initramfs/launch/qmp"
+	"cocoroot/initramfs/oracle"
 	"cocoroot/unlock/efi"
 	"cocoroot/unlock/gpt/gpttest"
-	"cocoroot/unlock/oracle"
 	"cocoroot/unlock/verity"
 )
 

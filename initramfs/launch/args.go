@@ -8,7 +8,7 @@ import (
 	"strconv"
 	"strings"
 
-	"cocoroot/initramfs/ovmf"
+	"cocoroot/initramfs/measure/ovmf"
 )
 
 // Version is a QEMU release.

@@ -9,9 +9,9 @@ import (
 	"strings"
 	"testing"
 
+	"cocoroot/initramfs/launch/qmp"
 	"cocoroot/initramfs/measure"
-	"cocoroot/initramfs/ovmf"
-	"cocoroot/initramfs/qmp"
+	"cocoroot/initramfs/measure/ovmf"
 )
 
 var update = flag.Bool("update", false, "write the golden files anew")

@@ -16,7 +16,7 @@ import (
 	"syscall"
 	"time"
 
-	"cocoroot/initramfs/qmp"
+	"cocoroot/initramfs/launch/qmp"
 )
 
 // ErrNoSEV is returned for a host that cannot launch a guest of the mode.

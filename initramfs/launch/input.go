@@ -8,7 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"cocoroot/initramfs/measure"
-	"cocoroot/initramfs/ovmf"
+	"cocoroot/initramfs/measure/ovmf"
 )
 
 const (

@@ -32,9 +32,9 @@ import (
 	"strings"
 	"time"
 
+	"cocoroot/initramfs/launch/qmp"
 	"cocoroot/initramfs/measure"
-	"cocoroot/initramfs/ovmf"
-	"cocoroot/initramfs/qmp"
+	"cocoroot/initramfs/measure/ovmf"
 	"cocoroot/unlock/fatal"
 )
 

@@ -14,9 +14,9 @@ import (
 	"testing"
 	"time"
 
+	"cocoroot/initramfs/launch/qmp"
 	"cocoroot/initramfs/measure"
-	"cocoroot/initramfs/ovmf"
-	"cocoroot/initramfs/qmp"
+	"cocoroot/initramfs/measure/ovmf"
 	"cocoroot/unlock/efi"
 )
 

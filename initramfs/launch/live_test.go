@@ -12,10 +12,10 @@ import (
 	"testing"
 	"time"
 
+	"cocoroot/initramfs/launch/qmp"
 	"cocoroot/initramfs/measure"
-	"cocoroot/initramfs/ovmf"
-	"cocoroot/initramfs/qmp"
-	"cocoroot/unlock/oracle"
+	"cocoroot/initramfs/measure/ovmf"
+	"cocoroot/initramfs/oracle"
 )
 
 // firmware returns the path of an AmdSev build: the one that build.sh has

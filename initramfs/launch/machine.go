@@ -16,7 +16,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"cocoroot/initramfs/qmp"
+	"cocoroot/initramfs/launch/qmp"
 )
 
 const (

@@ -6,7 +6,7 @@ import (
 	"strconv"
 
 	"cocoroot/initramfs/measure"
-	"cocoroot/initramfs/session"
+	"cocoroot/initramfs/release/session"
 )
 
 // ErrQEMU is returned for a QEMU that is too old for what is asked of it.

@@ -12,9 +12,9 @@ import (
 	"testing/fstest"
 	"time"
 
+	"cocoroot/initramfs/launch/qmp"
 	"cocoroot/initramfs/measure"
-	"cocoroot/initramfs/qmp"
-	"cocoroot/unlock/oracle"
+	"cocoroot/initramfs/oracle"
 )
 
 // confidential returns a launch of the mode on hardware.

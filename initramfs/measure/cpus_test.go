@@ -10,8 +10,8 @@ import (
 	"testing"
 	"time"
 
-	"cocoroot/initramfs/qmp"
-	"cocoroot/unlock/oracle"
+	"cocoroot/initramfs/launch/qmp"
+	"cocoroot/initramfs/oracle"
 )
 
 func TestSignatures(t *testing.T) {

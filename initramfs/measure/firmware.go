@@ -7,7 +7,7 @@ import (
 	"hash"
 	"sync"
 
-	"cocoroot/initramfs/ovmf"
+	"cocoroot/initramfs/measure/ovmf"
 )
 
 const pageSize = 4096

@@ -3,7 +3,7 @@ package measure
 import (
 	"slices"
 
-	"cocoroot/initramfs/ovmf"
+	"cocoroot/initramfs/measure/ovmf"
 	"cocoroot/unlock/efi"
 )
 

@@ -3,7 +3,7 @@ package measure
 import (
 	"hash"
 
-	"cocoroot/initramfs/ovmf"
+	"cocoroot/initramfs/measure/ovmf"
 )
 
 // Step is one thing that the launch measured, and the digest behind it.

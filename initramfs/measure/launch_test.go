@@ -6,8 +6,8 @@ import (
 	"strings"
 	"testing"
 
-	"cocoroot/initramfs/ovmf"
-	"cocoroot/unlock/oracle"
+	"cocoroot/initramfs/measure/ovmf"
+	"cocoroot/initramfs/oracle"
 )
 
 // newTestTable is the table of a kernel alone.

@@ -3,7 +3,7 @@ package measure
 import (
 	"fmt"
 
-	"cocoroot/initramfs/ovmf"
+	"cocoroot/initramfs/measure/ovmf"
 )
 
 // SVSM is the raw image of a Coconut SVSM, which runs below the guest at the

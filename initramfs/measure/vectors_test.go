@@ -13,8 +13,8 @@ import (
 	"strings"
 	"testing"
 
-	"cocoroot/initramfs/ovmf"
-	"cocoroot/unlock/oracle"
+	"cocoroot/initramfs/measure/ovmf"
+	"cocoroot/initramfs/oracle"
 )
 
 // vectors is measure.json, whose digests were computed by sev-snp-measure.

@@ -6,9 +6,9 @@ import (
 	"errors"
 	"fmt"
 
-	"cocoroot/initramfs/packet"
-	"cocoroot/initramfs/qmp"
-	"cocoroot/initramfs/session"
+	"cocoroot/initramfs/launch/qmp"
+	"cocoroot/initramfs/release/packet"
+	"cocoroot/initramfs/release/session"
 )
 
 // Why a guest cannot be given a secret.

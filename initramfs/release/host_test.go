@@ -7,10 +7,10 @@ import (
 	"testing"
 	"time"
 
-	"cocoroot/initramfs/packet"
-	"cocoroot/initramfs/psptest"
-	"cocoroot/initramfs/qmp"
-	"cocoroot/initramfs/session"
+	"cocoroot/initramfs/launch/qmp"
+	"cocoroot/initramfs/release/packet"
+	"cocoroot/initramfs/release/psptest"
+	"cocoroot/initramfs/release/session"
 )
 
 // dial connects to a QEMU that is played.

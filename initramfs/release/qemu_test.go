@@ -7,10 +7,10 @@ import (
 	"testing"
 	"time"
 
-	"cocoroot/initramfs/packet"
-	"cocoroot/initramfs/qmp"
-	"cocoroot/initramfs/session"
-	"cocoroot/unlock/oracle"
+	"cocoroot/initramfs/launch/qmp"
+	"cocoroot/initramfs/oracle"
+	"cocoroot/initramfs/release/packet"
+	"cocoroot/initramfs/release/session"
 )
 
 // TestQEMU asks a real QEMU, which has no SEV here: it knows every command, and

@@ -14,7 +14,7 @@ import (
 	"errors"
 	"fmt"
 
-	"cocoroot/initramfs/session"
+	"cocoroot/initramfs/release/session"
 	"cocoroot/initramfs/strictjson"
 )
 

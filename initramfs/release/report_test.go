@@ -5,7 +5,7 @@ import (
 	"strings"
 	"testing"
 
-	"cocoroot/initramfs/session"
+	"cocoroot/initramfs/release/session"
 )
 
 // reports are seeds, and whether they are taken.

@@ -4,7 +4,7 @@ import (
 	"errors"
 	"fmt"
 
-	"cocoroot/initramfs/session"
+	"cocoroot/initramfs/release/session"
 )
 
 // Why a report is not accepted.

@@ -13,9 +13,9 @@ import (
 	"testing/synctest"
 	"time"
 
+	"cocoroot/initramfs/oracle"
 	"cocoroot/unlock/efi"
 	"cocoroot/unlock/gpt"
-	"cocoroot/unlock/oracle"
 	"cocoroot/unlock/policy"
 )
 

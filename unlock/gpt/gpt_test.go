@@ -13,10 +13,10 @@ import (
 	"strings"
 	"testing"
 
+	"cocoroot/initramfs/oracle"
 	"cocoroot/unlock/efi"
 	"cocoroot/unlock/gpt"
 	"cocoroot/unlock/gpt/gpttest"
-	"cocoroot/unlock/oracle"
 )
 
 var (

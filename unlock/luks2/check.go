@@ -4,6 +4,8 @@ import (
 	"crypto/sha256"
 	"crypto/sha512"
 	"fmt"
+
+	"cocoroot/unlock/luks2/internal/layout"
 )
 
 // What an unlock may cost. The header names its costs itself, and a wrong
@@ -23,9 +25,6 @@ const (
 	// maxDigestIterations bounds the digest, for which cryptsetup aims at
 	// 0.125 s (LUKS_MKD_ITERATIONS_MS) and chooses about 200,000.
 	maxDigestIterations = 2e6
-	// minIterations is the least that cryptsetup writes
-	// (LUKS_SLOT_ITERATIONS_MIN in its lib/luks2/luks2_keyslot_luks2.c).
-	minIterations = 1000
 )
 
 // Limits is what Check has to know of the machine that unlocks.
@@ -110,7 +109,7 @@ func (info *Info) readKeyslot(top object, lo, hi uint64, l Limits) {
 
 	af := o.object("af", "type", "stripes", "hash")
 	af.text("type", "luks1")
-	af.number("stripes", stripes, stripes)
+	af.number("stripes", layout.Stripes, layout.Stripes)
 	af.text("hash", "sha256", "sha512")
 
 	area := o.object("area", "type", "offset", "size", "encryption", "key_size")
@@ -118,7 +117,7 @@ func (info *Info) readKeyslot(top object, lo, hi uint64, l Limits) {
 	area.text("encryption", Encryption)
 	area.number("key_size", KeySize, KeySize)
 	offset := area.size("offset", lo, hi)
-	area.size("size", stripes*KeySize, hi-offset)
+	area.size("size", layout.Stripes*KeySize, hi-offset)
 	if offset%4096 != 0 {
 		area.c.fail(area.at("offset"), "%d is not a multiple of 4096", offset)
 	}
@@ -134,7 +133,7 @@ func readKDF(keyslot object, l Limits) KDF {
 	defer keyslot.c.advise(cheaper)()
 	m, _ := keyslot.m["kdf"].(map[string]any)
 	switch m["type"] {
-	case kdfArgon2i, kdfArgon2id:
+	case layout.Argon2i, layout.Argon2id:
 		o := keyslot.object("kdf", "type", "time", "memory", "cpus", "salt")
 		o.base64("salt", 16, 64)
 		time := o.number("time", 1, MaxTime)
@@ -150,12 +149,12 @@ func readKDF(keyslot object, l Limits) KDF {
 		if o.c.err != nil {
 			return KDF{}
 		}
-		return KDF{Type: o.text("type", kdfArgon2i, kdfArgon2id), Time: uint32(time), MemoryKiB: uint32(memory), CPUs: uint8(cpus)}
-	case kdfPBKDF2:
+		return KDF{Type: o.text("type", layout.Argon2i, layout.Argon2id), Time: uint32(time), MemoryKiB: uint32(memory), CPUs: uint8(cpus)}
+	case layout.PBKDF2:
 		o := keyslot.object("kdf", "type", "hash", "iterations", "salt")
 		o.text("hash", "sha256", "sha512")
 		o.base64("salt", 16, 64)
-		return PBKDF2(uint32(o.number("iterations", minIterations, MaxIterations)))
+		return KDF{Type: layout.PBKDF2, Iterations: uint32(o.number("iterations", layout.MinIterations, MaxIterations))}
 	}
 	keyslot.c.fail(keyslot.at("kdf"), "is not pbkdf2, argon2i or argon2id")
 	return KDF{}
@@ -201,7 +200,7 @@ func (info *Info) checkDigest(top object) {
 	o.text("type", "pbkdf2")
 	o.refersTo("keyslots", info.Keyslot)
 	o.refersTo("segments", info.Segment)
-	o.number("iterations", minIterations, maxDigestIterations)
+	o.number("iterations", layout.MinIterations, maxDigestIterations)
 	o.base64("salt", 16, 64)
 	size := sha256.Size
 	if o.text("hash", "sha256", "sha512") == "sha512" {

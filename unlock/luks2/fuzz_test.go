@@ -1,12 +1,17 @@
-package luks2
+package luks2_test
 
 import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"regexp"
 	"strconv"
 	"strings"
 	"testing"
+
+	"cocoroot/unlock/luks2"
+	"cocoroot/unlock/luks2/format"
+	"cocoroot/unlock/luks2/internal/layout"
 )
 
 // seedTexts returns JSON texts that Check accepts, and those of the hostile
@@ -14,7 +19,7 @@ import (
 func seedTexts(t testing.TB) (good, bad []string) {
 	text := jsonText(header(t, region(t, options())))
 	o := options()
-	o.KDF = Argon2id(4, 64, 2)
+	o.KDF = format.Argon2id(4, 64, 2)
 	argon := jsonText(header(t, region(t, o)))
 	good = []string{text, argon, strings.Replace(text, `"dynamic"`, `"8192"`, 1), strings.ReplaceAll(text, ",", " , ")}
 	for _, h := range corpus(t) {
@@ -35,18 +40,18 @@ func FuzzCheckJSON(f *testing.F) {
 	}
 	h := header(f, region(f, options()))
 	f.Fuzz(func(t *testing.T, text string, size uint64) {
-		if len(text) > len(h)-BinaryHeaderSize {
+		if len(text) > len(h)-luks2.BinaryHeaderSize {
 			return
 		}
-		info, err := Check(withJSON(h, text), size, Limits{})
+		info, err := luks2.Check(withJSON(h, text), size, luks2.Limits{})
 		if err != nil {
-			var field *FieldError
+			var field *luks2.FieldError
 			if !errors.As(err, &field) || field.Field == "" || len(err.Error()) > 2000 {
 				t.Errorf("Check(%q) = %v; want a FieldError", text, err)
 			}
 			return
 		}
-		if end := info.Offset + info.Size; end < info.Offset || end > size || info.Size == 0 || info.Offset < 2*minHeaderSize+stripes*KeySize {
+		if end := info.Offset + info.Size; end < info.Offset || end > size || info.Size == 0 || info.Offset < 2*layout.MinSize+layout.Stripes*luks2.KeySize {
 			t.Errorf("Check(%q, %d) = %+v: the segment does not fit", text, size, info)
 		}
 		loosely(t, text, info)
@@ -54,7 +59,7 @@ func FuzzCheckJSON(f *testing.F) {
 }
 
 // loosely reads text as the unlocking library does and compares.
-func loosely(t *testing.T, text string, info Info) {
+func loosely(t *testing.T, text string, info luks2.Info) {
 	var m struct {
 		Keyslots map[int]struct {
 			KeySize uint `json:"key_size"`
@@ -85,12 +90,12 @@ func loosely(t *testing.T, text string, info Info) {
 		t.Fatalf("Check accepts %q; encoding/json does not: %v", text, err)
 	}
 	slot, segment := m.Keyslots[info.Keyslot], m.Segments[info.Segment]
-	kdf := KDF{Type: slot.Kdf.Type, Iterations: uint32(slot.Kdf.Iterations), Time: uint32(slot.Kdf.Time), MemoryKiB: uint32(slot.Kdf.Memory), CPUs: uint8(slot.Kdf.Cpus)}
+	kdf := luks2.KDF{Type: slot.Kdf.Type, Iterations: uint32(slot.Kdf.Iterations), Time: uint32(slot.Kdf.Time), MemoryKiB: uint32(slot.Kdf.Memory), CPUs: uint8(slot.Kdf.Cpus)}
 	switch {
 	case len(m.Keyslots) != 1 || len(m.Segments) != 1 || len(m.Digests) != 1 || len(m.Tokens) != 0,
 		len(m.Config.Flags)+len(m.Config.Requirements)+len(segment.Flags) != 0,
-		slot.KeySize != KeySize || slot.Area.Encryption != Encryption || kdf != info.KDF,
-		segment.Type != "crypt" || segment.Encryption != Encryption || segment.IvTweak != "0" || segment.SectorSize != info.SectorSize,
+		slot.KeySize != luks2.KeySize || slot.Area.Encryption != luks2.Encryption || kdf != info.KDF,
+		segment.Type != "crypt" || segment.Encryption != luks2.Encryption || segment.IvTweak != "0" || segment.SectorSize != info.SectorSize,
 		segment.Offset.String() != strconv.FormatUint(info.Offset, 10),
 		segment.Size != "dynamic" && segment.Size != strconv.FormatUint(info.Size, 10):
 		t.Errorf("Check(%q) = %+v; encoding/json reads %+v", text, info, m)
@@ -106,7 +111,7 @@ func loosely(t *testing.T, text string, info Info) {
 // hostile, and a good one at the start.
 func headerSeeds(t testing.TB) [][]byte {
 	good := region(t, options())
-	seeds := [][]byte{good[:offPadding2]}
+	seeds := [][]byte{good[:layout.OffPadding2]}
 	for _, h := range corpus(t) {
 		if _, ok := h.text(""); ok {
 			continue
@@ -115,10 +120,12 @@ func headerSeeds(t testing.TB) [][]byte {
 		if err != nil {
 			t.Fatal(err)
 		}
-		seeds = append(seeds, image[:min(len(image), offPadding2)])
+		seeds = append(seeds, image[:min(len(image), layout.OffPadding2)])
 	}
 	return seeds
 }
+
+var uuid = regexp.MustCompile(`^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$`)
 
 // FuzzCheckHeader is about the binary header: its first 512 bytes stand before
 // a good JSON text, and the checksum is made right where repair says so.
@@ -134,11 +141,11 @@ func FuzzCheckHeader(f *testing.F) {
 		if repair {
 			h = resum(h)
 		}
-		info, err := Check(h, deviceSize, Limits{})
-		if err == nil && (info.HeaderSize != len(h) || !isUUID(info.UUID) || info.Offset+info.Size > deviceSize) {
+		info, err := luks2.Check(h, deviceSize, luks2.Limits{})
+		if err == nil && (info.HeaderSize != len(h) || !uuid.MatchString(info.UUID) || info.Offset+info.Size > deviceSize) {
 			t.Errorf("Check = %+v for %d bytes", info, len(h))
 		}
-		if n, err := HeaderSize(first); err == nil && (n < minHeaderSize || n > maxHeaderSize || len(first) < BinaryHeaderSize) {
+		if n, err := luks2.HeaderSize(first); err == nil && (n < layout.MinSize || n > layout.MaxSize || len(first) < luks2.BinaryHeaderSize) {
 			t.Errorf("HeaderSize(%d bytes) = %d", len(first), n)
 		}
 	})
@@ -152,7 +159,7 @@ func TestFuzzCheckHeaderSeeds(t *testing.T) {
 	for _, seed := range headerSeeds(t) {
 		h := bytes.Clone(good)
 		copy(h, seed)
-		_, err := Check(resum(h), deviceSize, Limits{})
+		_, err := luks2.Check(resum(h), deviceSize, luks2.Limits{})
 		seen[named(err)]++
 	}
 	for _, want := range []string{"<nil>", "ErrNotLUKS2", "ErrSecondary", "ErrLUKS1", "header: size", "header: offset", "header: checksum algorithm", "header: padding", "header: UUID"} {
@@ -177,7 +184,7 @@ func TestFuzzCheckJSONSeeds(t *testing.T) {
 	inside := 0
 	for _, text := range bad {
 		_, err := check(h, text)
-		var field *FieldError
+		var field *luks2.FieldError
 		if !errors.As(err, &field) {
 			t.Errorf("seed %q: Check = %v; want a FieldError", text, err)
 		} else if !strings.HasPrefix(field.Field, "header:") {

@@ -1,10 +1,9 @@
-// Package luks2 writes and checks LUKS2 headers. It reads and writes bytes
-// only: the owner's tool formats with it, the guest checks with it.
+// Package luks2 checks LUKS2 headers, of images that luks2/format or cryptsetup
+// made. It handles bytes only.
 //
-// Format makes the header region of a new image. Check holds the header of
-// any image, ours or cryptsetup's, against an allow-list of the one shape
-// that the guest unlocks: one keyslot, one aes-xts-plain64 segment over the
-// rest of the device, one digest, nothing else. LUKS2 headers are malleable:
+// Check holds a header against an allow-list of the one shape that the guest
+// unlocks: one keyslot, one aes-xts-plain64 segment over the rest of the device,
+// one digest, nothing else. LUKS2 headers are malleable:
 // whoever can write one can name a null cipher, put a key of their own into
 // the encryption string, or leave the digest empty, and the volume opens. So
 // everything that is not known to be harmless is refused, and a second
@@ -29,53 +28,19 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"io"
+
+	"cocoroot/unlock/luks2/internal/layout"
 )
 
 const (
-	// HeaderRegion is the size in bytes of the region that Format makes, and
-	// the offset of the encrypted data behind it.
-	HeaderRegion = 1 << 20
 	// KeySize is the size in bytes of the volume key, and of the key that
 	// encrypts a keyslot: two AES-256 keys for XTS.
 	KeySize = 64
-	// Encryption is the only cipher that Format writes and Check accepts.
+	// Encryption is the only cipher that Check accepts.
 	Encryption = "aes-xts-plain64"
-	// FormatSectorSize is the size in bytes of the encryption sectors of the
-	// segment that Format writes.
-	FormatSectorSize = 4096
 	// BinaryHeaderSize is the size in bytes of the binary header at the start
 	// of the device, which HeaderSize needs (specification, section 2.1).
-	BinaryHeaderSize = 4096
-
-	// FormatHeaderSize is the size in bytes of each copy of the header that
-	// Format writes, one behind the other.
-	FormatHeaderSize = minHeaderSize
-
-	minHeaderSize = 16 << 10 // binary header and JSON area (section 2.1, table 1)
-	maxHeaderSize = 4 << 20
-)
-
-// The binary header: all numbers big-endian, offsets in bytes
-// (specification, section 2.1, figure 2).
-const (
-	offMagic     = 0   // 6 bytes
-	offVersion   = 6   // u16, 2
-	offSize      = 8   // u64, bytes of binary header and JSON area
-	offSequence  = 16  // u64, grows with every update
-	offLabel     = 24  // 48 bytes
-	offAlgorithm = 72  // 32 bytes, checksum algorithm, padded with NUL
-	offSalt      = 104 // 64 bytes, only to make headers differ
-	offUUID      = 168 // 40 bytes, text, padded with NUL
-	offSubsystem = 208 // 48 bytes
-	offOffset    = 256 // u64, where this header stands on the device
-	offPadding   = 264 // 184 bytes of zero
-	offChecksum  = 448 // 64 bytes, over binary header and JSON area with this field zero
-	offPadding2  = 512 // zero up to BinaryHeaderSize
-
-	primaryMagic   = "LUKS\xba\xbe"
-	secondaryMagic = "SKUL\xba\xbe"
-	checksumName   = "sha256"
+	BinaryHeaderSize = layout.BinarySize
 )
 
 var (
@@ -104,26 +69,6 @@ func (e *FieldError) Error() string {
 	return "cannot accept the LUKS2 header: " + e.Field + ": " + e.Reason + "; " + e.Next
 }
 
-// UUID is a UUID in the order of its text (RFC 9562), as LUKS2 and dm-verity
-// store it.
-type UUID [16]byte
-
-// NewUUID reads 16 bytes of randomness and makes a version 4 UUID of them.
-func NewUUID(random io.Reader) (UUID, error) {
-	var u UUID
-	if _, err := io.ReadFull(random, u[:]); err != nil {
-		return UUID{}, fmt.Errorf("cannot make a UUID: %w", err)
-	}
-	u[6] = u[6]&0x0f | 0x40
-	u[8] = u[8]&0x3f | 0x80
-	return u, nil
-}
-
-// String returns the lower-case text form.
-func (u UUID) String() string {
-	return fmt.Sprintf("%x-%x-%x-%x-%x", u[0:4], u[4:6], u[6:8], u[8:10], u[10:16])
-}
-
 // HeaderSize reads the size in bytes of the header, binary and JSON, from its
 // first BinaryHeaderSize bytes: 16 KiB to 4 MiB. These and the bytes up to
 // that size are what Check wants. The bytes may be anybody's.
@@ -131,23 +76,23 @@ func HeaderSize(first []byte) (int, error) {
 	if len(first) < BinaryHeaderSize {
 		return 0, ErrNotLUKS2
 	}
-	switch string(first[offMagic:offVersion]) {
-	case primaryMagic:
-	case secondaryMagic:
+	switch string(first[layout.OffMagic:layout.OffVersion]) {
+	case layout.PrimaryMagic:
+	case layout.SecondaryMagic:
 		return 0, ErrSecondary
 	default:
 		return 0, ErrNotLUKS2
 	}
-	switch binary.BigEndian.Uint16(first[offVersion:]) {
+	switch binary.BigEndian.Uint16(first[layout.OffVersion:]) {
 	case 1:
 		return 0, ErrLUKS1
 	case 2:
 	default:
 		return 0, ErrNotLUKS2
 	}
-	size := binary.BigEndian.Uint64(first[offSize:])
-	if size < minHeaderSize || size > maxHeaderSize || size&(size-1) != 0 {
-		return 0, &FieldError{"header: size", fmt.Sprintf("%d is not a power of two from %d to %d", size, minHeaderSize, maxHeaderSize), sealAgain}
+	size := binary.BigEndian.Uint64(first[layout.OffSize:])
+	if size < layout.MinSize || size > layout.MaxSize || size&(size-1) != 0 {
+		return 0, &FieldError{"header: size", fmt.Sprintf("%d is not a power of two from %d to %d", size, layout.MinSize, layout.MaxSize), sealAgain}
 	}
 	return int(size), nil
 }
@@ -162,46 +107,32 @@ func checkBinary(header []byte) (uuid string, text []byte, err error) {
 	if len(header) != size {
 		return "", nil, fmt.Errorf("cannot check %d bytes of a LUKS2 header of %d", len(header), size)
 	}
-	if off := binary.BigEndian.Uint64(header[offOffset:]); off != 0 {
+	if off := binary.BigEndian.Uint64(header[layout.OffOffset:]); off != 0 {
 		return "", nil, &FieldError{"header: offset", fmt.Sprintf("%d is not 0", off), sealAgain}
 	}
-	if !paddedWith(header[offAlgorithm:offSalt], checksumName) {
-		return "", nil, &FieldError{"header: checksum algorithm", "is not " + checksumName, sealAgain}
+	if !paddedWith(header[layout.OffAlgorithm:layout.OffSalt], layout.ChecksumName) {
+		return "", nil, &FieldError{"header: checksum algorithm", "is not " + layout.ChecksumName, sealAgain}
 	}
-	if !zero(header[offPadding:offChecksum]) || !zero(header[offChecksum+sha256.Size:BinaryHeaderSize]) {
+	if !zero(header[layout.OffPadding:layout.OffChecksum]) || !zero(header[layout.OffChecksum+sha256.Size:BinaryHeaderSize]) {
 		return "", nil, &FieldError{"header: padding", "is not zero", sealAgain}
 	}
-	sum := checksum(header)
-	if !bytes.Equal(sum[:], header[offChecksum:offChecksum+sha256.Size]) {
+	sum := layout.Checksum(header)
+	if !bytes.Equal(sum[:], header[layout.OffChecksum:layout.OffChecksum+sha256.Size]) {
 		return "", nil, ErrChecksum
 	}
-	uuid, _, _ = cut(header[offUUID:offSubsystem])
-	if !isUUID(uuid) || !paddedWith(header[offUUID:offSubsystem], uuid) {
+	text, _, _ = bytes.Cut(header[layout.OffUUID:layout.OffSubsystem], []byte{0})
+	uuid = string(text)
+	if !isUUID(uuid) || !paddedWith(header[layout.OffUUID:layout.OffSubsystem], uuid) {
 		return "", nil, &FieldError{"header: UUID", "is not a UUID", sealAgain}
 	}
-	json, rest, found := cut(header[BinaryHeaderSize:])
+	text, rest, found := layout.Text(header)
 	if !found {
 		return "", nil, &FieldError{"header: JSON area", "has no NUL at the end", sealAgain}
 	}
 	if !zero(rest) {
 		return "", nil, &FieldError{"header: JSON area", "has bytes behind its text", sealAgain}
 	}
-	return uuid, []byte(json), nil
-}
-
-// checksum returns the SHA-256 of the header with its checksum field zero.
-func checksum(header []byte) [sha256.Size]byte {
-	h := sha256.New()
-	h.Write(header[:offChecksum])
-	h.Write(make([]byte, offPadding2-offChecksum))
-	h.Write(header[offPadding2:])
-	return [sha256.Size]byte(h.Sum(nil))
-}
-
-// cut splits at the first NUL.
-func cut(b []byte) (text string, rest []byte, found bool) {
-	before, rest, found := bytes.Cut(b, []byte{0})
-	return string(before), rest, found
+	return uuid, text, nil
 }
 
 // paddedWith reports whether field is text and then only NULs.

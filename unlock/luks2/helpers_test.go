@@ -1,4 +1,4 @@
-package luks2
+package luks2_test
 
 import (
 	"bytes"
@@ -7,6 +7,10 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"cocoroot/unlock/luks2"
+	"cocoroot/unlock/luks2/format"
+	"cocoroot/unlock/luks2/internal/layout"
 )
 
 const deviceSize = 64 << 20
@@ -16,23 +20,23 @@ var passphrase = []byte("correct horse battery staple")
 // random returns a source of bytes that is the same in every run.
 func random(seed byte) *rand.ChaCha8 { return rand.NewChaCha8([32]byte{seed}) }
 
-func options() Options {
-	key := make([]byte, KeySize)
+func options() format.Options {
+	key := make([]byte, luks2.KeySize)
 	for i := range key {
 		key[i] = byte(i * 7)
 	}
-	return Options{Passphrase: passphrase, VolumeKey: key, KDF: PBKDF2(GeneratedKeyIterations), Random: random(1)}
+	return format.Options{Passphrase: passphrase, VolumeKey: key, KDF: format.PBKDF2(format.GeneratedKeyIterations), Random: random(1)}
 }
 
-// region returns a header region that Format made.
-func region(t testing.TB, o Options) []byte {
+// region returns a header region that New made.
+func region(t testing.TB, o format.Options) []byte {
 	t.Helper()
-	r, err := Format(o)
+	r, err := format.New(o)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(r) != HeaderRegion {
-		t.Fatalf("Format made %d bytes; want %d", len(r), HeaderRegion)
+	if len(r) != format.RegionSize {
+		t.Fatalf("New made %d bytes; want %d", len(r), format.RegionSize)
 	}
 	return r
 }
@@ -40,7 +44,7 @@ func region(t testing.TB, o Options) []byte {
 // header returns the first header of a region.
 func header(t testing.TB, region []byte) []byte {
 	t.Helper()
-	n, err := HeaderSize(region)
+	n, err := luks2.HeaderSize(region)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -49,7 +53,7 @@ func header(t testing.TB, region []byte) []byte {
 
 // jsonText returns the JSON text of a header.
 func jsonText(header []byte) string {
-	text, _, _ := bytes.Cut(header[BinaryHeaderSize:], []byte{0})
+	text, _, _ := layout.Text(header)
 	return string(text)
 }
 
@@ -57,15 +61,15 @@ func jsonText(header []byte) string {
 // checksum that belongs to it.
 func withJSON(header []byte, text string) []byte {
 	h := bytes.Clone(header)
-	clear(h[BinaryHeaderSize:])
-	copy(h[BinaryHeaderSize:], text)
+	clear(h[luks2.BinaryHeaderSize:])
+	copy(h[luks2.BinaryHeaderSize:], text)
 	return resum(h)
 }
 
 // resum makes the checksum of a header right.
 func resum(h []byte) []byte {
-	sum := checksum(h)
-	copy(h[offChecksum:], sum[:])
+	sum := layout.Checksum(h)
+	copy(h[layout.OffChecksum:], sum[:])
 	return h
 }
 

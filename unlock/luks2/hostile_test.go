@@ -1,4 +1,4 @@
-package luks2
+package luks2_test
 
 import (
 	"bytes"
@@ -10,6 +10,9 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+
+	"cocoroot/unlock/luks2"
+	"cocoroot/unlock/luks2/internal/layout"
 
 	"github.com/anatol/luks.go"
 )
@@ -79,8 +82,8 @@ func (h hostile) text(good string) (text string, ok bool) {
 // image returns the header region with the fault in it.
 func (h hostile) image(region []byte) ([]byte, error) {
 	r := bytes.Clone(region)
-	if text, ok := h.text(jsonText(r[:minHeaderSize])); ok {
-		copy(r, withJSON(r[:minHeaderSize], text))
+	if text, ok := h.text(jsonText(r[:layout.MinSize])); ok {
+		copy(r, withJSON(r[:layout.MinSize], text))
 		return r, nil
 	}
 	sum := true
@@ -88,9 +91,9 @@ func (h hostile) image(region []byte) ([]byte, error) {
 		verb, arg, _ := strings.Cut(line, " ")
 		switch verb {
 		case "header":
-			copy(r, region[minHeaderSize:2*minHeaderSize])
+			copy(r, region[layout.MinSize:2*layout.MinSize])
 		case "json":
-			copy(r, withJSON(r[:minHeaderSize], arg))
+			copy(r, withJSON(r[:layout.MinSize], arg))
 		case "checksum":
 			sum = false
 		case "length":
@@ -104,12 +107,12 @@ func (h hostile) image(region []byte) ([]byte, error) {
 			if err != nil {
 				return nil, err
 			}
-			copy(r[BinaryHeaderSize:minHeaderSize], bytes.ReplaceAll(r[BinaryHeaderSize:minHeaderSize], []byte{0}, b))
+			copy(r[luks2.BinaryHeaderSize:layout.MinSize], bytes.ReplaceAll(r[luks2.BinaryHeaderSize:layout.MinSize], []byte{0}, b))
 		case "@":
 			at, data, _ := strings.Cut(arg, " ")
 			n, err := strconv.Atoi(at)
 			b, hexErr := hex.DecodeString(data)
-			if err != nil || hexErr != nil || len(b) == 0 || n < 0 || n > minHeaderSize-len(b) {
+			if err != nil || hexErr != nil || len(b) == 0 || n < 0 || n > layout.MinSize-len(b) {
 				return nil, fmt.Errorf("bad line %q", line)
 			}
 			copy(r[n:], b)
@@ -118,7 +121,7 @@ func (h hostile) image(region []byte) ([]byte, error) {
 		}
 	}
 	if sum {
-		resum(r[:minHeaderSize])
+		resum(r[:layout.MinSize])
 	}
 	return r, nil
 }
@@ -145,17 +148,17 @@ func replaced(text, old, new string) string {
 
 // named is what an expect line calls an error.
 func named(err error) string {
-	var field *FieldError
+	var field *luks2.FieldError
 	switch {
 	case errors.As(err, &field):
 		return field.Field
-	case errors.Is(err, ErrNotLUKS2):
+	case errors.Is(err, luks2.ErrNotLUKS2):
 		return "ErrNotLUKS2"
-	case errors.Is(err, ErrSecondary):
+	case errors.Is(err, luks2.ErrSecondary):
 		return "ErrSecondary"
-	case errors.Is(err, ErrLUKS1):
+	case errors.Is(err, luks2.ErrLUKS1):
 		return "ErrLUKS1"
-	case errors.Is(err, ErrChecksum):
+	case errors.Is(err, luks2.ErrChecksum):
 		return "ErrChecksum"
 	}
 	return fmt.Sprint(err)
@@ -172,8 +175,8 @@ func TestHostileHeaders(t *testing.T) {
 			if bytes.Equal(image, good) {
 				t.Fatal("the fault changes nothing")
 			}
-			info, err := Check(image[:min(len(image), minHeaderSize)], deviceSize, Limits{})
-			if named(err) != h.expect || info != (Info{}) {
+			info, err := luks2.Check(image[:min(len(image), layout.MinSize)], deviceSize, luks2.Limits{})
+			if named(err) != h.expect || info != (luks2.Info{}) {
 				t.Errorf("%s: Check = %v, %v; want %s", h.fault, info, err, h.expect)
 			}
 			if err != nil && strings.ContainsFunc(err.Error(), func(r rune) bool { return r < ' ' || r > '~' }) {

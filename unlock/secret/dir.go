@@ -1,3 +1,6 @@
+// Package secret has the folder in which the guest's kernel shows the injected
+// secrets, and removes them from it. The owner's side, secret/table, makes and
+// reads the table in which they travel.
 package secret
 
 import (
@@ -19,6 +22,11 @@ var Dirs = []string{
 	"/sys/kernel/security/coco/efi_secret",
 }
 
+// MaxEntries is one less than the kernel shows (EFI_SECRET_NUM_FILES). It
+// neither shows nor wipes more, and says nothing of them: behind a full
+// folder there may be any number.
+const MaxEntries = 63
+
 // MaxKeySize bounds the bytes of a key entry. OVMF's whole secret area has
 // 0xC00 bytes.
 const MaxKeySize = 4096
@@ -29,6 +37,8 @@ var (
 	ErrNoStore = errors.New("the kernel shows no secrets")
 	// ErrAbsent means that there is no entry of that GUID.
 	ErrAbsent = errors.New("there is no such entry")
+	// ErrTooMany means that there are, or may be, more than MaxEntries.
+	ErrTooMany = fmt.Errorf("there are more than %d entries", MaxEntries)
 	// ErrStill means that an entry could be seen after its removal.
 	ErrStill = errors.New("the entry is still there after its removal")
 )

@@ -8,6 +8,8 @@ import (
 	"runtime/debug"
 	"testing"
 
+	"cocoroot/unlock/luks2/format"
+
 	"cocoroot/unlock/fatal"
 	"cocoroot/unlock/luks2"
 	"cocoroot/unlock/secmem"
@@ -17,12 +19,12 @@ import (
 // but not the memory of two: the child may have that of one.
 func TestTrailingNULTakesTheMemoryOnce(t *testing.T) {
 	const memory = 96 << 20
-	const size = luks2.HeaderRegion + 1<<20
+	const size = format.RegionSize + 1<<20
 	volumeKey := make([]byte, luks2.KeySize)
-	if err := luks2.NewVolumeKey(volumeKey, rand.Reader); err != nil {
+	if err := format.NewVolumeKey(volumeKey, rand.Reader); err != nil {
 		t.Fatal(err)
 	}
-	image, err := luks2.Format(luks2.Options{Passphrase: []byte("key"), VolumeKey: volumeKey, KDF: luks2.Argon2id(1, memory>>10, 1), Random: rand.Reader})
+	image, err := format.New(format.Options{Passphrase: []byte("key"), VolumeKey: volumeKey, KDF: format.Argon2id(1, memory>>10, 1), Random: rand.Reader})
 	if err != nil {
 		t.Fatal(err)
 	}

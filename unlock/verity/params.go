@@ -1,13 +1,11 @@
-// Package verity describes and builds dm-verity hash trees.
+// Package verity has the parameters of a dm-verity hash tree, as they stand in
+// the measured command line and as the kernel verifies with them. The owner's
+// side, verity/tree, builds the trees.
 //
 // The format is dm-verity's version 1 with SHA-256 (kernel
 // Documentation/admin-guide/device-mapper/verity.rst): the salt goes before
 // the block, digests are packed without gaps in hash blocks of 4096 bytes,
 // the level next to the root comes first on disk.
-//
-// The kernel verifies with Params, which stand in the measured command line.
-// Builder writes the tree on the host, from the data in one pass, with the
-// superblock that veritysetup reads; the guest never does.
 //
 // A root hash says that bytes are unchanged. It does not hide them, and it
 // does not say that they are the newest. A block is checked when it is read,
@@ -31,8 +29,6 @@ const (
 	MaxSaltSize = 256
 	// MaxDataBlocks bounds what is measured: 16 TiB of 4096-byte blocks.
 	MaxDataBlocks = 1 << 32
-
-	digestsPerBlock = BlockSize / DigestSize
 )
 
 // ErrParams is returned for a text that is not a valid set of parameters.
@@ -107,21 +103,28 @@ func (p Params) DataSize() uint64 { return p.DataBlocks * BlockSize }
 // one block after the data is the superblock, which nobody has to believe.
 func (p Params) HashStart() uint64 { return p.DataBlocks + 1 }
 
-// TreeBlocks returns the number of blocks in the hash tree. Each level holds
-// one digest for every block of the level below, until one block is left.
-// A single data block has no tree: its digest is the root hash itself
-// (verity_ctr in the kernel's drivers/md/dm-verity-target.c).
+// Levels returns the number of blocks in each level of the hash tree, the
+// leaves first. A level holds one digest for every block of the level below,
+// until one block is left. A single data block has no tree: its digest is the
+// root hash itself (verity_ctr in the kernel's drivers/md/dm-verity-target.c).
+func (p Params) Levels() []uint64 {
+	const perBlock = BlockSize / DigestSize
+	var levels []uint64
+	for n := p.DataBlocks; n > 1; {
+		n = (n + perBlock - 1) / perBlock
+		levels = append(levels, n)
+	}
+	return levels
+}
+
+// TreeBlocks returns the number of blocks in the hash tree.
 func (p Params) TreeBlocks() uint64 {
 	var total uint64
-	for n := p.DataBlocks; n > 1; {
-		n = blocksAbove(n)
+	for _, n := range p.Levels() {
 		total += n
 	}
 	return total
 }
-
-// blocksAbove returns how many blocks hold the digests of n blocks.
-func blocksAbove(n uint64) uint64 { return (n + digestsPerBlock - 1) / digestsPerBlock }
 
 // DeviceSize returns the bytes of data, superblock and tree together.
 func (p Params) DeviceSize() uint64 {

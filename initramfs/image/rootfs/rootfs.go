@@ -1,0 +1,207 @@
+// Package rootfs makes the file system of an image from what an owner has: a
+// folder, a tar, an OCI image, or a file system that is ready.
+//
+// What a source is, its bytes say, and not its name:
+//
+//	folder                      squashfs, erofs or ext4, by the stock tools
+//	tar, also .gz, .zst, .xz    squashfs; also from standard input
+//	OCI image layout            squashfs; a folder, or a tar of one, as above
+//	squashfs, erofs, ext4       taken as it is; a file or a block device
+//
+// Owners, modes, extended attributes, hard links and device nodes are those of
+// the source, and making it takes no privilege: of a tar and of an OCI image,
+// nothing is unpacked. The same source gives the same bytes with the same
+// version of the stock tool.
+//
+// Nothing here is encrypted or authenticated. The blobs of an OCI image are
+// held against their digests; who made the image, nobody asks.
+package rootfs
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"cocoroot/initramfs/image/fsimage"
+	"cocoroot/unlock/policy"
+)
+
+// What a source can be refused for.
+var (
+	// ErrInput is for bytes that are no root file system.
+	ErrInput = errors.New("not a folder, a tar, an OCI image layout, a squashfs, an erofs or an ext4")
+	// ErrFormat is for a kind of file system that cannot be made of a source.
+	ErrFormat = errors.New("cannot make this file system from this source")
+	// ErrTar is for a tar, or a layer, whose entries make no tree.
+	ErrTar = errors.New("the tar is malformed")
+	// ErrOCI is for an OCI image layout that is incomplete, contradicts
+	// itself, or does not say which image is meant.
+	ErrOCI = errors.New("cannot use the OCI image layout")
+	// ErrChanged is for a source that was changed while it was read.
+	ErrChanged = errors.New("the root file system changed while it was read")
+	// ErrNoTool is for a stock tool that is not installed.
+	ErrNoTool = errors.New("a program is not installed")
+)
+
+// Stdin is the name of the source that is read from Options.Stdin.
+const Stdin = "-"
+
+// Options says what to make.
+type Options struct {
+	Type  policy.FSType // "": squashfs, or what is ready
+	Epoch int64         // time of the file system itself, seconds since 1970
+	Owned bool          // all files of a folder belong to root
+	Image string        // which image of an OCI layout: a tag or a digest; "": the only one
+	Stdin io.Reader     // of the source Stdin
+}
+
+// Image is a finished file system.
+type Image struct {
+	File *os.File      // the file system begins at its first byte
+	Size int64         // bytes of File that are the file system
+	Type policy.FSType // what it is
+
+	// Entrypoint is the program, with its arguments, that an OCI image names
+	// to be started; nil otherwise.
+	Entrypoint []string
+
+	before fs.FileInfo // of a ready file system, which is not ours; or nil
+}
+
+// Close closes the file.
+func (i *Image) Close() error { return i.File.Close() }
+
+// Check returns ErrChanged when a ready file system is not as it was when Make
+// returned it.
+func (i *Image) Check() error {
+	if i.before == nil {
+		return nil
+	}
+	after, err := i.File.Stat()
+	if err != nil {
+		return err
+	}
+	if stamp(after) != stamp(i.before) {
+		return ErrChanged
+	}
+	return nil
+}
+
+// Make makes the file system of source, the name of a file or a folder, or
+// Stdin. Whatever it writes lies in dir, which is the caller's to remove when
+// the image is closed. The program of a stock tool ends with ctx.
+func Make(ctx context.Context, source, dir string, o Options) (*Image, error) {
+	s, err := open(ctx, source, dir, o)
+	if err != nil {
+		return nil, err
+	}
+	defer s.Close()
+	switch {
+	case s.folder != "":
+		return o.fromFolder(ctx, s.folder, dir)
+	case s.ready != "":
+		return o.fromReady(s)
+	}
+	layers, entrypoint, err := o.layers(ctx, s, dir)
+	if err != nil {
+		return nil, err
+	}
+	if o.Type != "" && o.Type != policy.Squashfs {
+		return nil, fmt.Errorf("%w: of a tar and of an OCI image it is squashfs, %s takes a folder", ErrFormat, o.Type)
+	}
+	image, err := squashfsOfLayers(ctx, layers, filepath.Join(dir, "fs"), o.Epoch)
+	if err != nil {
+		return nil, err
+	}
+	image.Entrypoint = entrypoint
+	return image, nil
+}
+
+// fromFolder makes a file system of a folder, and sees that the folder stayed
+// as it was.
+func (o Options) fromFolder(ctx context.Context, source, dir string) (*Image, error) {
+	if isLayout(os.DirFS(source)) {
+		layers, entrypoint, err := layoutLayers(ctx, source, o.Image)
+		if err != nil {
+			return nil, err
+		}
+		if o.Type != "" && o.Type != policy.Squashfs {
+			return nil, fmt.Errorf("%w: of an OCI image it is squashfs", ErrFormat)
+		}
+		image, err := squashfsOfLayers(ctx, layers, filepath.Join(dir, "fs"), o.Epoch)
+		if err != nil {
+			return nil, err
+		}
+		image.Entrypoint = entrypoint
+		return image, nil
+	}
+	before, err := fingerprint(ctx, source)
+	if err != nil {
+		return nil, err
+	}
+	out := filepath.Join(dir, "fs")
+	switch cmp.Or(o.Type, policy.Squashfs) {
+	case policy.EROFS:
+		err = erofsOfFolder(ctx, source, out, o)
+	case policy.Ext4:
+		err = ext4OfFolder(ctx, source, out, before.size, before.entries, o)
+	default:
+		err = squashfsOfFolder(ctx, source, out, o)
+	}
+	if err != nil {
+		return nil, err
+	}
+	after, err := fingerprint(ctx, source)
+	if err != nil {
+		return nil, err
+	}
+	if after != before {
+		return nil, ErrChanged
+	}
+	return made(out)
+}
+
+// made opens a file system that a stock tool wrote.
+func made(path string) (*Image, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, fmt.Errorf("cannot read the file system: %w", err)
+	}
+	kind, size, err := fsimage.Detect(f)
+	if err != nil {
+		f.Close()
+		return nil, fmt.Errorf("cannot use what was made: %w", err)
+	}
+	return &Image{File: f, Size: size, Type: kind}, nil
+}
+
+// fromReady takes a file system as it is.
+func (o Options) fromReady(s *source) (*Image, error) {
+	if o.Type != "" && o.Type != s.ready {
+		return nil, fmt.Errorf("%w: it is %s already", ErrFormat, s.ready)
+	}
+	before, err := s.file.Stat()
+	if err != nil {
+		return nil, fmt.Errorf("cannot read the file system: %w", err)
+	}
+	_, size, err := fsimage.Detect(s.file)
+	if err != nil {
+		return nil, fmt.Errorf("cannot use the file system: %w", err)
+	}
+	end, err := s.file.Seek(0, io.SeekEnd) // a block device has no length in its inode
+	if err != nil {
+		return nil, fmt.Errorf("cannot read the file system: %w", err)
+	}
+	if end < size {
+		return nil, fmt.Errorf("cannot use the file system: %w: it has %d bytes, and the file %d", fsimage.ErrCorrupt, size, end)
+	}
+	if _, err := s.file.Seek(0, io.SeekStart); err != nil {
+		return nil, fmt.Errorf("cannot read the file system: %w", err)
+	}
+	return &Image{File: s.keep(), Size: size, Type: s.ready, before: before}, nil
+}

@@ -1,0 +1,179 @@
+package rootfs
+
+import (
+	"bufio"
+	"bytes"
+	"compress/bzip2"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/klauspost/compress/gzip"
+	"github.com/klauspost/compress/zstd"
+	"github.com/ulikunitz/xz"
+
+	"cocoroot/initramfs/image/fsimage"
+	"cocoroot/unlock/policy"
+)
+
+// maxWindow is how much of its output, in bytes, a zstd stream may look back
+// on: what zstd --long=27 makes, and what the zstd program takes by itself.
+const maxWindow = 128 << 20
+
+// source is what is to become a file system.
+type source struct {
+	folder string        // its absolute path, without links
+	file   *os.File      // else: it can be read from its start more than once
+	ready  policy.FSType // "" when file is a tar
+}
+
+// open opens a source and sees what it is. What can be read only once, such
+// as a pipe, is copied to a file in dir first.
+func open(ctx context.Context, name, dir string, o Options) (*source, error) {
+	if name == Stdin {
+		return spool(ctx, "standard input", dir, func() (io.Reader, error) { return o.Stdin, nil })
+	}
+	fi, err := os.Stat(name)
+	if err != nil {
+		return nil, fmt.Errorf("cannot read the root file system: %w", err)
+	}
+	switch mode := fi.Mode(); {
+	case mode.IsDir():
+		// The tools take a link for a link, and a name with a dash for an option.
+		path, err := filepath.EvalSymlinks(name)
+		if err == nil {
+			path, err = filepath.Abs(path)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("cannot read the root file system: %w", err)
+		}
+		return &source{folder: path}, nil
+	case mode.Type() == fs.ModeNamedPipe:
+		return spool(ctx, name, dir, func() (io.Reader, error) { return os.Open(name) })
+	case mode.IsRegular(), mode&fs.ModeDevice != 0 && mode&fs.ModeCharDevice == 0:
+		f, err := os.Open(name)
+		if err != nil {
+			return nil, fmt.Errorf("cannot read the root file system: %w", err)
+		}
+		return look(f, name)
+	}
+	return nil, fmt.Errorf("cannot use %s: %w", name, ErrInput)
+}
+
+// spool copies what can be read only once. A pipe to which nobody writes does
+// not hold up the end: what waits for it is left behind then.
+func spool(ctx context.Context, name, dir string, in func() (io.Reader, error)) (*source, error) {
+	f, err := os.OpenFile(filepath.Join(dir, "source"), os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("cannot keep %s: %w", name, err)
+	}
+	copied := make(chan error, 1)
+	go func() {
+		r, err := in()
+		if err == nil {
+			_, err = io.Copy(f, r)
+		}
+		if c, ok := r.(io.Closer); ok && err == nil {
+			c.Close()
+		}
+		copied <- err
+	}()
+	select {
+	case err = <-copied:
+	case <-ctx.Done():
+		err = context.Cause(ctx)
+	}
+	if err != nil {
+		f.Close()
+		return nil, fmt.Errorf("cannot read %s: %w", name, err)
+	}
+	return look(f, name)
+}
+
+// look sees what a file is, and leaves it at its start.
+func look(f *os.File, name string) (*source, error) {
+	kind, _, err := fsimage.Detect(f)
+	switch {
+	case err == nil:
+		return &source{file: f, ready: kind}, nil
+	case !errors.Is(err, fsimage.ErrUnknown):
+		f.Close()
+		return nil, fmt.Errorf("cannot use %s: %w", name, err)
+	}
+	if err := checkTar(f); err != nil {
+		f.Close()
+		return nil, fmt.Errorf("cannot use %s: %w", name, err)
+	}
+	return &source{file: f}, nil
+}
+
+// keep hands the file over, which Close then leaves open.
+func (s *source) keep() *os.File {
+	f := s.file
+	s.file = nil
+	return f
+}
+
+func (s *source) Close() {
+	if s.file != nil {
+		s.file.Close()
+	}
+}
+
+// checkTar sees that a file is a tar, compressed or not. POSIX.1-1988 ustar
+// and GNU both have "ustar" at byte 257; a tar without entries is zeros.
+func checkTar(f *os.File) error {
+	r, err := decompressed(io.NewSectionReader(f, 0, 1<<62))
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	var block [512]byte
+	if _, err := io.ReadFull(r, block[:]); err != nil {
+		if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+			return ErrInput
+		}
+		return fmt.Errorf("cannot decompress it: %w", err)
+	}
+	if string(block[257:262]) != "ustar" && block != [512]byte{} {
+		return ErrInput
+	}
+	return nil
+}
+
+// decompressed returns the bytes of a stream that is gzip, zstd, xz, bzip2 or
+// none of these. A decoder's memory does not depend on the stream's length.
+func decompressed(r io.Reader) (io.ReadCloser, error) {
+	b := bufio.NewReaderSize(r, 1<<16)
+	head, err := b.Peek(6)
+	if err != nil && err != io.EOF {
+		return nil, err
+	}
+	switch {
+	case bytes.HasPrefix(head, []byte{0x1f, 0x8b}): // RFC 1952
+		z, err := gzip.NewReader(b)
+		if err != nil {
+			return nil, fmt.Errorf("cannot decompress it: %w", err)
+		}
+		return z, nil
+	case bytes.HasPrefix(head, []byte{0x28, 0xb5, 0x2f, 0xfd}): // RFC 8878
+		z, err := zstd.NewReader(b, zstd.WithDecoderMaxWindow(maxWindow), zstd.WithDecoderLowmem(true), zstd.WithDecoderConcurrency(1))
+		if err != nil {
+			return nil, fmt.Errorf("cannot decompress it: %w", err)
+		}
+		return z.IOReadCloser(), nil
+	case bytes.HasPrefix(head, []byte("\xfd7zXZ\x00")): // the .xz file format, 1.2
+		z, err := xz.NewReader(b)
+		if err != nil {
+			return nil, fmt.Errorf("cannot decompress it: %w", err)
+		}
+		return io.NopCloser(z), nil
+	case bytes.HasPrefix(head, []byte("BZh")):
+		return io.NopCloser(bzip2.NewReader(b)), nil
+	}
+	return io.NopCloser(b), nil
+}

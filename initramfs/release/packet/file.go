@@ -1,0 +1,58 @@
+package packet
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+
+	"cocoroot/initramfs/release/session"
+	"cocoroot/initramfs/strictjson"
+)
+
+// MaxFile bounds a packet's file in bytes: 16 KiB in base64 and some text.
+const MaxFile = 32 << 10
+
+// fileVersion is the only version of the file so far.
+const fileVersion = 1
+
+// ErrFile is returned for what is not a packet's file.
+var ErrFile = errors.New("not a packet's file")
+
+// File is a packet with the measurement that it is bound to, so that the host
+// can tell a stale one before it is used up. Header and secret stand under the
+// names that KubeVirt's injectlaunchsecret takes.
+type File struct {
+	Version     int                 `json:"version"`
+	Header      []byte              `json:"header"` // base64 in JSON, as is secret
+	Secret      []byte              `json:"secret"`
+	Measurement session.Measurement `json:"measurement"`
+}
+
+// Encode returns the file of a packet.
+func Encode(p Packet, m session.Measurement) ([]byte, error) {
+	b, err := json.MarshalIndent(File{fileVersion, p.Header.Bytes(), p.Payload, m}, "", "  ")
+	if err != nil {
+		return nil, fmt.Errorf("cannot write the packet: %w", err)
+	}
+	return append(b, '\n'), nil
+}
+
+// Decode reads a file. To the host it comes from the owner, through whoever is
+// between them; the PSP is the one that authenticates it.
+func Decode(b []byte) (Packet, session.Measurement, error) {
+	var f File
+	if err := strictjson.Decode(b, MaxFile, &f); err != nil {
+		return Packet{}, f.Measurement, fmt.Errorf("%w: %w", ErrFile, err)
+	}
+	if f.Version != fileVersion {
+		return Packet{}, f.Measurement, fmt.Errorf("%w: version %d; this program knows version %d", ErrFile, f.Version, fileVersion)
+	}
+	if f.Measurement == (session.Measurement{}) {
+		return Packet{}, f.Measurement, fmt.Errorf("%w: no measurement", ErrFile)
+	}
+	p, err := Parse(f.Header, f.Secret)
+	if err != nil {
+		return Packet{}, f.Measurement, fmt.Errorf("%w: %w", ErrFile, err)
+	}
+	return p, f.Measurement, nil
+}

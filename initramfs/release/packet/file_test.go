@@ -1,0 +1,68 @@
+package packet
+
+import (
+	"errors"
+	"reflect"
+	"strings"
+	"testing"
+
+	"cocoroot/initramfs/release/session"
+)
+
+// files are seeds, and whether they are taken.
+func files(t testing.TB) map[string]bool {
+	m := session.Measurement{Nonce: [16]byte{1}}
+	good, err := Encode(Packet{Payload: make([]byte, 16)}, m)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := string(good)
+	return map[string]bool{
+		text: true,
+		strings.Replace(text, `"version": 1`, `"version": 2`, 1):             false,
+		strings.Replace(text, `"version"`, `"more": 1, "version"`, 1):        false,
+		strings.Replace(text, `"header": "AAAA`, `"header": "`, 1):           false,
+		strings.Replace(text, `"header": "AA`, `"header": "A!`, 1):           false,
+		strings.Replace(text, m.String(), "", 1):                             false,
+		strings.Replace(text, m.String(), session.Measurement{}.String(), 1): false,
+		text + "{}":                        false,
+		text[:len(text)/2]:                 false,
+		"":                                 false,
+		"[]":                               false,
+		"null":                             false,
+		text + strings.Repeat(" ", 32<<10): false,
+	}
+}
+
+// TestFuzzDecodeSeeds sees that the seeds reach every end of the parser.
+func TestFuzzDecodeSeeds(t *testing.T) {
+	for text, want := range files(t) {
+		_, m, err := Decode([]byte(text))
+		if (err == nil) != want || (err != nil && !errors.Is(err, ErrFile) && !errors.Is(err, session.ErrMeasurement)) {
+			t.Errorf("Decode(%.60q) error = %v; want taken: %v", text, err, want)
+		}
+		if want && m.Nonce[0] != 1 {
+			t.Errorf("Decode(%.60q) lost the measurement", text)
+		}
+	}
+}
+
+func FuzzDecode(f *testing.F) {
+	for text := range files(f) {
+		f.Add([]byte(text))
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		p, m, err := Decode(b)
+		if err != nil {
+			return
+		}
+		again, err := Encode(p, m)
+		if err != nil {
+			t.Fatal(err)
+		}
+		q, n, err := Decode(again)
+		if err != nil || m != n || !reflect.DeepEqual(p, q) {
+			t.Errorf("Decode(Encode(…)) = %+v, %v, %v; want %+v, %v", q, n, err, p, m)
+		}
+	})
+}

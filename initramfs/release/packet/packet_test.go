@@ -1,0 +1,135 @@
+package packet
+
+import (
+	"bytes"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"testing"
+
+	"cocoroot/unlock/secret/table"
+
+	"cocoroot/initramfs/oracle"
+	"cocoroot/initramfs/release/session"
+	"cocoroot/unlock/efi"
+	"cocoroot/unlock/secmem"
+)
+
+func locked(t *testing.T, data []byte) *secmem.Buffer {
+	t.Helper()
+	b, err := secmem.New(len(data))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { b.Close() })
+	copy(b.Bytes(), data)
+	return b
+}
+
+// TestVector goes the whole way from the secret's text to header and payload.
+func TestVector(t *testing.T) {
+	var file struct {
+		V struct {
+			TIK, TEK string
+			IV       []byte `json:"iv_b64"`
+			Measure  []byte `json:"measure_b64"`
+			Entries  [][2]string
+			Table    string
+			Header   []byte `json:"header_b64"`
+			Payload  []byte `json:"payload_b64"`
+		} `json:"launch_secret"`
+	}
+	if err := json.Unmarshal(oracle.Vector(t, "secret.json"), &file); err != nil {
+		t.Fatal(err)
+	}
+	v := file.V
+	tik, _ := hex.DecodeString(v.TIK)
+	tek, _ := hex.DecodeString(v.TEK)
+	keys := &session.Keys{TIK: locked(t, tik), TEK: locked(t, tek)}
+	var entries []table.Entry
+	for _, e := range v.Entries {
+		entries = append(entries, table.Entry{GUID: efi.MustParse(e[0]), Data: locked(t, []byte(e[1]))})
+	}
+	table, err := table.Build(entries, 0xc00)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer table.Close()
+	if got := hex.EncodeToString(table.Bytes()); got != v.Table || got == "" {
+		t.Errorf("Build = %s; want %s", got, v.Table)
+	}
+	var m session.Measurement
+	copy(m.MAC[:], v.Measure)
+	p, err := seal(keys, table.Bytes(), m, [16]byte(v.IV))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(p.Header.Bytes(), v.Header) || !bytes.Equal(p.Payload, v.Payload) {
+		t.Errorf("seal =\n%x %x; want\n%x %x", p.Header.Bytes(), p.Payload, v.Header, v.Payload)
+	}
+	// Padding left to seal gives the same packet.
+	short, err := seal(keys, table.Bytes()[:58], m, [16]byte(v.IV))
+	if err != nil || !bytes.Equal(short.Payload, v.Payload) || short.Header != p.Header {
+		t.Errorf("seal of the table without its padding = %+v, %v; want the same packet", short, err)
+	}
+	back, err := Parse(v.Header, v.Payload)
+	if err != nil || back.Header != p.Header {
+		t.Errorf("Parse = %+v, %v; want %+v", back.Header, err, p.Header)
+	}
+}
+
+func TestSeal(t *testing.T) {
+	keys, err := session.NewKeys()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer keys.Close()
+	a, errA := Seal(keys, make([]byte, 64), session.Measurement{})
+	b, errB := Seal(keys, make([]byte, 64), session.Measurement{})
+	if errA != nil || errB != nil || a.Header.IV == b.Header.IV || bytes.Equal(a.Payload, b.Payload) {
+		t.Errorf("two packets have the same IV or payload: %+v, %v; %+v, %v", a, errA, b, errB)
+	}
+	for size, want := range map[int]error{0: ErrPayload, MaxPayload: nil, MaxPayload + 1: ErrPayload} {
+		if _, err := Seal(keys, make([]byte, size), session.Measurement{}); !errors.Is(err, want) {
+			t.Errorf("Seal of %d bytes: %v; want %v", size, err, want)
+		}
+	}
+}
+
+// packets are seeds: header, payload, and the error.
+var packets = []struct {
+	header, payload []byte
+	want            error
+}{
+	{make([]byte, 52), make([]byte, 16), nil},
+	{make([]byte, 52), make([]byte, MaxPayload), nil},
+	{bytes.Repeat([]byte{0, 0, 0, 0, 9, 9, 9, 9, 9, 9, 9, 9, 9}, 4), make([]byte, 32), nil},
+	{make([]byte, 51), make([]byte, 16), ErrHeader},
+	{make([]byte, 53), make([]byte, 16), ErrHeader},
+	{append([]byte{1}, make([]byte, 51)...), make([]byte, 16), ErrHeader},
+	{nil, nil, ErrHeader},
+	{make([]byte, 52), nil, ErrPayload},
+	{make([]byte, 52), make([]byte, 17), ErrPayload},
+	{make([]byte, 52), make([]byte, MaxPayload+16), ErrPayload},
+}
+
+// TestFuzzParseSeeds sees that the seeds reach every end of the parser.
+func TestFuzzParseSeeds(t *testing.T) {
+	for i, tc := range packets {
+		if _, err := Parse(tc.header, tc.payload); !errors.Is(err, tc.want) {
+			t.Errorf("packet %d: Parse error = %v; want %v", i, err, tc.want)
+		}
+	}
+}
+
+func FuzzParse(f *testing.F) {
+	for _, tc := range packets {
+		f.Add(tc.header, tc.payload)
+	}
+	f.Fuzz(func(t *testing.T, header, payload []byte) {
+		p, err := Parse(header, payload)
+		if err == nil && (!bytes.Equal(p.Header.Bytes(), header) || !bytes.Equal(p.Payload, payload)) {
+			t.Errorf("Parse(%x, %x) = %+v", header, payload, p)
+		}
+	})
+}

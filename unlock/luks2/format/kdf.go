@@ -1,0 +1,63 @@
+package format
+
+import (
+	"crypto/sha256"
+	"fmt"
+
+	"golang.org/x/crypto/argon2"
+	"golang.org/x/crypto/pbkdf2"
+
+	"cocoroot/unlock/luks2"
+	"cocoroot/unlock/luks2/internal/layout"
+)
+
+// GeneratedKeyIterations is enough PBKDF2 for a passphrase of 256 random
+// bits, which needs no stretching.
+const GeneratedKeyIterations = 1000
+
+// PBKDF2 returns PBKDF2-HMAC-SHA256. Without the cost of memory it is for
+// passphrases that nobody can guess: use GeneratedKeyIterations for those.
+func PBKDF2(iterations uint32) luks2.KDF {
+	return luks2.KDF{Type: layout.PBKDF2, Iterations: iterations}
+}
+
+// Argon2id returns Argon2id, for passphrases that people choose.
+func Argon2id(time, memoryKiB uint32, cpus uint8) luks2.KDF {
+	return luks2.KDF{Type: layout.Argon2id, Time: time, MemoryKiB: memoryKiB, CPUs: cpus}
+}
+
+// validKDF holds k against the limits, as the guest will.
+func validKDF(k luks2.KDF) error {
+	var ok bool
+	switch k.Type {
+	case layout.PBKDF2:
+		ok = k.Iterations >= layout.MinIterations && k.Iterations <= luks2.MaxIterations && k == PBKDF2(k.Iterations)
+	case layout.Argon2id:
+		ok = k.Time >= 1 && k.Time <= luks2.MaxTime && k.CPUs >= 1 && k.CPUs <= luks2.MaxCPUs &&
+			k.MemoryKiB >= 8*uint32(k.CPUs) && k.MemoryKiB <= luks2.MaxMemoryKiB &&
+			uint64(k.Time)*uint64(k.MemoryKiB) <= luks2.MaxKiBPasses && k.Iterations == 0
+	}
+	if !ok {
+		return fmt.Errorf("%w: %s", ErrKDF, k)
+	}
+	return nil
+}
+
+// derive returns luks2.KeySize bytes, which the caller clears.
+//
+// The PBKDF2 of golang.org/x/crypto takes the passphrase as bytes; that of
+// the standard library wants a string, and strings cannot be wiped.
+func derive(k luks2.KDF, passphrase, salt []byte) []byte {
+	if k.Type == layout.PBKDF2 {
+		return pbkdf2.Key(passphrase, salt, int(k.Iterations), luks2.KeySize, sha256.New)
+	}
+	return argon2.IDKey(passphrase, salt, k.Time, k.MemoryKiB, k.CPUs, luks2.KeySize)
+}
+
+// kdfJSON returns the kdf object as cryptsetup writes it.
+func kdfJSON(k luks2.KDF, salt string) string {
+	if k.Type == layout.PBKDF2 {
+		return fmt.Sprintf(`{"type":"pbkdf2","hash":"sha256","iterations":%d,"salt":%q}`, k.Iterations, salt)
+	}
+	return fmt.Sprintf(`{"type":%q,"time":%d,"memory":%d,"cpus":%d,"salt":%q}`, k.Type, k.Time, k.MemoryKiB, k.CPUs, salt)
+}

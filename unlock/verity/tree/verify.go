@@ -1,0 +1,204 @@
+package tree
+
+import (
+	"context"
+	"crypto/subtle"
+	"errors"
+	"fmt"
+	"io"
+	"runtime"
+	"sync"
+
+	"cocoroot/unlock/verity"
+)
+
+// digestsPerBlock is the number of digests in a block of the tree.
+const digestsPerBlock = verity.BlockSize / verity.DigestSize
+
+// ErrShort is returned for a device that ends before the last block that was
+// measured.
+var ErrShort = errors.New("it is shorter than what was measured")
+
+// Bad is a block that differs from what the root hash says.
+type Bad struct {
+	Offset int64  // byte on the device
+	Level  int    // 0 for data, 1 for the tree's leaves, and upwards
+	Block  uint64 // number in its level, from 0
+	First  uint64 // first data block that depends on it
+	Count  uint64 // number of data blocks that depend on it
+}
+
+// Verdict is what Verify found.
+type Verdict struct {
+	First *Bad   // the first bad block by its place on the device, nil for none
+	Bad   uint64 // number of bad blocks
+	// Unchecked is the number of data blocks below a bad block of the tree:
+	// there is no digest to check them against.
+	Unchecked uint64
+}
+
+// Verify reads all that the root hash covers, data and tree, once, and checks
+// every block on all cores. It keeps one tree block a level and 128 data blocks
+// a worker, whatever the size. The superblock is not covered, and not read.
+//
+// The host controls what r returns. An error is one of reading, ErrShort or
+// ctx's; what differs from the root hash is in the Verdict. It speaks of the
+// bytes read: of those that stand there later it knows nothing.
+// A progress that is not nil is told the bytes of data given out to check.
+func Verify(ctx context.Context, p verity.Params, r io.ReaderAt, progress func(done int64)) (Verdict, error) {
+	ctx, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
+	v := &verifier{params: p, r: r, stop: stop, progress: progress, groups: make(chan group)}
+	v.starts = levelStarts(p)
+	var workers sync.WaitGroup
+	for range runtime.GOMAXPROCS(0) {
+		workers.Go(func() { v.work(ctx) })
+	}
+	err := v.walk(ctx, len(v.starts), 0, p.RootHash[:])
+	close(v.groups)
+	if err != nil {
+		stop(err)
+	}
+	workers.Wait()
+	if ctx.Err() != nil {
+		return Verdict{}, context.Cause(ctx)
+	}
+	return v.verdict, nil
+}
+
+// levelStarts returns the first block on the device of each level of the tree,
+// the leaves first.
+func levelStarts(p verity.Params) []uint64 {
+	var starts []uint64
+	start := p.HashStart() + p.TreeBlocks()
+	for _, n := range p.Levels() {
+		start -= n
+		starts = append(starts, start)
+	}
+	return starts
+}
+
+// A group is consecutive data blocks with the digests they must have.
+type group struct {
+	first   uint64
+	digests []byte
+}
+
+type verifier struct {
+	params   verity.Params
+	r        io.ReaderAt
+	starts   []uint64 // the first block on the device of each level, the leaves first
+	stop     context.CancelCauseFunc
+	progress func(int64)
+	groups   chan group
+
+	mu      sync.Mutex
+	verdict Verdict
+}
+
+// walk checks the block of a level and, if it is good, all below it. The
+// digests that it gives out have been checked up to the root hash.
+func (v *verifier) walk(ctx context.Context, level int, block uint64, digest []byte) error {
+	if level == 0 { // one block of data and no tree
+		return v.give(ctx, group{block, digest})
+	}
+	b := make([]byte, verity.BlockSize)
+	if err := v.read(b, v.starts[level-1]+block); err != nil {
+		return err
+	}
+	if !same(b, v.params.Salt, digest) {
+		v.bad(level, block)
+		return nil
+	}
+	below := v.params.DataBlocks
+	if level > 1 {
+		below = v.params.Levels()[level-2]
+	}
+	first := block * digestsPerBlock
+	b = b[:min(digestsPerBlock, below-first)*verity.DigestSize]
+	if level == 1 {
+		return v.give(ctx, group{first, b})
+	}
+	for i := 0; i*verity.DigestSize < len(b); i++ {
+		if err := v.walk(ctx, level-1, first+uint64(i), b[i*verity.DigestSize:(i+1)*verity.DigestSize]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// give hands data to a worker.
+func (v *verifier) give(ctx context.Context, g group) error {
+	select {
+	case v.groups <- g:
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	if v.progress != nil {
+		v.progress(int64(g.first * verity.BlockSize))
+	}
+	return nil
+}
+
+// work checks data until there is no more, or until ctx ends.
+func (v *verifier) work(ctx context.Context) {
+	data := make([]byte, digestsPerBlock*verity.BlockSize)
+	for g := range v.groups {
+		n := len(g.digests) / verity.DigestSize
+		if ctx.Err() != nil {
+			continue
+		}
+		if err := v.read(data[:n*verity.BlockSize], g.first); err != nil {
+			v.stop(err)
+			continue
+		}
+		for i := range n {
+			if !same(data[i*verity.BlockSize:(i+1)*verity.BlockSize], v.params.Salt, g.digests[i*verity.DigestSize:(i+1)*verity.DigestSize]) {
+				v.bad(0, g.first+uint64(i))
+			}
+		}
+	}
+}
+
+// read fills b from a block of the device on.
+func (v *verifier) read(b []byte, block uint64) error { return readBlock(v.r, b, block, v.params) }
+
+func readBlock(r io.ReaderAt, b []byte, block uint64, p verity.Params) error {
+	off := int64(block * verity.BlockSize)
+	n, err := r.ReadAt(b, off)
+	if n == len(b) {
+		return nil
+	}
+	if err == io.EOF {
+		return fmt.Errorf("%w: it ends at byte %d of %d", ErrShort, off+int64(n), p.DeviceSize())
+	}
+	return fmt.Errorf("cannot read block %d: %w", block, err)
+}
+
+// same reports whether a block has the digest.
+func same(block, salt, digest []byte) bool {
+	var sum [verity.DigestSize]byte
+	return subtle.ConstantTimeCompare(AppendDigests(sum[:0], block, salt), digest) == 1
+}
+
+// bad notes a block that differs.
+func (v *verifier) bad(level int, block uint64) {
+	b := Bad{Level: level, Block: block, First: block, Count: 1}
+	at := block
+	if level > 0 {
+		at += v.starts[level-1]
+		span := uint64(1) << (7 * level) // 128 blocks below each
+		b.First = block * span
+		b.Count = min(span, v.params.DataBlocks-b.First)
+	}
+	b.Offset = int64(at * verity.BlockSize)
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.verdict.Bad++
+	if level > 0 {
+		v.verdict.Unchecked += b.Count
+	}
+	if v.verdict.First == nil || b.Offset < v.verdict.First.Offset {
+		v.verdict.First = &b
+	}
+}
