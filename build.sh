@@ -30,7 +30,7 @@ usage() {
 
 		  demo              boot a sealed image in QEMU, without SEV hardware
 		  test              set everything up and run every check
-		  tools             build/cocoroot and build/init
+		  tools             build/cocoroot, its man pages and build/init
 		  firmware          build/OVMF.amdsev.fd
 		  kernel [--check]  build/bzImage and build/modules; --check builds them a
 		                    second time, in another folder, and compares
@@ -313,6 +313,7 @@ tools() {
 	quietly tools build_tools
 	put "$NEW/cocoroot" build/cocoroot
 	put "$NEW/init" build/init
+	put "$NEW/man" build/man
 	made tools build/cocoroot
 	made tools build/init
 }
@@ -322,10 +323,12 @@ tools() {
 # by its hash the firmware that was built from source, which is when there is a
 # build/firmware.version, a line that says from what.
 build_tools() {
-	local own=''
+	local own='' version
+	version=$(git describe --tags --always --dirty 2>/dev/null || true)
 	[[ ! -e build/firmware.version ]] || own="$(sha256 build/OVMF.amdsev.fd) $(cat build/firmware.version)"
 	export CGO_ENABLED=0 GOOS=linux GOARCH=amd64 GOAMD64=v1
-	GOEXPERIMENT='' go build -trimpath -ldflags="-s -w -X 'main.ownFirmware=$own'" -o "$NEW/cocoroot" ./cmds/cocoroot
+	GOEXPERIMENT='' go build -trimpath -ldflags="-s -w -X 'main.ownFirmware=$own' -X main.built=$version" -o "$NEW/cocoroot" ./cmds/cocoroot
+	SOURCE_DATE_EPOCH=$(git log -1 --format=%ct 2>/dev/null || echo 0) go run -tags man ./cmds/cocoroot "$NEW/man"
 	GOEXPERIMENT=runtimesecret go build -trimpath -gcflags=all=-l -ldflags='-s -w' -o "$NEW/init" ./cmds/init
 }
 

@@ -27,7 +27,7 @@ func callWith(t *testing.T, firmware string, args ...string) (int, string, strin
 		t.Fatal(err)
 	}
 	var stdout, stderr bytes.Buffer
-	a := &app{&stdout, &stderr, own}
+	a := &app{stdout: &stdout, stderr: &stderr, own: own}
 	code := a.main(t.Context(), args)
 	return code, stdout.String(), stderr.String()
 }
@@ -233,16 +233,5 @@ func TestSecretBuild(t *testing.T) {
 	}
 	if fi, err := os.Stat(table); err != nil || fi.Mode() != 0o600 || fi.Size() != 64 {
 		t.Errorf("table: %v, %v; want mode 0600, 64 bytes", fi, err)
-	}
-}
-
-func TestHelp(t *testing.T) {
-	if code, out, _ := call(t, "help"); code != exitOK || !strings.Contains(out, "cocoroot seal") {
-		t.Errorf("help = %d, %q", code, out)
-	}
-	for _, c := range commands() {
-		if code, out, stderr := call(t, c.name, "--help"); code != exitOK || !strings.Contains(out, "usage: cocoroot "+c.name) || stderr != "" {
-			t.Errorf("%s --help = %d, %q, %q", c.name, code, out, stderr)
-		}
 	}
 }

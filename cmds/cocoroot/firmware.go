@@ -25,7 +25,7 @@ func foreign(err error) string {
 // warnForeign warns of firmware that is not ours.
 func (a *app) warnForeign(sum [sha256.Size]byte) {
 	if err := a.own.Check(sum); err != nil {
-		fmt.Fprintln(a.stderr, "cocoroot: warning:", foreign(err))
+		a.warn("%s", foreign(err))
 	}
 }
 

@@ -81,7 +81,7 @@ func TestImportDirection(t *testing.T) {
 // ordinary archive, nor one to open an image in the debug archive.
 func TestInitLinksLittle(t *testing.T) {
 	both := []string{"net", "os/exec", "text/template", "encoding/gob", "gopkg.in/yaml.v3", "regexp",
-		"github.com/klauspost/compress", "github.com/spf13/pflag", "github.com/u-root/u-root/cmds", "mvdan.cc/sh"}
+		"github.com/klauspost/compress", "github.com/spf13", "go.yaml.in", "github.com/u-root/u-root/cmds", "mvdan.cc/sh"}
 	for _, tc := range []struct {
 		program   string
 		ours      string // what it links of unlock/

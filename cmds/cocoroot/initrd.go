@@ -2,51 +2,60 @@ package main
 
 import (
 	"bytes"
-	"context"
 	"errors"
 	"fmt"
 	"io"
 	"os"
 	"path/filepath"
 
-	"github.com/spf13/pflag"
+	"github.com/spf13/cobra"
 
 	"cocoroot/initramfs/archive"
 	"cocoroot/initramfs/archive/kmod"
 )
 
-func runInitrd(_ context.Context, a *app, flags *pflag.FlagSet, args []string) error {
-	out := flags.StringP("output", "o", "", "where to write the archive")
-	initFile := flags.String("init", "", "the init to carry (default: the file init, or with --debug debuginit, beside this program)")
-	modules := flags.String("modules", "", "folder that has lib/modules/VERSION or usr/lib/modules/VERSION")
-	version := flags.String("kver", "", "version of the kernel that the modules are for (default: the only one there)")
-	debug := flags.Bool("debug", false, "write a DEBUG archive, with a shell on the console: release no secret to its measurement")
-	commands := flags.String("commands", "", "u-root's commands as its builder archived them (with --debug; default: the file commands.cpio beside this program)")
-	force := flags.Bool("force", false, "replace an existing file")
-	if err := parse(flags, args, "output"); err != nil {
-		return err
-	}
-	if flags.NArg() > 0 {
-		return usagef("initrd takes no argument, %q is one", flags.Arg(0))
-	}
-	if *modules == "" && *version != "" {
+// initrdOptions are the options of the verb as they were given.
+type initrdOptions struct {
+	out, init, modules, version, commands string
+	debug, force                          bool
+}
+
+func (a *app) initrd() *cobra.Command {
+	var o initrdOptions
+	c := verb("initrd -o FILE", "write the initrd, the same bytes wherever it is built",
+		"  cocoroot initrd -o initrd.img\n  cocoroot initrd -o initrd.img --modules / --kver 6.12.1-amd64", noArgs)
+	flags := c.Flags()
+	flags.StringVarP(&o.out, "output", "o", "", "where to write the archive")
+	flags.StringVar(&o.init, "init", "", "the init to carry (default: the file init, or with --debug debuginit, beside this program)")
+	flags.StringVar(&o.modules, "modules", "", "folder that has lib/modules/VERSION or usr/lib/modules/VERSION")
+	flags.StringVar(&o.version, "kver", "", "version of the kernel that the modules are for (default: the only one there)")
+	flags.BoolVar(&o.debug, "debug", false, "write a DEBUG archive, with a shell on the console: release no secret to its measurement")
+	flags.StringVar(&o.commands, "commands", "", "u-root's commands as its builder archived them (with --debug; default: the file commands.cpio beside this program)")
+	flags.BoolVar(&o.force, "force", false, "replace an existing file")
+	need(c, "output")
+	c.RunE = func(*cobra.Command, []string) error { return a.writeInitrd(o) }
+	return c
+}
+
+func (a *app) writeInitrd(o initrdOptions) error {
+	if o.modules == "" && o.version != "" {
 		return usagef("--kver needs --modules")
 	}
-	if *commands != "" && !*debug {
+	if o.commands != "" && !o.debug {
 		return usagef("--commands goes with --debug only")
 	}
 	var c archive.Contents
 	var err error
-	if *debug {
-		err = readDebug(&c, *initFile, *commands)
+	if o.debug {
+		err = readDebug(&c, o.init, o.commands)
 	} else {
-		c.Init, err = readPart("init", *initFile, "./build.sh tools builds it; --init names another")
+		c.Init, err = readPart("init", o.init, "./build.sh tools builds it; --init names another")
 	}
 	if err != nil {
 		return err
 	}
-	if *modules != "" {
-		if c.Modules, err = a.chooseModules(*modules, *version); err != nil {
+	if o.modules != "" {
+		if c.Modules, err = a.chooseModules(o.modules, o.version); err != nil {
 			return err
 		}
 	}
@@ -54,26 +63,15 @@ func runInitrd(_ context.Context, a *app, flags *pflag.FlagSet, args []string) e
 	if err := archive.Write(&archived, c); err != nil {
 		return err
 	}
-
-	var files outputs
-	defer files.discard()
-	f, err := files.create(*out, 0o644, *force)
-	if err != nil {
+	if err := writeFiles([]namedFile{{o.out, 0o644, archived.Bytes()}}, o.force); err != nil {
 		return err
 	}
-	size := archived.Len()
-	if _, err := archived.WriteTo(f); err != nil {
-		return fmt.Errorf("cannot write %s: %w", *out, err)
+	carries := "init"
+	if o.debug {
+		carries = "DEBUG: debuginit, a shell"
+		a.warn("a DEBUG archive gives a shell to whoever has the console; its measurement is another one: release no secret to it")
 	}
-	if err := files.commit(); err != nil {
-		return err
-	}
-	if *debug {
-		fmt.Fprintf(a.stdout, "%s: %d bytes, DEBUG: debuginit, a shell and %d kernel modules\n", *out, size, len(c.Modules))
-		fmt.Fprintln(a.stderr, "cocoroot: warning: a DEBUG archive gives a shell to whoever has the console; its measurement is another one: release no secret to it")
-		return nil
-	}
-	fmt.Fprintf(a.stdout, "%s: %d bytes, init and %d kernel modules\n", *out, size, len(c.Modules))
+	fmt.Fprintf(a.stdout, "%s: %d bytes, %s and %d kernel modules\n", o.out, archived.Len(), carries, len(c.Modules))
 	return nil
 }
 
@@ -90,7 +88,7 @@ func (a *app) chooseModules(dir, version string) ([]archive.Module, error) {
 		return nil, err
 	}
 	for _, l := range choice.Lacks {
-		fmt.Fprintf(a.stderr, "cocoroot: warning: a guest with kernel %s has no %s: %s\n", choice.Version, l.Name, l.Effect)
+		a.warn("a guest with kernel %s has no %s: %s", choice.Version, l.Name, l.Effect)
 		if l.Name == kmod.EFISecret {
 			fmt.Fprintln(a.stderr, "cocoroot: hint: Fedora, SUSE and Ubuntu ship it, Debian does not; ./build.sh kernel makes a kernel that has it")
 		}

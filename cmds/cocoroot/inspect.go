@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -10,7 +9,7 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/spf13/pflag"
+	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
 	"cocoroot/initramfs/measure/ovmf"
@@ -82,27 +81,28 @@ const knownKinds = "known are: firmware (OVMF, SVSM), kernel, archive (cpio; pla
 // errKind is returned for a file of no known kind.
 var errKind = errors.New("it is none of the files that this program knows")
 
-func runInspect(_ context.Context, a *app, flags *pflag.FlagSet, args []string) error {
+func (a *app) inspect() *cobra.Command {
+	c := verb("inspect FILE", "say what a file is and what is wrong with it, without secrets", "  cocoroot inspect image", oneArg("the file"))
+	flags := c.Flags()
 	firmware := flags.String("firmware", "", "for a secret table: the firmware that will get it (default: OVMF AmdSev's area of 3072 bytes)")
 	show := flags.Bool("show-secrets", false, "for a secret table: print the secrets too")
 	asJSON := flags.Bool("json", false, "print JSON")
-	if err := parse(flags, args); err != nil {
-		return err
-	}
-	if flags.NArg() != 1 {
-		return usagef("inspect takes one file")
-	}
-	area, err := tableArea(*firmware)
+	c.RunE = func(_ *cobra.Command, args []string) error { return a.inspectFile(args[0], *firmware, *show, *asJSON) }
+	return c
+}
+
+func (a *app) inspectFile(path, firmware string, show, asJSON bool) error {
+	area, err := tableArea(firmware)
 	if err != nil {
 		return err
 	}
-	s, err := openSubject(flags.Arg(0))
+	s, err := openSubject(path)
 	if err != nil {
 		return err
 	}
 	defer s.close()
-	s.area, s.show, s.own = area, *show, a.own
-	return s.inspect(a, *asJSON)
+	s.area, s.show, s.own = area, show, a.own
+	return s.inspect(a, asJSON)
 }
 
 // inspect asks one inspector after the other, and prints.
@@ -117,7 +117,7 @@ func (s *subject) inspect(a *app, asJSON bool) error {
 			continue
 		}
 		if r.foreign != nil {
-			fmt.Fprintln(a.stderr, "cocoroot: warning:", foreign(r.foreign))
+			a.warn("%s", foreign(r.foreign))
 		}
 		if asJSON {
 			if err := printJSON(a.stdout, r); err != nil {

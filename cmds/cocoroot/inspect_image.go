@@ -10,12 +10,11 @@ import (
 	"io/fs"
 	"sort"
 
-	"cocoroot/unlock/luks2/format"
-	"cocoroot/unlock/verity/tree"
-
 	"cocoroot/unlock/luks2"
+	"cocoroot/unlock/luks2/format"
 	"cocoroot/unlock/policy"
 	"cocoroot/unlock/verity"
+	"cocoroot/unlock/verity/tree"
 )
 
 // inspectImage goes by the LUKS magic. It reads the header, the superblock and

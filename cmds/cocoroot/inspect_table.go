@@ -1,20 +1,18 @@
 package main
 
 import (
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"unicode/utf8"
 
-	"cocoroot/unlock/secret/table"
-
-	"github.com/spf13/pflag"
+	"github.com/spf13/cobra"
 
 	"cocoroot/unlock/efi"
 	"cocoroot/unlock/secmem"
 	"cocoroot/unlock/secret"
+	"cocoroot/unlock/secret/table"
 )
 
 // maxTable bounds a table in bytes. LAUNCH_SECRET takes 16 KiB; a file may be
@@ -47,35 +45,37 @@ type entryReport struct {
 	Data    []byte   `json:"data,omitempty"` // with --show-secrets alone
 }
 
-func runSecretInspect(_ context.Context, a *app, flags *pflag.FlagSet, args []string) error {
+func (a *app) secretInspect() *cobra.Command {
+	c := verb("inspect TABLE", "say what a table holds and what the guest will see of it, without the secrets",
+		"  cocoroot secret inspect table", oneArg("the table"))
+	flags := c.Flags()
 	firmware := flags.String("firmware", "", "the firmware that will get the table (default: OVMF AmdSev's area of 3072 bytes)")
 	show := flags.Bool("show-secrets", false, "print the secrets too")
 	asJSON := flags.Bool("json", false, "print JSON")
-	if err := parse(flags, args); err != nil {
-		return err
-	}
-	if flags.NArg() != 1 {
-		return usagef("secret inspect takes one table")
-	}
-	area, err := tableArea(*firmware)
+	c.RunE = func(_ *cobra.Command, args []string) error { return a.listTable(args[0], *firmware, *show, *asJSON) }
+	return c
+}
+
+func (a *app) listTable(path, firmware string, show, asJSON bool) error {
+	area, err := tableArea(firmware)
 	if err != nil {
 		return err
 	}
-	buf, err := secmem.ReadFile(flags.Arg(0), maxTable)
+	buf, err := secmem.ReadFile(path, maxTable)
 	if err != nil {
 		return err
 	}
 	defer buf.Close()
 	l := table.Inspect(buf.Bytes(), area)
-	r := reportTable(l, area, *show)
-	if *asJSON {
+	r := reportTable(l, area, show)
+	if asJSON {
 		if err := printJSON(a.stdout, r); err != nil {
 			return err
 		}
 	} else {
 		r.print(a.stdout)
 	}
-	return judgeTable(flags.Arg(0), l)
+	return judgeTable(path, l)
 }
 
 // judgeTable turns a listing's fault into the tool's error.
@@ -197,6 +197,15 @@ func (r tableReport) print(w io.Writer) {
 		fmt.Fprintf(w, "warning: %s\n", t)
 	}
 	fmt.Fprintf(w, "effect: %s\n", r.Effect)
+}
+
+// printLine prints one value, on one line.
+func printLine(w io.Writer, v any) {
+	line, err := json.Marshal(v)
+	if err != nil {
+		panic(err) // it is of texts and numbers
+	}
+	w.Write(append(line, '\n'))
 }
 
 // printJSON prints one value, indented.

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
 	"cocoroot/initramfs/launch"
@@ -66,12 +67,19 @@ func (o *launchOptions) register(flags *pflag.FlagSet) {
 	})
 }
 
-func runLaunch(ctx context.Context, a *app, flags *pflag.FlagSet, args []string) error {
+func (a *app) launch() *cobra.Command {
 	var o launchOptions
-	o.register(flags)
-	if err := parseAll(flags, args, "firmware", "kernel", "initrd", "cmdline-file", "disk"); err != nil {
-		return err
-	}
+	c := verb("launch --mode MODE|--simulate --firmware F --kernel F --initrd F --cmdline-file F --disk IMAGE", "start a guest under QEMU, on SEV hardware or without",
+		"  cocoroot launch --simulate --firmware OVMF.amdsev.fd --kernel bzImage --initrd initrd.img --cmdline-file image.cmdline \\\n    --disk image --secret 736869e5-84f0-4973-92ec-06879ce3da0b=image.key", noArgs)
+	o.register(c.Flags())
+	need(c, "firmware", "kernel", "initrd", "cmdline-file", "disk")
+	choices(c, "mode", "sev", "sev-es", "sev-snp")
+	choices(c, "accel", "tcg", "kvm")
+	c.RunE = func(c *cobra.Command, _ []string) error { return a.launchGuest(c.Context(), o) }
+	return c
+}
+
+func (a *app) launchGuest(ctx context.Context, o launchOptions) error {
 	if err := o.check(); err != nil {
 		return err
 	}
@@ -167,7 +175,7 @@ func (o *launchOptions) launchSimulated(ctx context.Context, a *app) error {
 		return err
 	}
 	a.warnForeign(sha256.Sum256(image))
-	fmt.Fprintln(a.stderr, "cocoroot: a simulated launch protects nothing: this host sees the secret and all of the guest's memory")
+	a.note("a simulated launch protects nothing: this host sees the secret and all of the guest's memory")
 	o.listen(a)
 	outcome, err := launch.Run(ctx, o.config, a.stdout)
 	return judge(outcome, err, o.timeout)
@@ -176,7 +184,7 @@ func (o *launchOptions) launchSimulated(ctx context.Context, a *app) error {
 // listen says why a guest may be silent.
 func (o *launchOptions) listen(a *app) {
 	o.config.Silence, o.config.OnSilence = silence, func() {
-		fmt.Fprintf(a.stderr, "cocoroot: no word from the guest for %s: the firmware stands still when a hash does not match\n", silence)
+		a.note("no word from the guest for %s: the firmware stands still when a hash does not match", silence)
 	}
 }
 
@@ -200,7 +208,7 @@ func (o *launchOptions) launchSEV(ctx context.Context, a *app) error {
 		return usagef("%w", err)
 	}
 	if sev.Weak() {
-		fmt.Fprintf(a.stderr, "cocoroot: warning: the policy %#x protects less than %#x\n", sev.Policy, mode.Policy())
+		a.warn("the policy %#x protects less than %#x", sev.Policy, mode.Policy())
 	}
 	if err := a.wantOwn(o.config.Firmware, o.sev.unchecked); err != nil {
 		return err
@@ -218,7 +226,7 @@ func (o *launchOptions) launchSEV(ctx context.Context, a *app) error {
 	}
 	if sev.TakesSecret() {
 		o.config.OnStart = func(context.Context, *qmp.Client) error {
-			fmt.Fprintf(a.stderr, "cocoroot: the guest waits for its secret: cocoroot release collect --qmp %s\n", shellWord(o.config.QMPSocket))
+			a.note("the guest waits for its secret: cocoroot release collect --qmp %s", shellWord(o.config.QMPSocket))
 			return nil
 		}
 	} else {
@@ -235,7 +243,7 @@ func (o *launchOptions) askHost(ctx context.Context, a *app) error {
 	asked := !o.given("cbitpos") || !o.given("reduced-phys-bits")
 	if host != nil && o.dryRun {
 		if asked {
-			fmt.Fprintf(a.stderr, "cocoroot: warning: this host has no SEV to ask; cbitpos=%d and reduced-phys-bits=%d are usual, and QEMU refuses wrong ones\n",
+			a.warn("this host has no SEV to ask; cbitpos=%d and reduced-phys-bits=%d are usual, and QEMU refuses wrong ones",
 				o.config.SEV.CBit, o.config.SEV.ReducedPhysBits)
 		}
 		return nil

@@ -3,7 +3,6 @@ package main
 import (
 	"bytes"
 	"cmp"
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -11,7 +10,7 @@ import (
 	"os"
 	"sync"
 
-	"github.com/spf13/pflag"
+	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
 	"cocoroot/initramfs/measure"
@@ -36,7 +35,11 @@ type measureOptions struct {
 	asJSON               bool
 }
 
-func runMeasure(_ context.Context, a *app, flags *pflag.FlagSet, args []string) error {
+func (a *app) measure() *cobra.Command {
+	c := verb("measure --mode MODE --firmware F [--kernel F [--initrd F] [--cmdline-file F]] [--vcpus N --vcpu-type NAME]",
+		"compute the launch digest to expect",
+		"  cocoroot measure --mode sev-snp --firmware OVMF.amdsev.fd --kernel bzImage --initrd initrd.img \\\n    --cmdline-file image.cmdline --vcpus 4 --vcpu-type EPYC-Milan", noArgs)
+	flags := c.Flags()
 	o := measureOptions{given: flags.Changed}
 	flags.StringVar(&o.mode, "mode", "", "sev, sev-es or sev-snp")
 	flags.StringVar(&o.firmware, "firmware", "", "OVMF image, as the host passes it to QEMU")
@@ -53,12 +56,15 @@ func runMeasure(_ context.Context, a *app, flags *pflag.FlagSet, args []string) 
 	flags.StringVar(&o.svsm, "svsm", "", "sev-snp: raw image of a Coconut SVSM that starts before the firmware")
 	flags.Uint64Var(&o.varsSize, "vars-size", 0, "with --svsm: size of OVMF_VARS.fd in bytes")
 	flags.BoolVar(&o.asJSON, "json", false, "print every intermediate value too")
-	if err := parse(flags, args, "mode", "firmware"); err != nil {
-		return err
-	}
-	if flags.NArg() > 0 {
-		return usagef("measure takes no argument, %q is one", flags.Arg(0))
-	}
+	need(c, "mode", "firmware")
+	choices(c, "mode", "sev", "sev-es", "sev-snp")
+	choices(c, "vm-type", "legacy", "init2")
+	choices(c, "vmm", "qemu", "ec2", "gce")
+	c.RunE = func(*cobra.Command, []string) error { return a.printMeasurement(o) }
+	return c
+}
+
+func (a *app) printMeasurement(o measureOptions) error {
 	in, err := o.check()
 	if err != nil {
 		return err

@@ -1,20 +1,19 @@
 package main
 
 import (
-	"context"
 	"encoding/base64"
 	"fmt"
 	"io"
 	"io/fs"
 	"os"
 
-	"cocoroot/unlock/secret/table"
-
+	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
 	"cocoroot/initramfs/release/packet"
 	"cocoroot/initramfs/release/session"
 	"cocoroot/unlock/secmem"
+	"cocoroot/unlock/secret/table"
 )
 
 // secrets are the options that name what is to be injected, and the keys of
@@ -34,7 +33,7 @@ func (s *secrets) register(flags *pflag.FlagSet) {
 func (s *secrets) keys(a *app) (*session.Keys, error) {
 	for _, path := range []string{s.tik, s.tek} {
 		if fi, err := os.Stat(path); err == nil && fi.Mode().IsRegular() && fi.Mode().Perm()&0o077 != 0 {
-			fmt.Fprintf(a.stderr, "cocoroot: warning: others may use %s (mode %04o): whoever has it can forge a measurement or read the secret\n", path, fi.Mode().Perm())
+			a.warn("others may use %s (mode %04o): whoever has it can forge a measurement or read the secret", path, fi.Mode().Perm())
 		}
 	}
 	return session.ReadKeys(s.tik, s.tek)
@@ -125,20 +124,26 @@ func writeFiles(all []namedFile, force bool) error {
 // inBase64 returns one line without its newline, as sevctl writes it.
 func inBase64(b []byte) []byte { return base64.StdEncoding.AppendEncode(nil, b) }
 
-func runSecretPacket(_ context.Context, a *app, flags *pflag.FlagSet, args []string) error {
+func (a *app) secretPacket() *cobra.Command {
 	var s secrets
 	var o packetOutput
+	c := verb("packet GUID=FILE… --tik F --tek F --measurement BASE64 -o NAME", "encrypt a table for one launch whose measurement was checked",
+		"  cocoroot secret packet --table table --tik vm_tik.bin --tek vm_tek.bin --measurement … -o vm", cobra.ArbitraryArgs)
+	flags := c.Flags()
 	s.register(flags)
 	text := flags.String("measurement", "", "launch measurement in base64, as query-sev-launch-measure or virsh domlaunchsecinfo prints it")
 	o.register(flags)
-	if err := parse(flags, args, "tik", "tek", "measurement", "output"); err != nil {
-		return err
-	}
-	m, err := session.ParseMeasurement(*text)
+	need(c, "tik", "tek", "measurement", "output")
+	c.RunE = func(_ *cobra.Command, pairs []string) error { return a.sealPacket(s, o, *text, pairs) }
+	return c
+}
+
+func (a *app) sealPacket(s secrets, o packetOutput, text string, pairs []string) error {
+	m, err := session.ParseMeasurement(text)
 	if err != nil {
 		return usagef("--measurement: %w", err)
 	}
-	table, err := s.read(a, flags.Args())
+	table, err := s.read(a, pairs)
 	if err != nil {
 		return err
 	}
@@ -152,6 +157,6 @@ func runSecretPacket(_ context.Context, a *app, flags *pflag.FlagSet, args []str
 	if err != nil {
 		return err
 	}
-	fmt.Fprintln(a.stderr, "cocoroot: warning: this measurement was not checked; cocoroot release verify does both")
+	a.warn("this measurement was not checked; cocoroot release verify does both")
 	return o.write(a.stdout, p, m)
 }

@@ -8,6 +8,7 @@ import (
 	"os"
 	"time"
 
+	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 	"golang.org/x/sys/unix"
 
@@ -17,14 +18,9 @@ import (
 	"cocoroot/initramfs/release/session"
 )
 
-func runRelease(ctx context.Context, a *app, _ *pflag.FlagSet, args []string) error {
-	return a.choose(ctx, "release", []command{
-		{"platform", "--qmp SOCKET -o FILE", "on the host: write the platform's certificates, to start a session with", runReleasePlatform},
-		{"collect", "--qmp SOCKET -o REPORT", "on the host: write what the platform reports of a launch", runReleaseCollect},
-		{"verify", "REPORT --digest HEX --tik F --tek F GUID=FILE… -o NAME", "at the owner's: check the report and, on a match alone, write a packet", runReleaseVerify},
-		{"inject", "PACKET --qmp SOCKET", "on the host: give the packet to the guest", runReleaseInject},
-		{"run", "--qmp SOCKET --digest HEX --tik F --tek F GUID=FILE…", "all three at the owner's, through a forwarded socket", runReleaseRun},
-	}, args)
+func (a *app) release() *cobra.Command {
+	return group("release", "give a measured guest its secrets: collect, verify, inject", "",
+		a.releasePlatform(), a.releaseCollect(), a.releaseVerify(), a.releaseInject(), a.releaseRun())
 }
 
 // monitor are the options of what talks to QEMU.
@@ -56,6 +52,13 @@ func (m *monitor) talk(ctx context.Context, f func(context.Context, *qmp.Client)
 	return explain(f(ctx, c))
 }
 
+// run is talk for a whole verb.
+func (m *monitor) run(f func(context.Context, *qmp.Client, []string) error) func(*cobra.Command, []string) error {
+	return func(c *cobra.Command, args []string) error {
+		return m.talk(c.Context(), func(ctx context.Context, q *qmp.Client) error { return f(ctx, q, args) })
+	}
+}
+
 // explain adds the next step and the exit code to an error of the host's side.
 func explain(err error) error {
 	switch {
@@ -84,16 +87,17 @@ func explain(err error) error {
 	return err
 }
 
-func runReleasePlatform(ctx context.Context, a *app, flags *pflag.FlagSet, args []string) error {
+func (a *app) releasePlatform() *cobra.Command {
 	var m monitor
+	c := verb("platform --qmp SOCKET -o FILE", "on the host: write the platform's certificates, to start a session with",
+		"  cocoroot release platform --qmp /run/vm/qmp -o platform.cert", noArgs)
+	flags := c.Flags()
 	m.register(flags)
 	out := flags.StringP("output", "o", "", "where to write the certificates, in the order of sevctl export")
 	force := flags.Bool("force", false, "replace an existing file")
-	if err := parseAll(flags, args, "qmp", "output"); err != nil {
-		return err
-	}
-	return m.talk(ctx, func(ctx context.Context, c *qmp.Client) error {
-		p, err := release.QueryPlatform(ctx, c)
+	need(c, "qmp", "output")
+	c.RunE = m.run(func(ctx context.Context, q *qmp.Client, _ []string) error {
+		p, err := release.QueryPlatform(ctx, q)
 		if err != nil {
 			return err
 		}
@@ -106,18 +110,20 @@ func runReleasePlatform(ctx context.Context, a *app, flags *pflag.FlagSet, args 
 		}
 		return nil
 	})
+	return c
 }
 
-func runReleaseCollect(ctx context.Context, a *app, flags *pflag.FlagSet, args []string) error {
+func (a *app) releaseCollect() *cobra.Command {
 	var m monitor
+	c := verb("collect --qmp SOCKET -o REPORT", "on the host: write what the platform reports of a launch",
+		"  cocoroot release collect --qmp /run/vm/qmp -o report.json", noArgs)
+	flags := c.Flags()
 	m.register(flags)
 	out := flags.StringP("output", "o", "", "where to write the report")
 	force := flags.Bool("force", false, "replace an existing file")
-	if err := parseAll(flags, args, "qmp", "output"); err != nil {
-		return err
-	}
-	return m.talk(ctx, func(ctx context.Context, c *qmp.Client) error {
-		r, err := release.Collect(ctx, c)
+	need(c, "qmp", "output")
+	c.RunE = m.run(func(ctx context.Context, q *qmp.Client, _ []string) error {
+		r, err := release.Collect(ctx, q)
 		if err != nil {
 			return err
 		}
@@ -131,29 +137,31 @@ func runReleaseCollect(ctx context.Context, a *app, flags *pflag.FlagSet, args [
 		fmt.Fprintf(a.stdout, "%s: firmware %s, policy %s; for cocoroot release verify\n", *out, r.API(), r.Policy)
 		return nil
 	})
+	return c
 }
 
-func runReleaseInject(ctx context.Context, a *app, flags *pflag.FlagSet, args []string) error {
+func (a *app) releaseInject() *cobra.Command {
 	var m monitor
+	c := verb("inject PACKET --qmp SOCKET", "on the host: give the packet to the guest",
+		"  cocoroot release inject vm_packet.json --qmp /run/vm/qmp --cont", oneArg("the packet (NAME_packet.json)"))
+	flags := c.Flags()
 	m.register(flags)
 	cont := flags.Bool("cont", false, "then start the guest")
-	if err := parse(flags, args, "qmp"); err != nil {
-		return err
+	need(c, "qmp")
+	c.RunE = func(c *cobra.Command, args []string) error {
+		b, err := readBounded(args[0], packet.MaxFile)
+		if err != nil {
+			return err
+		}
+		p, measurement, err := packet.Decode(b)
+		if err != nil {
+			return fmt.Errorf("cannot read the packet %s: %w", args[0], err)
+		}
+		return m.talk(c.Context(), func(ctx context.Context, q *qmp.Client) error {
+			return inject(ctx, a.stdout, q, p, measurement, *cont)
+		})
 	}
-	if flags.NArg() != 1 {
-		return usagef("release inject takes one packet (NAME_packet.json)")
-	}
-	b, err := readBounded(flags.Arg(0), packet.MaxFile)
-	if err != nil {
-		return err
-	}
-	p, measurement, err := packet.Decode(b)
-	if err != nil {
-		return fmt.Errorf("cannot read the packet %s: %w", flags.Arg(0), err)
-	}
-	return m.talk(ctx, func(ctx context.Context, c *qmp.Client) error {
-		return inject(ctx, a.stdout, c, p, measurement, *cont)
-	})
+	return c
 }
 
 // inject gives a packet to the guest and, if asked, starts it.
@@ -171,16 +179,5 @@ func inject(ctx context.Context, w io.Writer, c *qmp.Client, p packet.Packet, m 
 		return hinted(fmt.Errorf("the secret is in the guest, but QEMU did not say that it runs: %v", err), "QMP's cont or virsh resume starts it")
 	}
 	fmt.Fprintln(w, "the guest runs")
-	return nil
-}
-
-// parseAll is parse for a verb without arguments.
-func parseAll(flags *pflag.FlagSet, args []string, required ...string) error {
-	if err := parse(flags, args, required...); err != nil {
-		return err
-	}
-	if flags.NArg() > 0 {
-		return usagef("%s takes no argument, %q is one", flags.Name(), flags.Arg(0))
-	}
 	return nil
 }

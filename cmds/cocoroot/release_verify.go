@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
 	"cocoroot/initramfs/launch/qmp"
@@ -131,13 +132,11 @@ type releaser struct {
 	expected release.Expectation
 }
 
-// parse reads the options of both; required are those of one of them.
-func (r *releaser) parse(flags *pflag.FlagSet, args []string, required ...string) error {
-	err := parse(flags, args, append([]string{"digest", "tik", "tek"}, required...)...)
-	if err == nil {
-		r.expected, err = r.expectation()
-	}
-	return err
+// register adds the options of both.
+func (r *releaser) register(c *cobra.Command) {
+	r.demands.register(c.Flags())
+	r.secrets.register(c.Flags())
+	need(c, "digest", "tik", "tek")
 }
 
 // seal verifies a report and, on a match alone, reads the secrets and encrypts
@@ -186,53 +185,62 @@ func mismatchHint(err error) string {
 	return "do not trust this guest until you know why"
 }
 
-func runReleaseVerify(_ context.Context, a *app, flags *pflag.FlagSet, args []string) error {
+func (a *app) releaseVerify() *cobra.Command {
 	var r releaser
 	var o packetOutput
-	r.demands.register(flags)
-	r.secrets.register(flags)
-	o.register(flags)
-	if err := r.parse(flags, args, "output"); err != nil {
-		return err
+	c := verb("verify REPORT --digest HEX --tik F --tek F GUID=FILE… -o NAME", "at the owner's: check the report and, only on a match, write a packet",
+		"  cocoroot release verify report.json --digest $(cat digest) --tik vm_tik.bin --tek vm_tek.bin \\\n    736869e5-84f0-4973-92ec-06879ce3da0b=image.key -o vm",
+		someArgs("a report and the secrets"))
+	r.register(c)
+	o.register(c.Flags())
+	need(c, "output")
+	c.RunE = func(_ *cobra.Command, args []string) (err error) {
+		if r.expected, err = r.expectation(); err != nil {
+			return err
+		}
+		b, err := readBounded(args[0], release.MaxReport)
+		if err != nil {
+			return err
+		}
+		report, err := release.ParseReport(b)
+		if err != nil {
+			return hinted(fmt.Errorf("cannot read the report %s: %w", args[0], err), "cocoroot release collect writes it")
+		}
+		p, err := r.seal(a, report, args[1:])
+		if err != nil {
+			return err
+		}
+		return o.write(r.prose(a), p, report.Measurement)
 	}
-	if flags.NArg() == 0 {
-		return usagef("release verify takes a report and the secrets")
-	}
-	b, err := readBounded(flags.Arg(0), release.MaxReport)
-	if err != nil {
-		return err
-	}
-	report, err := release.ParseReport(b)
-	if err != nil {
-		return hinted(fmt.Errorf("cannot read the report %s: %w", flags.Arg(0), err), "cocoroot release collect writes it")
-	}
-	p, err := r.seal(a, report, flags.Args()[1:])
-	if err != nil {
-		return err
-	}
-	return o.write(r.prose(a), p, report.Measurement)
+	return c
 }
 
-func runReleaseRun(ctx context.Context, a *app, flags *pflag.FlagSet, args []string) error {
+func (a *app) releaseRun() *cobra.Command {
 	var r releaser
 	var m monitor
-	m.register(flags)
-	r.demands.register(flags)
-	r.secrets.register(flags)
-	cont := flags.Bool("cont", false, "then start the guest")
-	if err := r.parse(flags, args, "qmp"); err != nil {
-		return err
+	c := verb("run --qmp SOCKET --digest HEX --tik F --tek F GUID=FILE…", "all three at the owner's, through a forwarded socket",
+		"  ssh -L /run/me/qmp:/run/vm/qmp HOST\n  cocoroot release run --qmp /run/me/qmp --digest $(cat digest) --tik vm_tik.bin --tek vm_tek.bin \\\n    736869e5-84f0-4973-92ec-06879ce3da0b=image.key --cont",
+		cobra.ArbitraryArgs)
+	m.register(c.Flags())
+	r.register(c)
+	need(c, "qmp")
+	cont := c.Flags().Bool("cont", false, "then start the guest")
+	c.RunE = func(c *cobra.Command, pairs []string) (err error) {
+		if r.expected, err = r.expectation(); err != nil {
+			return err
+		}
+		a.note("run this where your keys are safe, with the host's socket forwarded to it, never on the host itself")
+		return m.talk(c.Context(), func(ctx context.Context, q *qmp.Client) error {
+			report, err := release.Collect(ctx, q)
+			if err != nil {
+				return err
+			}
+			p, err := r.seal(a, report, pairs)
+			if err != nil {
+				return err
+			}
+			return inject(ctx, r.prose(a), q, p, report.Measurement, *cont)
+		})
 	}
-	fmt.Fprintln(a.stderr, "cocoroot: run this where your keys are safe, with the host's socket forwarded to it, never on the host itself")
-	return m.talk(ctx, func(ctx context.Context, c *qmp.Client) error {
-		report, err := release.Collect(ctx, c)
-		if err != nil {
-			return err
-		}
-		p, err := r.seal(a, report, flags.Args())
-		if err != nil {
-			return err
-		}
-		return inject(ctx, r.prose(a), c, p, report.Measurement, *cont)
-	})
+	return c
 }

@@ -9,14 +9,13 @@ import (
 	"io"
 	"strings"
 
-	"cocoroot/unlock/luks2/format"
-
-	"github.com/spf13/pflag"
+	"github.com/spf13/cobra"
 
 	"cocoroot/initramfs/image/cmdline"
 	"cocoroot/initramfs/image/manifest"
 	"cocoroot/initramfs/image/rootfs"
 	"cocoroot/initramfs/image/sealed"
+	"cocoroot/unlock/luks2/format"
 	"cocoroot/unlock/policy"
 )
 
@@ -34,8 +33,11 @@ type sealOptions struct {
 	force, json                               bool
 }
 
-func runSeal(ctx context.Context, a *app, flags *pflag.FlagSet, args []string) error {
+func (a *app) seal() *cobra.Command {
 	var o sealOptions
+	c := verb("seal ROOTFS -o IMAGE", "make an encrypted, verifiable image of a folder, a tar, an OCI image or a file system",
+		"  cocoroot seal root/ -o image\n  docker save app | cocoroot seal - -o image --init /bin/app --disk serial:root", oneArg("the root file system"))
+	flags := c.Flags()
 	flags.StringVarP(&o.image, "output", "o", "", "where to write the image")
 	o.keyFlags(flags)
 	flags.StringVar(&o.cmdlineOut, "cmdline-out", "", "where to write the command line (default: IMAGE.cmdline)")
@@ -48,19 +50,27 @@ func runSeal(ctx context.Context, a *app, flags *pflag.FlagSet, args []string) e
 	flags.BoolVar(&o.line.NoACPI, "no-acpi", false, "for firmware that is not cocoroot's own, which never reads the host's ACPI tables: acpi=off on the command line keeps their code from running, and leaves the guest one CPU, and a reset where it would power off")
 	flags.BoolVar(&o.force, "force", false, "replace existing files")
 	flags.BoolVar(&o.json, "json", false, "print the manifest; progress as JSON on standard error, one object a line")
-	if err := parse(flags, args, "output"); err != nil {
-		return err
+	need(c, "output")
+	choices(c, "fs", "squashfs", "erofs", "ext4")
+	choices(c, "allow", auditNames()...)
+	c.RunE = func(c *cobra.Command, args []string) error {
+		o.root = args[0]
+		if err := o.check(c.Flags().Changed); err != nil {
+			return err
+		}
+		return seal(c.Context(), a, o)
 	}
-	if flags.NArg() != 1 {
-		return usagef("seal takes one argument, the root file system; there are %d", flags.NArg())
-	}
+	return c
+}
+
+// check completes the options, and refuses those that do not fit together.
+func (o *sealOptions) check(given func(string) bool) error {
 	if err := checkAllowed(o.allow); err != nil {
 		return err
 	}
-	if err := o.checkKey(flags.Changed); err != nil {
+	if err := o.checkKey(given); err != nil {
 		return err
 	}
-	o.root = flags.Arg(0)
 	if isBlockDevice(o.image) && (o.cmdlineOut == "" || o.manifestOut == "" || o.keyOut == "" && o.makesKey()) {
 		return usagef("%s is a block device, and nothing goes beside it: give --cmdline-out, --manifest-out and --key-out", o.image)
 	}
@@ -73,10 +83,7 @@ func runSeal(ctx context.Context, a *app, flags *pflag.FlagSet, args []string) e
 	if o.manifestOut == "" {
 		o.manifestOut = o.image + ".manifest.json"
 	}
-	if err := o.checkRoot(); err != nil {
-		return err
-	}
-	return seal(ctx, a, o)
+	return o.checkRoot()
 }
 
 // seal makes the image and what belongs to it; all of it appears together.

@@ -8,13 +8,12 @@ import (
 	"fmt"
 	"io"
 
-	"cocoroot/unlock/luks2/format"
-
 	"github.com/spf13/pflag"
 
 	"cocoroot/initramfs/image/rootfs"
 	"cocoroot/initramfs/image/sealed"
 	"cocoroot/unlock/luks2"
+	"cocoroot/unlock/luks2/format"
 	"cocoroot/unlock/secmem"
 )
 

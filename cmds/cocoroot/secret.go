@@ -2,63 +2,53 @@ package main
 
 import (
 	"bytes"
-	"context"
 	"fmt"
 	"strings"
 
-	"cocoroot/unlock/secret/table"
-
-	"github.com/spf13/pflag"
+	"github.com/spf13/cobra"
 
 	"cocoroot/initramfs/measure/ovmf"
 	"cocoroot/unlock/efi"
 	"cocoroot/unlock/secmem"
 	"cocoroot/unlock/secret"
+	"cocoroot/unlock/secret/table"
 )
 
 // amdSevArea is the secret area in bytes of OVMF's AmdSev build
 // (OvmfPkg/AmdSev/AmdSevX64.fdf); --firmware reads another one's.
 const amdSevArea = 0xc00
 
-func runSecret(ctx context.Context, a *app, _ *pflag.FlagSet, args []string) error {
-	return a.choose(ctx, "secret", []command{
-		{"build", "GUID=FILE… -o TABLE", "build the table of secrets that is injected", runSecretBuild},
-		{"inspect", "TABLE", "say what a table holds and what the guest will see of it, without the secrets", runSecretInspect},
-		{"session", "CERTIFICATES… -o NAME", "start a session with a platform: transport keys, session blob, certificate", runSecretSession},
-		{"packet", "GUID=FILE… -o NAME", "encrypt a table for one launch whose measurement was checked", runSecretPacket},
-	}, args)
+func (a *app) secret() *cobra.Command {
+	return group("secret", "build the table of secrets, the session with a platform, the packet for a launch", "",
+		a.secretBuild(), a.secretInspect(), a.secretSession(), a.secretPacket())
 }
 
-func runSecretBuild(_ context.Context, a *app, flags *pflag.FlagSet, args []string) error {
+func (a *app) secretBuild() *cobra.Command {
+	c := verb("build GUID=FILE… -o TABLE", "build the table of secrets that is injected",
+		"  cocoroot secret build 736869e5-84f0-4973-92ec-06879ce3da0b=image.key -o table", cobra.ArbitraryArgs)
+	flags := c.Flags()
 	out := flags.StringP("output", "o", "", "where to write the table, which holds the secrets in clear (mode 0600)")
 	firmware := flags.String("firmware", "", "the firmware that will get the table (default: OVMF AmdSev's area of 3072 bytes)")
 	force := flags.Bool("force", false, "replace an existing file")
-	if err := parse(flags, args, "output"); err != nil {
-		return err
-	}
-	area, err := tableArea(*firmware)
+	need(c, "output")
+	c.RunE = func(_ *cobra.Command, pairs []string) error { return a.writeTable(pairs, *out, *firmware, *force) }
+	return c
+}
+
+func (a *app) writeTable(pairs []string, out, firmware string, force bool) error {
+	area, err := tableArea(firmware)
 	if err != nil {
 		return err
 	}
-	table, err := buildTable(a, flags.Args(), area)
+	table, err := buildTable(a, pairs, area)
 	if err != nil {
 		return err
 	}
 	defer table.Close()
-
-	var files outputs
-	defer files.discard()
-	f, err := files.create(*out, 0o600, *force)
-	if err != nil {
+	if err := writeFiles([]namedFile{{out, 0o600, table.Bytes()}}, force); err != nil {
 		return err
 	}
-	if _, err := f.Write(table.Bytes()); err != nil {
-		return fmt.Errorf("cannot write %s: %w", *out, err)
-	}
-	if err := files.commit(); err != nil {
-		return err
-	}
-	fmt.Fprintf(a.stdout, "%s: %d entries, %d of %d bytes\n", *out, flags.NArg(), len(table.Bytes()), area)
+	fmt.Fprintf(a.stdout, "%s: %d entries, %d of %d bytes\n", out, len(pairs), len(table.Bytes()), area)
 	return nil
 }
 
@@ -117,5 +107,5 @@ func warnOfEnding(a *app, path string, key []byte) {
 	if what == "" || bytes.ContainsRune(bytes.TrimRight(key, "\r\n\x00"), '\n') {
 		return
 	}
-	fmt.Fprintf(a.stderr, "cocoroot: warning: %s ends in %s, which is part of the secret; printf writes a file without, echo does not\n", path, what)
+	a.warn("%s ends in %s, which is part of the secret; printf writes a file without, echo does not", path, what)
 }

@@ -1,13 +1,12 @@
 package main
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"io"
 	"os"
 
-	"github.com/spf13/pflag"
+	"github.com/spf13/cobra"
 
 	"cocoroot/initramfs/release/session"
 	"cocoroot/initramfs/release/sevcert"
@@ -16,43 +15,54 @@ import (
 // maxCertificates bounds a file of certificates in bytes.
 const maxCertificates = 64 << 10
 
-func runSecretSession(_ context.Context, a *app, flags *pflag.FlagSet, args []string) error {
-	name := flags.StringP("output", "o", "", "begin of the names of the files: NAME_tik.bin, NAME_tek.bin (both 0600), NAME_session.b64, NAME_godh.b64")
-	policyText := flags.String("policy", "0x7", "the guest's policy; 0x7 is NODBG, NOKS and ES")
-	ca := flags.String("amd-ca", "", "AMD's ASK and ARK, such as ask_ark_rome.cert; Milan, Genoa and Turin need none")
-	root := flags.String("amd-root", "", "also believe the root key with this SHA-256 of its SubjectPublicKeyInfo, in hex")
-	generation := flags.String("generation", "", "accept platforms of this generation alone: Rome, Milan, Genoa, Turin, or Naples, which nothing else accepts")
-	force := flags.Bool("force", false, "replace existing files")
-	if err := parse(flags, args, "output"); err != nil {
-		return err
-	}
-	policy, err := session.ParsePolicy(*policyText)
+// sessionOptions are the options of the verb as they were given.
+type sessionOptions struct {
+	name, policy, ca, root, generation string
+	force                              bool
+}
+
+func (a *app) secretSession() *cobra.Command {
+	var o sessionOptions
+	c := verb("session CERTIFICATES… -o NAME", "start a session with a platform: transport keys, session blob, certificate",
+		"  cocoroot secret session platform.cert -o vm --generation Milan", someArgs("the platform's certificates"))
+	flags := c.Flags()
+	flags.StringVarP(&o.name, "output", "o", "", "begin of the names of the files: NAME_tik.bin, NAME_tek.bin (both 0600), NAME_session.b64, NAME_godh.b64")
+	flags.StringVar(&o.policy, "policy", "0x7", "the guest's policy; 0x7 is NODBG, NOKS and ES")
+	flags.StringVar(&o.ca, "amd-ca", "", "AMD's ASK and ARK, such as ask_ark_rome.cert; Milan, Genoa and Turin need none")
+	flags.StringVar(&o.root, "amd-root", "", "also believe the root key with this SHA-256 of its SubjectPublicKeyInfo, in hex")
+	flags.StringVar(&o.generation, "generation", "", "accept platforms of this generation only: Rome, Milan, Genoa, Turin, or Naples, which nothing else accepts")
+	flags.BoolVar(&o.force, "force", false, "replace existing files")
+	need(c, "output")
+	choices(c, "generation", "Rome", "Milan", "Genoa", "Turin", "Naples")
+	c.RunE = func(_ *cobra.Command, args []string) error { return a.startSession(args, o) }
+	return c
+}
+
+func (a *app) startSession(certificates []string, o sessionOptions) error {
+	policy, err := session.ParsePolicy(o.policy)
 	if err != nil {
 		return usagef("--policy: %w", err)
 	}
-	if flags.NArg() == 0 {
-		return usagef("secret session takes the platform's certificates")
-	}
-	roots, err := trustedRoots(*root)
+	roots, err := trustedRoots(o.root)
 	if err != nil {
 		return err
 	}
-	pdh, found, err := verifyPlatform(roots, flags.Args(), *ca)
+	pdh, found, err := verifyPlatform(roots, certificates, o.ca)
 	if err != nil {
 		return err
 	}
-	if err := checkGeneration(found, *generation); err != nil {
+	if err := checkGeneration(found, o.generation); err != nil {
 		return err
 	}
 	if !policy.Has(session.Strict) {
-		fmt.Fprintf(a.stderr, "cocoroot: warning: the policy %s protects less than %s\n", policy, session.Strict)
+		a.warn("the policy %s protects less than %s", policy, session.Strict)
 	}
-	if err := writeSession(pdh, policy, *name, *force); err != nil {
+	if err := writeSession(pdh, policy, o.name, o.force); err != nil {
 		return err
 	}
 	fmt.Fprintf(a.stdout, "platform: genuine, up to AMD's root of %s\npolicy: %s\n", found, policy)
-	fmt.Fprintf(a.stdout, "%[1]s_session.b64, %[1]s_godh.b64: for the host, to launch the guest with\n", *name)
-	fmt.Fprintf(a.stdout, "%[1]s_tik.bin, %[1]s_tek.bin: for you alone; keep them secret\n", *name)
+	fmt.Fprintf(a.stdout, "%[1]s_session.b64, %[1]s_godh.b64: for the host, to launch the guest with\n", o.name)
+	fmt.Fprintf(a.stdout, "%[1]s_tik.bin, %[1]s_tek.bin: for you alone; keep them secret\n", o.name)
 	return nil
 }
 

@@ -13,6 +13,7 @@ import (
 	"text/template"
 	"unicode/utf8"
 
+	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
 	"cocoroot/initramfs/image/manifest"
@@ -92,27 +93,35 @@ func (o *templateOptions) register(flags *pflag.FlagSet) {
 	flags.StringVar(&o.packet, "packet", "", "kubevirt-secret: NAME_packet.json that cocoroot release verify wrote")
 }
 
-func runTemplate(ctx context.Context, a *app, flags *pflag.FlagSet, args []string) error {
+func (a *app) template() *cobra.Command {
 	var o templateOptions
-	o.register(flags)
-	if err := parse(flags, args); err != nil {
-		return err
+	c := verb("template [NAME --manifest F --firmware F --kernel F --initrd F --disk IMAGE … [-o FILE]]", "write launch files for QEMU, libvirt and KubeVirt; without NAME, list them",
+		"  cocoroot template libvirt-sev-es --manifest image.manifest.json --firmware /srv/OVMF.amdsev.fd --kernel /srv/bzImage \\\n    --initrd /srv/initrd.img --disk /srv/image --vcpu-type EPYC-Milan --session-file vm_session.b64 --dh-cert-file vm_godh.b64",
+		cobra.ArbitraryArgs)
+	o.register(c.Flags())
+	for _, t := range launchTemplates() {
+		c.ValidArgs = append(c.ValidArgs, t.name)
 	}
-	if flags.NArg() == 0 {
+	c.RunE = func(c *cobra.Command, args []string) error { return a.writeTemplate(c.Context(), o, args) }
+	return c
+}
+
+func (a *app) writeTemplate(ctx context.Context, o templateOptions, args []string) error {
+	if len(args) == 0 {
 		for _, t := range launchTemplates() {
 			fmt.Fprintf(a.stdout, "%-16s  %s\n", t.name, t.brief)
 		}
 		return nil
 	}
-	if flags.NArg() > 1 {
-		return usagef("template takes one name, %q is another", flags.Arg(1))
+	if len(args) > 1 {
+		return usagef("template takes one name, %q is another", args[1])
 	}
 	for _, t := range launchTemplates() {
-		if t.name == flags.Arg(0) {
+		if t.name == args[0] {
 			return o.write(ctx, a, t)
 		}
 	}
-	return &failure{exitUsage, fmt.Errorf("there is no template %.40q", flags.Arg(0)), "cocoroot template lists them"}
+	return &failure{exitUsage, fmt.Errorf("there is no template %.40q", args[0]), "cocoroot template lists them"}
 }
 
 // write fills in one template.

@@ -8,17 +8,16 @@ import (
 	"io"
 	"os"
 
-	"cocoroot/unlock/luks2/format"
-	"cocoroot/unlock/verity/tree"
-
-	"github.com/spf13/pflag"
+	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
 	"cocoroot/initramfs/image/fsimage"
 	"cocoroot/unlock/luks2"
+	"cocoroot/unlock/luks2/format"
 	"cocoroot/unlock/policy"
 	"cocoroot/unlock/secmem"
 	"cocoroot/unlock/verity"
+	"cocoroot/unlock/verity/tree"
 )
 
 // verification is what verify prints with --json.
@@ -48,20 +47,23 @@ type luksCheck struct {
 	FilesystemSize int64         `json:"filesystem_size"` // bytes
 }
 
-func runVerify(ctx context.Context, a *app, flags *pflag.FlagSet, args []string) error {
+func (a *app) verify() *cobra.Command {
 	var manifestFile, cmdlineFile, keyFile string
 	var asJSON bool
+	c := verb("verify IMAGE --manifest F|--cmdline-file F [--key-file F]", "check every block of an image against the measured root hash; with the key, also that it opens",
+		"  cocoroot verify image --manifest image.manifest.json", oneArg("the image"))
+	flags := c.Flags()
 	flags.StringVar(&manifestFile, "manifest", "", "manifest that cocoroot seal wrote, from where you trust it")
 	flags.StringVar(&cmdlineFile, "cmdline-file", "", "command line that is measured")
 	flags.StringVar(&keyFile, "key-file", "", "key or passphrase: check also that it opens the image, and what file system is in it")
 	flags.BoolVar(&asJSON, "json", false, "print the result as JSON; progress as JSON on standard error, one object a line")
-	if err := parse(flags, args); err != nil {
-		return err
+	c.RunE = func(c *cobra.Command, args []string) error {
+		return a.verifyImage(c.Context(), args[0], manifestFile, cmdlineFile, keyFile, asJSON)
 	}
-	if flags.NArg() != 1 {
-		return usagef("verify takes one argument, the image; there are %d", flags.NArg())
-	}
-	image := flags.Arg(0)
+	return c
+}
+
+func (a *app) verifyImage(ctx context.Context, image, manifestFile, cmdlineFile, keyFile string, asJSON bool) error {
 	if manifestFile == "" && cmdlineFile == "" {
 		return &failure{exitUsage, errors.New("there is nothing to verify against: give one of --manifest and --cmdline-file"),
 			fmt.Sprintf("take the manifest from where you sealed (%s.manifest.json), not from where the image was: who changes the one can change the other", image)}
@@ -81,17 +83,6 @@ func runVerify(ctx context.Context, a *app, flags *pflag.FlagSet, args []string)
 		fmt.Fprintf(a.stdout, "%s\n", text)
 	}
 	return result
-}
-
-// exitCode returns the exit code that an error comes to.
-func exitCode(err error) int {
-	if err == nil {
-		return exitOK
-	}
-	if f, ok := errors.AsType[*failure](err); ok {
-		return f.code
-	}
-	return exitFailed
 }
 
 // check does the work. What differs from the root hash is an exitTampered.
@@ -132,10 +123,10 @@ func (v *verification) check(ctx context.Context, a *app, measured policy.Policy
 		fmt.Fprintf(a.stdout, "%s: the key opens it (LUKS2 %s, %s): %s of %d bytes\n", v.Image, v.LUKS.UUID, v.LUKS.KDF, v.LUKS.Filesystem, v.LUKS.FilesystemSize)
 	}
 	if v.Superblock != "ok" {
-		fmt.Fprintf(a.stderr, "cocoroot: warning: %s: %s; the guest does not read it, veritysetup may\n", v.Image, v.Superblock)
+		a.warn("%s: %s; the guest does not read it, veritysetup may", v.Image, v.Superblock)
 	}
 	if size > v.Size {
-		fmt.Fprintf(a.stderr, "cocoroot: warning: %s: %d bytes behind the image are not measured, and the guest does not read them\n", v.Image, size-v.Size)
+		a.warn("%s: %d bytes behind the image are not measured, and the guest does not read them", v.Image, size-v.Size)
 	}
 	return nil
 }

@@ -1,0 +1,172 @@
+package main
+
+import (
+	"cmp"
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+	"golang.org/x/sys/unix"
+)
+
+// verb returns a command that does something. Its use is how it is called,
+// its brief one line.
+func verb(use, brief, example string, args cobra.PositionalArgs) *cobra.Command {
+	c := &cobra.Command{Use: use, Short: brief, Example: example, Args: args, DisableFlagsInUseLine: true}
+	c.Flags().SortFlags = false
+	return c
+}
+
+// group returns a command that only has others. A word that is none of them is
+// wrong use, and what was meant is guessed.
+func group(name, brief, long string, verbs ...*cobra.Command) *cobra.Command {
+	c := verb(name+" COMMAND", brief, "", cobra.ArbitraryArgs)
+	c.Long = long
+	c.SuggestionsMinimumDistance = 2
+	c.FParseErrWhitelist.UnknownFlags = true // they are some command's, misspelt
+	c.AddCommand(verbs...)
+	c.RunE = func(c *cobra.Command, args []string) error {
+		switch {
+		case len(args) == 0:
+			return &failure{exitUsage, fmt.Errorf("%s needs a command", c.CommandPath()), c.CommandPath() + " --help lists them"}
+		case args[0] == "help":
+			return c.Help()
+		}
+		hint := c.CommandPath() + " --help lists them"
+		if near := c.SuggestionsFor(args[0]); len(near) > 0 {
+			hint = fmt.Sprintf("did you mean %s %s?", c.CommandPath(), strings.Join(near, " or "))
+		}
+		return &failure{exitUsage, fmt.Errorf("%s has no command %.40q", c.CommandPath(), args[0]), hint}
+	}
+	return c
+}
+
+// noArgs is for verbs that take options only.
+func noArgs(c *cobra.Command, args []string) error {
+	if len(args) > 0 {
+		return usagef("%s takes no argument, %.80q is one", c.Name(), args[0])
+	}
+	return nil
+}
+
+// oneArg is for verbs that take one argument, and nothing else but options.
+func oneArg(what string) cobra.PositionalArgs {
+	return func(c *cobra.Command, args []string) error {
+		if len(args) != 1 {
+			return usagef("%s takes one argument, %s; there are %d", c.Name(), what, len(args))
+		}
+		return nil
+	}
+}
+
+// someArgs is for verbs that take at least one argument.
+func someArgs(what string) cobra.PositionalArgs {
+	return func(c *cobra.Command, args []string) error {
+		if len(args) == 0 {
+			return usagef("%s takes %s", c.Name(), what)
+		}
+		return nil
+	}
+}
+
+// need names options that must be given.
+func need(c *cobra.Command, names ...string) {
+	for _, name := range names {
+		if err := c.MarkFlagRequired(name); err != nil {
+			panic(err) // there is no such option
+		}
+	}
+}
+
+// missing is the error that names all options that must be given and are not.
+func missing(c *cobra.Command) error {
+	var names []string
+	c.Flags().VisitAll(func(f *pflag.Flag) {
+		if f.Annotations[cobra.BashCompOneRequiredFlag] != nil && !f.Changed {
+			names = append(names, "--"+f.Name)
+		}
+	})
+	return missingOptions(names...)
+}
+
+// missingOptions is the error that names missing options.
+func missingOptions(names ...string) error {
+	switch n := len(names) - 1; {
+	case n < 0:
+		return nil
+	case n == 0:
+		return usagef("option %s is missing", names[0])
+	default:
+		return usagef("options %s and %s are missing", strings.Join(names[:n], ", "), names[n])
+	}
+}
+
+// choices lets a shell complete an option's value.
+func choices(c *cobra.Command, name string, values ...string) {
+	if err := c.RegisterFlagCompletionFunc(name, cobra.FixedCompletions(values, cobra.ShellCompDirectiveNoFileComp)); err != nil {
+		panic(err) // there is no such option
+	}
+}
+
+// help prints how a command is called, no wider than the terminal.
+func (a *app) help(c *cobra.Command, _ []string) {
+	w, width := c.OutOrStdout(), columns(a.stdout)
+	fmt.Fprintf(w, "usage: %s\n\n%s\n", c.UseLine(), wrap(capital(c.Short)+".", width))
+	if c.Long != "" {
+		fmt.Fprintf(w, "\n%s\n", wrap(c.Long, width))
+	}
+	if c.HasAvailableSubCommands() {
+		fmt.Fprintln(w, "\nCommands:")
+		for _, sub := range c.Commands() {
+			if sub.IsAvailableCommand() {
+				text := wrap(sub.Short, width-14)
+				fmt.Fprintf(w, "  %-11s %s\n", sub.Name(), strings.ReplaceAll(text, "\n", "\n"+strings.Repeat(" ", 14)))
+			}
+		}
+		fmt.Fprintf(w, "\n%s COMMAND --help shows a command's options.\n", c.CommandPath())
+	}
+	if c.Example != "" {
+		fmt.Fprintf(w, "\nExamples:\n%s\n", c.Example)
+	}
+	if c.HasAvailableLocalFlags() {
+		fmt.Fprintf(w, "\nOptions:\n%s", c.LocalFlags().FlagUsagesWrapped(width))
+	}
+}
+
+// capital returns text as a sentence begins.
+func capital(s string) string { return strings.ToUpper(s[:1]) + s[1:] }
+
+// wrap breaks text into lines of at most width bytes, where words allow.
+func wrap(text string, width int) string {
+	var b strings.Builder
+	at := 0
+	for i, word := range strings.Fields(text) {
+		switch {
+		case i > 0 && at+1+len(word) > width:
+			b.WriteByte('\n')
+			at = 0
+		case i > 0:
+			b.WriteByte(' ')
+			at++
+		}
+		b.WriteString(word)
+		at += len(word)
+	}
+	return b.String()
+}
+
+// columns returns the width of the terminal, or 80.
+func columns(w io.Writer) int {
+	const usual, least = 80, 40
+	f, ok := w.(interface{ Fd() uintptr })
+	if !ok {
+		return usual
+	}
+	size, err := unix.IoctlGetWinsize(int(f.Fd()), unix.TIOCGWINSZ)
+	if err != nil {
+		return usual
+	}
+	return max(least, cmp.Or(int(size.Col), usual))
+}
