@@ -16,13 +16,8 @@ readonly FRAGMENT=templates/kernel/cocoroot.config
 readonly MODULAR=templates/kernel/modular.config
 readonly SYSTEM_PATH=/usr/sbin:/usr/bin:/sbin:/bin # where a kernel build may find its tools
 
-# Debian packages, each with what shows that it is there: a command or a file.
-readonly C_PACKAGES=(gcc=gcc libc6-dev=/usr/include/stdio.h)
-readonly KERNEL_PACKAGES=(
-	"${C_PACKAGES[@]}" make=make flex=flex bison=bison bc=bc libelf-dev=/usr/include/libelf.h
-	zstd=zstd xz-utils=xz kmod=/sbin/depmod
-)
-readonly BOOT_PACKAGES=(qemu-system-x86=qemu-system-x86_64 squashfs-tools=mksquashfs cryptsetup-bin=cryptsetup e2fsprogs=mke2fs)
+# shellcheck source=templates/debian/debian.sh
+. "$(dirname "$(realpath -- "${BASH_SOURCE[0]}")")/templates/debian/debian.sh"
 
 usage() {
 	cat <<-'END'
@@ -31,7 +26,7 @@ usage() {
 		  demo              boot a sealed image in QEMU, without SEV hardware
 		  test              set everything up and run every check
 		  tools             build/cocoroot, its man pages and build/init
-		  firmware          build/OVMF.amdsev.fd
+		  firmware [--check]  build/OVMF.amdsev.fd
 		  kernel [--check]  build/bzImage and build/modules; --check builds them a
 		                    second time, in another folder, and compares
 		  kernels           build/modular and build/debian-kernel, which tests boot
@@ -58,7 +53,7 @@ main() {
 	demo) settle; demo ;;
 	test) settle; all_checks ;;
 	tools) settle; tools ;;
-	firmware) settle; firmware ;;
+	firmware | 'firmware --check') settle; firmware "${2:-}" ;;
 	kernel | 'kernel --check') settle; kernel "${2:-}" ;;
 	kernels) settle; kernels ;;
 	initrd | 'initrd --debug') settle; initrd "${2:-}" ;;
@@ -134,18 +129,25 @@ start() {
 # quietly LOG COMMAND… keeps the output in build/log/LOG.log and shows its end
 # when the command fails. On a terminal its last line is the progress.
 quietly() {
-	local log=build/log/$1.log code=0
+	local log=build/log/$1.log
+	try "$@"
+	((CODE == 0)) && return
+	tail -n 40 "$log" >&2
+	die "exit code $CODE from: ${*:2:3}" "the whole log is $log"
+}
+
+# try LOG COMMAND… is quietly that leaves the exit code in CODE.
+try() {
+	local log=build/log/$1.log
 	shift
+	CODE=0
 	start "$@" >"$log" 2>&1
 	while [[ -t 2 ]] && kill -0 "$GROUP" 2>/dev/null; do
 		printf '\r\033[K  %.70s' "$(tail -n 1 "$log" | tr -cd '[:print:]')" >&2
 		sleep 0.3
 	done
 	[[ ! -t 2 ]] || printf '\r\033[K' >&2
-	wait "$GROUP" || code=$?
-	((code == 0)) && return
-	tail -n 40 "$log" >&2
-	die "exit code $code from: ${*:1:3}" "the whole log is $log"
+	wait "$GROUP" || CODE=$?
 }
 
 # put FILE NAME gives a finished file or folder its name in build/, unless the
@@ -163,150 +165,7 @@ made() { printf '%-9s %s (%s bytes)\n' "$1" "$2" "$(stat -Lc %s "$2")"; }
 
 sha256() { sha256sum "$@" | cut -d ' ' -f 1; }
 
-# --- Debian packages ---------------------------------------------------------
-
-# packages REASON NAME=SIGN… installs those whose sign is missing.
-packages() {
-	local reason=$1 item missing=() names
-	shift
-	for item; do
-		command -v "${item#*=}" >/dev/null || [[ -e ${item#*=} ]] || missing+=("${item%%=*}")
-	done
-	((${#missing[@]})) || return 0
-	names=${missing[*]}
-	command -v apt-get >/dev/null || die "missing $reason: $names (Debian's names)" "install them with this system's own tools"
-	say "installing $names $reason"
-	apt_as_root install "${missing[@]}" || { apt_as_root update && apt_as_root install "${missing[@]}"; } || {
-		tail -n 5 build/log/apt.log 2>/dev/null >&2 || true
-		die "cannot install $names, needed $reason" "as root: apt-get install $names"
-	}
-}
-
-apt_as_root() {
-	local sudo=()
-	((EUID == 0)) || sudo=("$(command -v sudo)") || return
-	"${sudo[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -qy --no-install-recommends \
-		-o DPkg::Lock::Timeout=600 "$@" >>build/log/apt.log 2>&1
-}
-
-release() { sed -n 's/^VERSION_CODENAME=//p' /etc/os-release; }
-
-# open_suite SUITE makes a suite of the system's own mirror ready for apt_in, or
-# with "system" the system's own package lists.
-open_suite() {
-	local dir=$CACHE/apt/$1
-	command -v apt-get >/dev/null || die "this is not a Debian system" "put a Go into PATH, and say OVMF=FILE KERNEL=FILE"
-	[[ -n $(mirror) ]] || apt_as_root update || die "the package lists are missing" "as root: apt-get update"
-	[[ $1 != system && -z $(find "$dir/updated" -mmin -1440 2>/dev/null) ]] || return 0
-	[[ -n $(mirror) ]] || die "no Debian mirror in this system's apt configuration" "say OVMF=FILE KERNEL=FILE"
-	mkdir -p "$dir"/{lists,cache/archives}/partial
-	printf '%s\n' 'Types: deb' 'Components: main' 'Targets: Packages' "Suites: $1" "URIs: $(mirror)" >"$dir/suite.sources"
-	mirror_key | sed 's/^/Signed-By: /' >>"$dir/suite.sources"
-	if apt_in "$1" apt-get update >build/log/apt-suite.log 2>&1; then
-		touch "$dir/updated"
-	elif [[ -e $dir/updated ]]; then
-		say "cannot refresh the package lists of $1: using those of $(date -r "$dir/updated" +%F)"
-	else
-		tail -n 5 build/log/apt-suite.log >&2
-		die "cannot get the package lists of $1 from $(mirror)"
-	fi
-}
-
-# mirror prints where the system has this release of Debian from.
-mirror() {
-	# shellcheck disable=SC2016 # these are fields for apt-get
-	apt-get indextargets --format '$(ORIGIN) $(CODENAME) $(COMPONENT) $(REPO_URI)' 'Created-By: Packages' |
-		awk -v release="$(release)" '$1 == "Debian" && $2 == release && $3 == "main" && !n++ { sub("/$", "", $4); print $4 }'
-}
-
-# mirror_key prints the key file that the system's configuration names for it,
-# in either form; apt's own keys serve when there is none.
-mirror_key() {
-	{
-		find /etc/apt -name '*.list' -exec cat {} + | grep '^deb ' | grep -F "$(mirror)" | sed -n 's/.*signed-by=\([^] ]*\).*/\1/p'
-		find /etc/apt -name '*.sources' -exec awk 1 '{}' ';' -exec echo ';' | awk -v RS= -v uri="$(mirror)" 'index($0, uri)' | sed -n 's/^Signed-By: *//p'
-	} | grep -m 1 ^/ || true
-}
-
-# apt_in SUITE TOOL… runs apt-get or apt-cache; for a SUITE other than "system"
-# with that suite as its only source and all its files in the cache.
-apt_in() {
-	local dir=$CACHE/apt/$1 suite=$1 tool=$2 options=(-q -o APT::Sandbox::User=root)
-	shift 2
-	[[ $suite == system ]] || options+=(
-		-o "Dir::Etc::SourceList=$dir/suite.sources" -o Dir::Etc::SourceParts=/dev/null
-		-o "Dir::State::Lists=$dir/lists" -o "Dir::Cache=$dir/cache"
-		-o Acquire::Languages=none -o APT::Update::Error-Mode=any
-		-o Acquire::AllowInsecureRepositories=false -o APT::Get::AllowUnauthenticated=false
-	)
-	"$tool" "${options[@]}" "$@"
-}
-
-# offered SUITE PACKAGE prints the version that can be had, or nothing.
-offered() { apt_in "$1" apt-cache policy "$2" | awk '$1 == "Candidate:" && $2 != "(none)" { print $2 }'; }
-
-# names SUITE PATTERN prints the package names that match all of it, oldest
-# version first.
-names() { apt_in "$1" apt-cache pkgnames | { grep -xE "$2" || true; } | sort -V; }
-
-# fetch SUITE PACKAGE[=VERSION] DIR; apt checks signature and hash.
-fetch() { mkdir -p "$3" && cd "$3" && apt_in "$1" apt-get download "$2"; }
-
-# unpack SUITE DIR PACKAGE… puts what these packages contain into the cache
-# folder DIR; nothing is installed.
-unpack() {
-	local suite=$1 dir=$2 package
-	shift 2
-	for package; do
-		say "getting $package $(offered "$suite" "$package") from $suite into the cache" >&2
-		quietly "fetch-$package" fetch "$suite" "$package" "$TMP/$package"
-		dpkg -x "$TMP/$package"/*.deb "$TMP/$dir"
-	done
-	mv "$TMP/$dir" "$CACHE/$dir"
-}
-
 # --- Tools -------------------------------------------------------------------
-
-# go_ready puts a Go into PATH that can get the toolchain go.mod pins, and makes
-# every go command use that toolchain.
-go_ready() {
-	local go pinned
-	pinned=$(awk '$1 == "toolchain" { print $2 }' go.mod)
-	for go in "$(command -v go || true)" /usr/local/go/bin/go "$CACHE"/go/usr/lib/go-*/bin/go unpack; do
-		! go_switches "$go" || break
-	done
-	if [[ $go == unpack ]]; then
-		unpack_go
-		go=$(echo "$CACHE"/go/usr/lib/go-*/bin/go)
-	fi
-	if [[ $(GOTOOLCHAIN=local go_version "$go") != "$pinned" ]]; then
-		packages 'for the Go module proxy' ca-certificates=/etc/ssl/certs/ca-certificates.crt
-	fi
-	PATH=$(dirname "$go"):$PATH
-	export PATH GOTOOLCHAIN=$pinned GOFLAGS=-buildvcs=false GOWORK=off
-	[[ -n ${HOME:-} ]] || export GOPATH=$CACHE/gopath GOCACHE=$CACHE/gocache
-	quietly go-toolchain go version
-}
-
-go_version() { (cd / && "$1" env GOVERSION); }
-
-# go_switches GO tells whether this is Go 1.21 or later, the first that can get
-# another toolchain.
-go_switches() {
-	local version
-	version=$(GOTOOLCHAIN=local go_version "$1" 2>/dev/null) || return
-	printf 'go1.21\n%s\n' "$version" | sort -CV
-}
-
-# unpack_go takes the newest Go of the backports.
-unpack_go() {
-	local suite go
-	suite=$(release)-backports
-	open_suite "$suite"
-	go=$(names "$suite" 'golang-1\.[0-9]+-go' | tail -n 1)
-	[[ -n $go ]] || die "no Go 1.21 or later, here or in $suite" "put one into PATH"
-	unpack "$suite" go "$go" "${go%-go}-src"
-}
 
 tools() {
 	go_ready
@@ -334,23 +193,82 @@ build_tools() {
 
 # --- Firmware ----------------------------------------------------------------
 
-# firmware: Debian has the package in the releases after 13. It is one
-# file, for a guest, and depends on nothing.
+# firmware [--check]
 firmware() {
-	local file suite own=$CACHE/firmware/usr/share/ovmf/OVMF.amdsev.fd
-	[[ -z $OVMF || -f $OVMF ]] || die "no firmware $OVMF"
-	for file in "$OVMF" /usr/share/{ovmf,OVMF,edk2/ovmf,edk2/x64,qemu}/OVMF.amdsev.fd "$own"; do
-		[[ ! -f $file ]] || break
-	done
-	for suite in forky sid; do
-		[[ ! -f $file ]] || break
-		open_suite "$suite"
-		[[ -z $(offered "$suite" ovmf-amdsev) ]] || unpack "$suite" firmware ovmf-amdsev
-	done
-	[[ -f $file ]] || die "this system's mirror has no package ovmf-amdsev" "get an OVMF.amdsev.fd and say OVMF=FILE"
-	rm -f build/firmware.version # it was not built here
-	put "$file" build/OVMF.amdsev.fd
+	if [[ -n $OVMF ]]; then
+		[[ -f $OVMF ]] || die "no firmware $OVMF"
+		put "$OVMF" build/OVMF.amdsev.fd
+		rm -f build/firmware.{inputs,version}
+	elif [[ ! -e templates/firmware/build ]]; then # until there is a platform of our own
+		stock_firmware
+		rm -f build/firmware.version
+		put build/stock/OVMF.amdsev.fd build/OVMF.amdsev.fd
+	else
+		packages 'to build the firmware' "${FIRMWARE_PACKAGES[@]}"
+		firmware_inputs >"$TMP/firmware.inputs"
+		local tarballs=()
+		get orig edk2 && tarballs+=("$FILE")
+		get debian edk2 && tarballs+=("$FILE")
+		recipe firmware "$TMP/firmware.inputs" "$1" templates/firmware/build "${tarballs[@]}"
+		put "$MADE" build/OVMF.amdsev.fd
+		put "$TMP/firmware.inputs" build/firmware.inputs
+		printf 'edk2 %s, built with inputs %.16s\n' "$(pin orig edk2 | cut -d ' ' -f 1)" "$(sha256 build/firmware.inputs)" >build/firmware.version
+	fi
 	made firmware build/OVMF.amdsev.fd
+}
+
+# firmware_inputs prints all that the bytes of the firmware depend on.
+firmware_inputs() {
+	printf 'source %s %s\n' orig "$(pin orig edk2)" debian "$(pin debian edk2)"
+	printf 'templates/firmware %s\n' "$(content --exclude='*.md' templates/firmware)"
+	tool_inputs gcc "$(gcc -print-prog-name=cc1)" as ld nasm python3
+}
+
+# stock_firmware leaves Debian's own build, which tests show to be open where ours is not.
+stock_firmware() {
+	unpacked ovmf-amdsev
+	put "$DIR/usr/share/ovmf/OVMF.amdsev.fd" build/stock/OVMF.amdsev.fd
+	made firmware build/stock/OVMF.amdsev.fd
+}
+
+# recipe NAME INPUTS [--check] SCRIPT ARGUMENT… leaves MADE, what SCRIPT ARGUMENT… OUT
+# makes of OUT, kept in the cache by the hash of the file INPUTS. With --check the script
+# runs again, in another folder, and has to make the same.
+recipe() {
+	local name=$1 inputs=$2 check=$3 clean=(env -i "PATH=$SYSTEM_PATH" LC_ALL=C TZ=UTC HOME=/nonexistent)
+	shift 3
+	MADE=$CACHE/$name/$(sha256 "$inputs")
+	mkdir -p "$CACHE/$name" "$TMP/$name" "$TMP/else/where/$name"
+	if [[ ! -e $MADE ]]; then
+		say "building the $name"
+		quietly "$name" "${clean[@]}" "TMPDIR=$TMP/$name" nice "$@" "$TMP/made"
+		mv -T "$TMP/made" "$MADE"
+	fi
+	if [[ $check == --check && ! -e $MADE.reproducible ]]; then
+		say "building the $name again, in another folder, to compare"
+		quietly "$name-again" "${clean[@]}" "TMPDIR=$TMP/else/where/$name" nice "$@" "$TMP/again"
+		diff -r "$MADE" "$TMP/again" || die "two builds of the $name differ"
+		date +%F >"$MADE.reproducible"
+	fi
+}
+
+# content FOLDER… prints a hash of all that is in them.
+content() { tar -c --sort=name --mtime=@0 --owner=0 --group=0 --numeric-owner "$@" | sha256; }
+
+# tool_inputs TOOL… prints which build of a tool this is.
+tool_inputs() {
+	local tool PATH=$SYSTEM_PATH
+	for tool; do
+		tool=$(realpath "$(command -v "$tool")")
+		printf 'tool %s %s %s\n' "$tool" "$(package_of "$tool")" "$(sha256 "$tool")"
+	done
+}
+
+package_of() {
+	local name
+	name=$(dpkg -S "$1" 2>/dev/null | cut -d : -f 1) || true
+	# shellcheck disable=SC2016 # these are fields for dpkg-query
+	dpkg-query -W -f '${Package} ${Version}' "${name:-none}" 2>/dev/null || printf 'no package'
 }
 
 # --- Kernel ------------------------------------------------------------------
@@ -387,7 +305,7 @@ kernels() {
 modular_kernel() {
 	[[ -z $KERNEL ]] || return 0 # this system may not be able to build one
 	packages 'to build the kernel' "${KERNEL_PACKAGES[@]}"
-	[[ -n ${VERSION:-} ]] || kernel_source
+	[[ -n ${DEB:-} ]] || kernel_source
 	mkdir -p "$TMP/modular/${FRAGMENT%/*}"
 	awk -F '[ =]' '
 		{ name = /^CONFIG_/ ? $1 : /^# CONFIG_/ ? $2 : "" }
@@ -404,16 +322,13 @@ modular_kernel() {
 # debian_kernel gets Debian's kernel for clouds. It is not installed, so depmod
 # is run here.
 debian_kernel() {
-	local dir=$CACHE/debian-kernel
 	packages 'for the tests' kmod=/sbin/depmod
-	if ! compgen -G "$dir/lib/modules/*/modules.dep" >/dev/null; then
-		rm -rf "$dir"
-		open_suite bookworm
-		unpack bookworm debian-kernel "$(names bookworm 'linux-image-6\.1\.0-[0-9]+-cloud-amd64' | tail -n 1)"
-		/sbin/depmod -b "$dir" "$(ls "$dir/lib/modules")"
-		cp "$dir"/boot/vmlinuz-* "$dir/bzImage"
+	unpacked linux-image-6.1.0-50-cloud-amd64
+	if [[ ! -e $DIR/bzImage ]]; then
+		/sbin/depmod -b "$DIR" "$(ls "$DIR/lib/modules")"
+		cp "$DIR"/boot/vmlinuz-* "$DIR/bzImage"
 	fi
-	ln -sfnT "$dir" build/debian-kernel
+	ln -sfnT "$DIR" build/debian-kernel
 	made kernel build/debian-kernel/bzImage
 }
 
@@ -422,63 +337,33 @@ debian_kernel() {
 kernel_cached() {
 	MADE=$CACHE/kernel/$(sha256 "$2")
 	if [[ ! -e $MADE ]]; then
-		say "building a kernel from $SOURCE $VERSION, about $((18 / $(nproc) + 1)) minutes"
-		fetch_source
+		say "building a kernel, about $((18 / $(nproc) + 1)) minutes"
 		quietly kernel compile_in "$1" "$TMP/kernel" "$TMP/made"
 		mkdir -p "$CACHE/kernel"
 		mv "$TMP/made" "$MADE"
 	fi
 	if [[ $3 == --check && ! -e $MADE/reproducible ]]; then
 		say "building the kernel again, in another folder, to compare"
-		fetch_source
 		quietly kernel-again compile_in "$1" "$TMP/else/where" "$TMP/again"
 		diff -r "$MADE" "$TMP/again" || die "two builds of the kernel differ"
 		date +%F >"$MADE/reproducible"
 	fi
 }
 
-# kernel_source chooses SUITE, SOURCE and VERSION: Linux 6.12, for which the
-# fragment is written, or else the next newer one. Debian 12 has it among its
-# security updates and in its backports.
-kernel_source() {
-	for SUITE in system "$(release)-backports"; do
-		open_suite "$SUITE"
-		SOURCE=$(names "$SUITE" 'linux-source-[0-9]+\.[0-9]+' | awk '$0 == "linux-source-6.12" { seen = 1 } seen && !n++')
-		VERSION=$(offered "$SUITE" "${SOURCE:-linux-source}")
-		[[ -z $SOURCE || -z $VERSION ]] || return 0
-	done
-	die "no linux-source-6.12 in this system's archive or its backports" "say KERNEL=FILE"
-}
-
 # kernel_inputs prints all that the bytes of the kernel depend on.
 kernel_inputs() {
-	local tool PATH=$SYSTEM_PATH
-	printf 'source %s %s %s\n' "$SOURCE" "$VERSION" "$(source_sha256)"
+	local PATH=$SYSTEM_PATH
+	printf 'source %s\n' "${DEB##*/}"
 	printf 'fragment %s\n' "$(sha256 "$FRAGMENT")"
 	printf 'recipe %s\n' "$(declare -f compile | sha256)"
-	for tool in gcc "$(gcc -print-prog-name=cc1)" as ld zstd; do
-		tool=$(realpath "$(command -v "$tool")")
-		printf 'tool %s %s %s\n' "$tool" "$(package_of "$tool")" "$(sha256 "$tool")"
-	done
+	tool_inputs gcc "$(gcc -print-prog-name=cc1)" as ld zstd
 }
 
-source_sha256() { apt_in "$SUITE" apt-cache show "$SOURCE=$VERSION" | awk '$1 == "SHA256:" && !n++ { print $2 }'; }
-
-package_of() {
-	local name
-	name=$(dpkg -S "$1" 2>/dev/null | cut -d : -f 1) || true
-	# shellcheck disable=SC2016 # these are fields for dpkg-query
-	dpkg-query -W -f '${Package} ${Version}' "${name:-none}" 2>/dev/null || printf 'no package'
-}
-
-# fetch_source leaves DEB, the source package.
-fetch_source() {
-	DEB=$CACHE/source/$(source_sha256).deb
-	[[ ! -e $DEB ]] || return 0
-	quietly fetch-source fetch "$SUITE" "$SOURCE=$VERSION" "$TMP/source"
-	rm -rf "$CACHE/source"
-	mkdir "$CACHE/source"
-	mv "$TMP/source"/*.deb "$DEB"
+# kernel_source leaves DEB, the source package: Linux 6.12, for which the fragment is
+# written.
+kernel_source() {
+	get deb linux-source-6.12
+	DEB=$FILE
 }
 
 # compile_in FOLDER SCRATCH OUT
@@ -570,7 +455,7 @@ build_debug() {
 demo() {
 	local code=0
 	packages 'for the demo' "${BOOT_PACKAGES[@]}"
-	firmware
+	firmware ''
 	initrd ''
 	demo_root
 	demo_seal
@@ -586,12 +471,9 @@ demo() {
 # not installed, for it would take the place of the system's.
 demo_root() {
 	local root=$NEW/root applet
-	if [[ ! -e $CACHE/busybox ]]; then
-		open_suite system
-		unpack system busybox busybox-static
-	fi
+	unpacked busybox-static
 	mkdir -p "$root"/{bin,dev,etc,proc,root,run,sbin,sys,tmp,usr,var}
-	install -m 755 "$CACHE/busybox/bin/busybox" "$root/bin/busybox"
+	install -m 755 "$DIR/bin/busybox" "$root/bin/busybox"
 	for applet in $("$root/bin/busybox" --list); do
 		[[ $applet == busybox ]] || ln -s busybox "$root/bin/$applet"
 	done
@@ -624,7 +506,7 @@ all_checks() {
 	local all host
 	packages 'for the tests' "${BOOT_PACKAGES[@]}" "${C_PACKAGES[@]}" shellcheck=shellcheck mmdebstrap=mmdebstrap \
 		kmod=/sbin/depmod zstd=zstd erofs-utils=mkfs.erofs openssh-client=ssh-keygen xz-utils=xz fdisk=fdisk libxml2-utils=xmllint libssl-dev=/usr/include/openssl/evp.h
-	firmware
+	firmware ''
 	tools
 	kernel --check
 	archive
@@ -640,7 +522,7 @@ all_checks() {
 	all=$(go list ./...)
 	mapfile -t host < <(grep -v ^cocoroot/cmds/ <<<"$all")
 	check gofmt formatted
-	check shellcheck shellcheck build.sh .ci/run templates/demo/init templates/images/*/build templates/images/debian-ssh/root/usr/local/sbin/take-host-key
+	check shellcheck shellcheck -x build.sh templates/debian/debian.sh .ci/run templates/demo/init templates/images/*/build templates/images/debian-ssh/root/usr/local/sbin/take-host-key
 	check vet go vet ./...
 	check vet-plain env GOEXPERIMENT= go vet ./...
 	check staticcheck go tool staticcheck ./...
@@ -671,7 +553,7 @@ debian_root() {
 	if [[ ! -e $tar ]]; then
 		((EUID == 0)) || packages 'to make a Debian root as a user' uidmap=newuidmap
 		say "making a Debian 12 root for the boot tests"
-		open_suite bookworm
+		list bookworm || die "there is no Debian 12 to be had"
 		quietly debian-root bootstrap "$CACHE/apt/bookworm/suite.sources" "$TMP/root.tar"
 		mkdir -p "$CACHE/debian-root"
 		mv "$TMP/root.tar" "$tar"
@@ -695,7 +577,7 @@ ssh_root() {
 	if [[ ! -e $dir ]]; then
 		((EUID == 0)) || packages 'to make a Debian root as a user' uidmap=newuidmap
 		say "making the Debian root with OpenSSH for the boot tests"
-		open_suite bookworm
+		list bookworm || die "there is no Debian 12 to be had"
 		mkdir -p "$TMP/ssh" "$CACHE/debian-ssh"
 		ssh-keygen -q -t ed25519 -N '' -C test -f "$TMP/ssh/user"
 		quietly ssh-root "$recipe/build" "$TMP/ssh/user.pub" "$TMP/ssh/root.tar" "$CACHE/apt/bookworm/suite.sources"
@@ -708,14 +590,10 @@ ssh_root() {
 # schemas leaves libvirt's own grammar of a domain, which the templates are held
 # against: Debian 12's, and Debian 13's, which has SEV-SNP.
 schemas() {
-	local suite package
+	local package
 	for package in bookworm=libvirt0 trixie=libvirt-common; do
-		suite=${package%=*}
-		if [[ ! -e $CACHE/libvirt-$suite ]]; then
-			open_suite "$suite"
-			unpack "$suite" "libvirt-$suite" "${package#*=}"
-		fi
-		put "$CACHE/libvirt-$suite/usr/share/libvirt/schemas" "build/libvirt/$suite"
+		unpacked "${package#*=}"
+		put "$DIR/usr/share/libvirt/schemas" "build/libvirt/${package%=*}"
 	done
 }
 
@@ -746,7 +624,7 @@ fuzz() {
 
 bench() {
 	packages 'for the benchmarks' "${BOOT_PACKAGES[@]}" mmdebstrap=mmdebstrap e2fsprogs=mke2fs openssl=openssl
-	firmware
+	firmware ''
 	initrd ''
 	demo_root
 	peers
@@ -766,7 +644,7 @@ peers() {
 	if [[ ! -e $dir ]]; then
 		((EUID == 0)) || packages 'to make a Debian root as a user' uidmap=newuidmap
 		say "making the initrds of Debian 12 to compare with"
-		open_suite bookworm
+		list bookworm || die "there is no Debian 12 to be had"
 		mkdir -p "$TMP/peers" "$CACHE/peers"
 		quietly peers peers_make "$CACHE/apt/bookworm/suite.sources" "$TMP/peers"
 		mv "$TMP/peers" "$dir"
@@ -810,7 +688,7 @@ peers_in() {
 clean() {
 	if [[ $1 == --cache ]]; then
 		chmod -R u+w "$CACHE/gopath" 2>/dev/null || true # Go's module cache is read-only
-		rm -rf "$CACHE"/{apt,busybox,debian-kernel,debian-root,debian-ssh,firmware,go,gocache,gopath,kernel,libvirt-bookworm,libvirt-trixie,lock,peers,source,tmp}
+		rm -rf "$CACHE"/{apt,debian,debian-root,debian-ssh,firmware,gocache,gopath,kernel,lock,peers,tmp,unpacked}
 		rmdir --ignore-fail-on-non-empty "$CACHE"
 	fi
 	rm -rf build
