@@ -15,13 +15,20 @@ const maxLine = 8 << 10
 
 var (
 	panicLine = regexp.MustCompile(`Kernel panic - not syncing.*`)
-	// The firmware's boot manager prints in the console's own style.
-	firmwareLine = regexp.MustCompile(`BdsDxe: .*`)
+	// edk2's boot manager prints in the console's own style; this project's
+	// firmware prints one line, why it stands still.
+	firmwareLine = regexp.MustCompile(`BdsDxe: .*|^` + ownLine + `.*`)
 	controls     = regexp.MustCompile(`\x1b\[[0-9;?=]*[@-~]|\p{Cc}`)
 )
 
-// noBootOption is how the boot manager ends when nothing is left to try.
-const noBootOption = "BdsDxe: No bootable option"
+// ownLine is how the only line of this project's firmware begins.
+const ownLine = "cocoroot firmware: "
+
+// refused reports whether a firmware that prints this line boots nothing any
+// more.
+func refused(line string) bool {
+	return strings.HasPrefix(line, "BdsDxe: No bootable option") || strings.HasPrefix(line, ownLine)
+}
 
 // observer reads along on the console. What it sees is the guest's to choose.
 type observer struct {
@@ -88,7 +95,7 @@ func (o *observer) endLine() {
 		return
 	}
 	if fw := firmwareLine.FindString(text); fw != "" && !o.seen.Spoke {
-		if strings.HasPrefix(fw, noBootOption) && !strings.HasPrefix(o.seen.Firmware, noBootOption) {
+		if refused(fw) && !refused(o.seen.Firmware) {
 			close(o.nothing)
 		}
 		o.seen.Firmware = fw
@@ -101,6 +108,17 @@ func (o *observer) endLine() {
 	if p := panicLine.FindString(text); p != "" && o.seen.Panic == "" {
 		o.seen.Panic = p
 	}
+}
+
+// why returns the reason that the firmware gives for booting nothing, or the
+// one that it must be when it gives none.
+func (o *observer) why() string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if reason, ok := strings.CutPrefix(o.seen.Firmware, ownLine); ok {
+		return reason
+	}
+	return "no hash in the table fits, or the firmware has no measured direct boot"
 }
 
 // outcome returns what was seen, a last line without end included.

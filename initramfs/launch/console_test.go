@@ -17,6 +17,9 @@ func TestObserver(t *testing.T) {
 		{"only the firmware's screen", screen + "\r\n", Outcome{}},
 		{"firmware", screen + "BdsDxe: failed to load Boot0002\r\nBdsDxe: No bootable option was found.\r\n", Outcome{Firmware: "BdsDxe: No bootable option was found."}},
 		{"firmware, then the kernel", screen + "BdsDxe: loading Boot0001\r\n[    0.0] Linux\r\nBdsDxe: No bootable option\n", Outcome{Firmware: "BdsDxe: loading Boot0001", Spoke: true}},
+		{"our firmware", "cocoroot firmware: no memory\r\n", Outcome{Firmware: "cocoroot firmware: no memory"}},
+		{"in its words, but later", "EFI stub: hello\ncocoroot firmware: no memory\n", Outcome{Spoke: true}},
+		{"in its words, in the middle", "not cocoroot firmware: no memory\n", Outcome{Spoke: true}},
 		{"kernel", screen + "EFI stub: hello", Outcome{Spoke: true}},
 		{"fatal", "cocoroot: FATAL NO_KEY: inject it\r\n", Outcome{Spoke: true, Fatal: &Fatal{"NO_KEY", "inject it"}}},
 		{"fatal without line break", "cocoroot: FATAL a-1: b", Outcome{Spoke: true, Fatal: &Fatal{"a-1", "b"}}},
@@ -49,8 +52,7 @@ func TestObserver(t *testing.T) {
 			if out.String() != tt.text {
 				t.Errorf("%s: passed on %.200q; want what came in", tt.name, out.String())
 			}
-			refused := strings.HasPrefix(want.Firmware, noBootOption)
-			if isClosed(o.started) != (tt.text != "") || isClosed(o.nothing) != refused {
+			if isClosed(o.started) != (tt.text != "") || isClosed(o.nothing) != refused(want.Firmware) {
 				t.Errorf("%s: started %v, nothing to boot %v", tt.name, isClosed(o.started), isClosed(o.nothing))
 			}
 		}

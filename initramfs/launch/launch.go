@@ -111,8 +111,9 @@ type Config struct {
 	// Run returns.
 	OnStart func(context.Context, *qmp.Client) error
 	// OnShutdown, when set, is called when the guest has shut down, reset or
-	// panicked, with QEMU paused and the guest's memory still there to be
-	// read (pmemsave). QEMU ends when it returns.
+	// panicked, or the firmware has said that it boots nothing, with QEMU
+	// paused and the guest's memory still there to be read (pmemsave). QEMU
+	// ends when it returns.
 	OnShutdown func(context.Context, *qmp.Client) error
 }
 

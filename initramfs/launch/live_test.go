@@ -229,7 +229,7 @@ func TestNoHashesTable(t *testing.T) {
 	c.HashesTable = []byte{}
 	c.Silence, c.OnSilence = time.Minute, func() { t.Error("hint about silence, though the firmware spoke") }
 	got, err := Run(within(t, time.Minute), c, nil)
-	if !errors.Is(err, ErrNotBooted) || got.Spoke || !strings.HasPrefix(got.Firmware, noBootOption) {
+	if !errors.Is(err, ErrNotBooted) || got.Spoke || !refused(got.Firmware) {
 		t.Errorf("Run = %+v, %v; want ErrNotBooted and the firmware's word for it", got, err)
 	}
 	leavesNothing(t)

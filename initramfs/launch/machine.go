@@ -1,6 +1,7 @@
 package launch
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -182,14 +183,20 @@ func (m *machine) drive(ctx context.Context, c Config, in *input) error {
 		stop := m.listen(c.Silence, c.OnSilence)
 		defer stop()
 	}
-	if err := m.awaitShutdown(ctx, client); err != nil || c.OnShutdown == nil {
-		return err
+	ended := m.awaitShutdown(ctx, client)
+	if ended != nil && !errors.Is(ended, ErrNotBooted) || c.OnShutdown == nil {
+		return ended
+	}
+	if ended != nil { // it stands still, and would for ever
+		if err := client.Execute(ctx, "stop", nil, nil); err != nil {
+			return err
+		}
 	}
 	if err := awaitStop(ctx, client); err != nil {
 		return err
 	}
-	if err := c.OnShutdown(ctx, client); err != nil {
-		return err
+	if err := c.OnShutdown(ctx, client); err != nil || ended != nil {
+		return cmp.Or(err, ended)
 	}
 	return client.Execute(ctx, "quit", nil, nil)
 }
@@ -227,7 +234,7 @@ func (m *machine) awaitShutdown(ctx context.Context, client *qmp.Client) error {
 	event, err := client.Event(ctx, "SHUTDOWN")
 	if err != nil {
 		if errors.Is(context.Cause(ctx), ErrNotBooted) {
-			return fmt.Errorf("%w: no hash in the table fits, or the firmware has no measured direct boot", ErrNotBooted)
+			return fmt.Errorf("%w: %s", ErrNotBooted, m.watching.why())
 		}
 		return err
 	}
