@@ -29,6 +29,7 @@ type sealOptions struct {
 	allow                                     []string
 	fs, ociImage                              string
 	rootOwned                                 bool
+	level                                     int
 	line                                      cmdline.Options
 	force, json                               bool
 }
@@ -165,6 +166,10 @@ func (o sealOptions) writeImage(ctx context.Context, a *app, image, keyOut *outp
 		return result, "", err
 	}
 	defer root.Close()
+	for _, w := range root.Warnings {
+		bar.end()
+		fmt.Fprintf(a.stderr, "cocoroot: warning: %s\n", w)
+	}
 	if err := o.auditRoot(root); err != nil {
 		return result, "", err
 	}

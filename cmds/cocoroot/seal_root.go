@@ -19,6 +19,7 @@ import (
 // rootFlags adds the options about the root file system.
 func (o *sealOptions) rootFlags(flags *pflag.FlagSet) {
 	flags.StringVar(&o.fs, "fs", "", "file system to make: squashfs; of a folder, also erofs or ext4 (default: squashfs; one that is ready stays as it is)")
+	flags.IntVar(&o.level, "compression", rootfs.DefaultLevel, "of a squashfs: zstd's level, 1 to 22; 15 makes it 5 % smaller and takes seven times as long")
 	flags.BoolVar(&o.rootOwned, "root-owned", false, "all files of a folder belong to root in the image")
 	flags.StringVar(&o.ociImage, "image", "", "which image of an OCI layout: its tag or its digest (default: the only one)")
 }
@@ -38,7 +39,7 @@ func (o sealOptions) makeRoot(ctx context.Context) (*rootfs.Image, error) {
 	defer os.RemoveAll(dir)
 	scratchOf(ctx).add(dir)
 	image, err := rootfs.Make(ctx, o.root, dir, rootfs.Options{
-		Type: policy.FSType(o.fs), Epoch: epoch, Owned: o.rootOwned, Image: o.ociImage, Stdin: os.Stdin,
+		Type: policy.FSType(o.fs), Epoch: epoch, Owned: o.rootOwned, Level: o.level, Image: o.ociImage, Stdin: os.Stdin,
 	})
 	switch {
 	case errors.Is(err, rootfs.ErrFormat):
@@ -47,6 +48,8 @@ func (o sealOptions) makeRoot(ctx context.Context) (*rootfs.Image, error) {
 		return nil, hinted(err, "--image TAG or --image sha256:… chooses one of several images")
 	case errors.Is(err, fsimage.ErrRecovery):
 		return nil, hinted(err, "e2fsck -f -y %s replays it", o.root)
+	case errors.Is(err, rootfs.ErrACL):
+		return nil, hinted(err, "--fs erofs and --fs ext4 keep ACLs; setfacl -R -b %s removes them", o.root)
 	case errors.Is(err, rootfs.ErrChanged):
 		return nil, hinted(err, "seal a copy that nothing writes to")
 	}
@@ -63,6 +66,9 @@ func (o sealOptions) checkRoot() error {
 	}
 	if o.rootOwned && policy.FSType(o.fs) == policy.Ext4 {
 		return usagef("--root-owned is for squashfs and erofs: mke2fs takes the owners that the files have")
+	}
+	if o.level < 1 || o.level > rootfs.MaxLevel {
+		return usagef("--compression %d is not a level from 1 to %d", o.level, rootfs.MaxLevel)
 	}
 	if o.root == rootfs.Stdin {
 		return nil

@@ -374,3 +374,27 @@ func TestStockToolsTakeIt(t *testing.T) {
 		}
 	}
 }
+
+// TestSealCompression: a level that is not zstd's is a usage error, and another
+// level gives another file system.
+func TestSealCompression(t *testing.T) {
+	root, dir := aRoot(t), t.TempDir()
+	for _, level := range []string{"0", "23", "x"} {
+		if code, _, stderr := call(t, "seal", root, "-o", filepath.Join(dir, "bad"), "--compression", level); code != exitUsage {
+			t.Errorf("--compression %s = %d, %q; want a usage error", level, code, stderr)
+		}
+	}
+	sizes := map[string]int64{}
+	for _, level := range []string{"1", "9"} {
+		image := filepath.Join(dir, level)
+		sealOK(t, root, "-o", image, "--compression", level)
+		fi, err := os.Stat(image)
+		if err != nil {
+			t.Fatal(err)
+		}
+		sizes[level] = fi.Size()
+	}
+	if sizes["9"] >= sizes["1"] {
+		t.Errorf("bytes by level: %v; want fewer at 9", sizes)
+	}
+}

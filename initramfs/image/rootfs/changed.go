@@ -8,6 +8,8 @@ import (
 	"os"
 	"path/filepath"
 	"syscall"
+
+	"golang.org/x/sys/unix"
 )
 
 // stamp is what of a file tells that it changed: its inode, length and times.
@@ -22,6 +24,18 @@ type print struct {
 	sum     [sha256.Size]byte // of names and stamps
 	size    int64             // bytes of all files, each rounded up to whole blocks
 	entries int64
+	latest  int64  // time of a file, seconds since 1970
+	acl     string // the first file that has a POSIX ACL, or ""
+}
+
+// hasACL reports whether a file has more than its mode to say who may do what.
+func hasACL(path string) bool {
+	for _, name := range []string{accessACL, defaultACL} {
+		if n, err := unix.Lgetxattr(path, name, nil); err == nil && n > 0 {
+			return true
+		}
+	}
+	return false
 }
 
 // fingerprint walks through a folder.
@@ -41,6 +55,10 @@ func fingerprint(ctx context.Context, folder string) (print, error) {
 		}
 		fmt.Fprintf(h, "%d %s %v\n", len(path), path, stamp(fi))
 		p.entries++
+		p.latest = max(p.latest, fi.ModTime().Unix())
+		if p.acl == "" && hasACL(path) {
+			p.acl = path
+		}
 		if fi.Mode().IsRegular() {
 			p.size += (fi.Size() + ext4Block - 1) / ext4Block * ext4Block
 		}

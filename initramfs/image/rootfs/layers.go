@@ -23,38 +23,54 @@ type layer struct {
 
 // squashfsOfLayers makes a squashfs of layers, the lowest first. They are read
 // twice: for their names, which memory holds, and for what is left of them.
-func squashfsOfLayers(ctx context.Context, layers []layer, out string, epoch int64) (*Image, error) {
+func squashfsOfLayers(ctx context.Context, layers []layer, out string, o Options) (*Image, error) {
 	t := tree{root: newFolder()}
-	latest, mode := epoch, int64(0o755)
-	headers := map[*inode]*tar.Header{} // of folders
+	m := merge{root: rootFolder{mode: 0o755, time: uint32(o.Epoch), ids: idsOf(uint32(os.Geteuid()), uint32(os.Getegid()))}}
+	m.headers = map[*inode]*tar.Header{}
 	for i, l := range layers {
-		changes, err := readLayer(ctx, l)
+		changes, err := m.readLayer(ctx, &t, l)
 		if err != nil {
 			return nil, err
 		}
 		if err := t.apply(i, changes, l.whole); err != nil {
 			return nil, fmt.Errorf("cannot read %s: %w", l.name, err)
 		}
-		keepFolders(&t, i, changes, headers)
-		for _, c := range changes {
-			latest = max(latest, clamp(c.header.ModTime).Unix())
+		keepFolders(&t, i, changes, m.headers)
+	}
+	if h := m.headers[t.root.inode]; h != nil {
+		n, err := m.renamed(h, "./")
+		if err != nil {
+			return nil, err
+		}
+		m.root.mode, m.root.time = n.Mode, uint32(n.ModTime.Unix())
+		if len(n.PAXRecords) > 0 {
+			m.notes.add("extended attributes", "/")
 		}
 	}
-	if h := headers[t.root.inode]; h != nil {
-		mode = h.Mode & 0o7777
-	}
 	r, w := io.Pipe()
-	go func() { w.CloseWithError(writeTree(ctx, &t, layers, headers, w)) }()
+	go func() { w.CloseWithError(m.writeTree(ctx, &t, layers, w)) }()
 	defer r.Close()
 	source := &firstError{r: r}
-	err := squashfsOfTar(ctx, source, out, mode, latest)
+	err := squashfsOfTar(ctx, source, out, m.root, o)
 	switch {
 	case source.err != nil && ctx.Err() == nil: // rather than how the tool took it
 		return nil, source.err
 	case err != nil:
 		return nil, err
 	}
-	return made(out)
+	image, err := made(out)
+	if err != nil {
+		return nil, err
+	}
+	image.Warnings = m.notes.texts()
+	return image, nil
+}
+
+// merge is what is known of layers beside their tree.
+type merge struct {
+	root    rootFolder
+	headers map[*inode]*tar.Header // of folders
+	notes   notes
 }
 
 // keepFolders keeps the headers of a layer's folders that are in the tree.
@@ -75,19 +91,25 @@ func keepFolders(t *tree, layer int, changes []change, headers map[*inode]*tar.H
 }
 
 // readLayer returns a layer's entries.
-func readLayer(ctx context.Context, l layer) ([]change, error) {
+func (m *merge) readLayer(ctx context.Context, t *tree, l layer) ([]change, error) {
 	var all []change
-	kept := 0
 	err := eachEntry(ctx, l, func(i int, h *tar.Header, _ io.Reader) error {
-		if kept += keptOf(h); kept > maxKept {
-			return fmt.Errorf("%w: its names alone have more than %d bytes", ErrTar, maxKept)
+		if err := t.keep(keptOf(h)); err != nil {
+			return err
 		}
 		name, err := split(h.Name)
 		if err != nil {
 			return err
 		}
+		data, err := metadataOf(h)
+		if err != nil {
+			return err
+		}
+		for _, d := range data.dropped {
+			m.notes.add(d, h.Name)
+		}
 		if h.Typeflag != tar.TypeDir { // of a folder, all is needed
-			h = &tar.Header{Name: h.Name, Typeflag: h.Typeflag, Linkname: h.Linkname, ModTime: h.ModTime}
+			h = &tar.Header{Name: h.Name, Typeflag: h.Typeflag, Linkname: h.Linkname}
 		}
 		all = append(all, change{i, h, name})
 		return nil
@@ -97,7 +119,7 @@ func readLayer(ctx context.Context, l layer) ([]change, error) {
 
 // keptOf returns about how many bytes of memory an entry takes.
 func keptOf(h *tar.Header) int {
-	n := 500 + len(h.Name) + len(h.Linkname)
+	n := 500 + 2*len(h.Name) + len(h.Linkname) + 16*strings.Count(h.Name, "/")
 	if h.Typeflag == tar.TypeDir {
 		for key, value := range h.PAXRecords {
 			n += len(key) + len(value)
@@ -149,23 +171,32 @@ func checkHeader(h *tar.Header) error {
 	default:
 		return fmt.Errorf("%w: %.80q is an entry of the unknown type %q", ErrTar, h.Name, h.Typeflag)
 	}
-	const most = 1<<32 - 2 // the largest ID that Linux has
-	if h.Uid < 0 || h.Gid < 0 || h.Uid > most || h.Gid > most {
+	device := h.Typeflag == tar.TypeChar || h.Typeflag == tar.TypeBlock
+	switch {
+	case h.Uid < 0 || h.Gid < 0 || h.Uid > maxID || h.Gid > maxID:
 		return fmt.Errorf("%w: %.80q has the owner %d:%d", ErrTar, h.Name, h.Uid, h.Gid)
+	case h.Typeflag == tar.TypeSymlink && (h.Linkname == "" || len(h.Linkname) > maxTarget || strings.Contains(h.Linkname, "\x00")):
+		return fmt.Errorf("%w: %.80q is a symbolic link to %d bytes; Linux has 1 to %d", ErrTar, h.Name, len(h.Linkname), maxTarget)
+	case device && (h.Devmajor < 0 || h.Devmajor > maxMajor || h.Devminor < 0 || h.Devminor > maxMinor):
+		return fmt.Errorf("%w: %.80q is the device %d:%d; Linux has up to %d:%d", ErrTar, h.Name, h.Devmajor, h.Devminor, maxMajor, maxMinor)
 	}
 	return nil
 }
 
 // writeTree writes one tar: the folders, then for each layer what is left of
-// it, with all names of a file behind one another.
-func writeTree(ctx context.Context, t *tree, layers []layer, headers map[*inode]*tar.Header, w io.Writer) error {
+// it, with all names of a file after one another.
+func (m *merge) writeTree(ctx context.Context, t *tree, layers []layer, w io.Writer) error {
 	out := tar.NewWriter(w)
 	err := t.folders(func(name string, in *inode) error {
-		h := headers[in]
-		if h == nil { // in a tar that has files alone
+		h := m.headers[in]
+		if h == nil { // in a tar that has only files
 			h = &tar.Header{Typeflag: tar.TypeDir, Mode: 0o755, ModTime: time.Unix(0, 0)}
 		}
-		return out.WriteHeader(renamed(h, name+"/"))
+		n, err := m.renamed(h, name+"/")
+		if err != nil {
+			return err
+		}
+		return out.WriteHeader(n)
 	})
 	if err != nil {
 		return err
@@ -175,7 +206,7 @@ func writeTree(ctx context.Context, t *tree, layers []layer, headers map[*inode]
 		return err
 	}
 	for i, l := range layers {
-		if err := copyLayer(ctx, l, names[i], out); err != nil {
+		if err := m.copyLayer(ctx, l, names[i], out); err != nil {
 			return err
 		}
 	}
@@ -183,7 +214,7 @@ func writeTree(ctx context.Context, t *tree, layers []layer, headers map[*inode]
 }
 
 // copyLayer copies what is left of a layer.
-func copyLayer(ctx context.Context, l layer, names map[int][]string, out *tar.Writer) error {
+func (m *merge) copyLayer(ctx context.Context, l layer, names map[int][]string, out *tar.Writer) error {
 	left := len(names)
 	err := eachEntry(ctx, l, func(i int, h *tar.Header, r io.Reader) error {
 		if names[i] == nil {
@@ -193,7 +224,7 @@ func copyLayer(ctx context.Context, l layer, names map[int][]string, out *tar.Wr
 		if h.Typeflag == tar.TypeLink || h.Typeflag == tar.TypeDir {
 			return ErrChanged
 		}
-		return copyFile(names[i], h, r, out)
+		return m.copyFile(names[i], h, r, out)
 	})
 	if err == nil && left != 0 {
 		err = fmt.Errorf("cannot read %s: %w", l.name, ErrChanged)
@@ -203,14 +234,18 @@ func copyLayer(ctx context.Context, l layer, names map[int][]string, out *tar.Wr
 
 // copyFile copies a file under its first name, and adds the others as links.
 // The name it had comes first, when it is still there.
-func copyFile(names []string, h *tar.Header, r io.Reader, out *tar.Writer) error {
+func (m *merge) copyFile(names []string, h *tar.Header, r io.Reader, out *tar.Writer) error {
 	own := path.Clean(strings.TrimLeft(h.Name, "/"))
 	for i, n := range names {
 		if n == own {
 			names[0], names[i] = names[i], names[0]
 		}
 	}
-	if err := out.WriteHeader(renamed(h, names[0])); err != nil {
+	first, err := m.renamed(h, names[0])
+	if err != nil {
+		return err
+	}
+	if err := out.WriteHeader(first); err != nil {
 		return err
 	}
 	if h.Typeflag == tar.TypeReg || h.Typeflag == tar.TypeGNUSparse {
@@ -219,9 +254,9 @@ func copyFile(names []string, h *tar.Header, r io.Reader, out *tar.Writer) error
 		}
 	}
 	for _, name := range names[1:] {
-		link := renamed(h, name)
-		link.Typeflag, link.Linkname, link.Size = tar.TypeLink, names[0], 0
-		if err := out.WriteHeader(link); err != nil {
+		link := *first
+		link.Name, link.Typeflag, link.Linkname, link.Size = name, tar.TypeLink, names[0], 0
+		if err := out.WriteHeader(&link); err != nil {
 			return err
 		}
 	}
@@ -229,24 +264,21 @@ func copyFile(names []string, h *tar.Header, r io.Reader, out *tar.Writer) error
 }
 
 // renamed returns a header with another name, as pax, which has room for all
-// that was in it. Of the records, extended attributes stay.
-func renamed(h *tar.Header, name string) *tar.Header {
+// that was in it and that squashfs keeps.
+func (m *merge) renamed(h *tar.Header, name string) (*tar.Header, error) {
+	data, err := metadataOf(h)
+	if err != nil {
+		return nil, err
+	}
 	n := &tar.Header{
-		Typeflag: h.Typeflag, Name: name, Linkname: h.Linkname, Size: h.Size, Mode: h.Mode & 0o7777, Uid: h.Uid, Gid: h.Gid,
-		ModTime: clamp(h.ModTime), Devmajor: h.Devmajor, Devminor: h.Devminor, Format: tar.FormatPAX,
+		Typeflag: h.Typeflag, Name: name, Linkname: h.Linkname, Size: h.Size, Mode: h.Mode & data.mask,
+		Uid: int(replaced(m.root.ids.in, uint32(h.Uid))), Gid: int(replaced(m.root.ids.in, uint32(h.Gid))),
+		ModTime: clamp(h.ModTime), Devmajor: h.Devmajor, Devminor: h.Devminor, Format: tar.FormatPAX, PAXRecords: data.kept,
 	}
 	if n.Typeflag == tar.TypeGNUSparse {
 		n.Typeflag = tar.TypeReg
 	}
-	for key, value := range h.PAXRecords {
-		if strings.HasPrefix(key, "SCHILY.xattr.") {
-			if n.PAXRecords == nil {
-				n.PAXRecords = map[string]string{}
-			}
-			n.PAXRecords[key] = value
-		}
-	}
-	return n
+	return n, nil
 }
 
 // clamp returns the nearest time that squashfs has: 32 bits since 1970.

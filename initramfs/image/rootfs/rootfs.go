@@ -44,6 +44,9 @@ var (
 	ErrOCI = errors.New("cannot use the OCI image layout")
 	// ErrChanged is for a source that was changed while it was read.
 	ErrChanged = errors.New("the root file system changed while it was read")
+	// ErrACL is for a folder with POSIX ACLs that is to be a squashfs: without
+	// them, the modes of its files say something else.
+	ErrACL = errors.New("squashfs cannot keep a POSIX ACL")
 	// ErrNoTool is for a stock tool that is not installed.
 	ErrNoTool = errors.New("a program is not installed")
 )
@@ -56,6 +59,7 @@ type Options struct {
 	Type  policy.FSType // "": squashfs, or what is ready
 	Epoch int64         // time of the file system itself, seconds since 1970
 	Owned bool          // all files of a folder belong to root
+	Level int           // zstd's, 1 to MaxLevel, for a squashfs; 0: DefaultLevel
 	Image string        // which image of an OCI layout: a tag or a digest; "": the only one
 	Stdin io.Reader     // of the source Stdin
 }
@@ -69,6 +73,9 @@ type Image struct {
 	// Entrypoint is the program, with its arguments, that an OCI image names
 	// to be started; nil otherwise.
 	Entrypoint []string
+
+	// Warnings says what of the source is not in it, for people.
+	Warnings []string
 
 	before fs.FileInfo // of a ready file system, which is not ours; or nil
 }
@@ -114,7 +121,7 @@ func Make(ctx context.Context, source, dir string, o Options) (*Image, error) {
 	if o.Type != "" && o.Type != policy.Squashfs {
 		return nil, fmt.Errorf("%w: of a tar and of an OCI image it is squashfs, %s takes a folder", ErrFormat, o.Type)
 	}
-	image, err := squashfsOfLayers(ctx, layers, filepath.Join(dir, "fs"), o.Epoch)
+	image, err := squashfsOfLayers(ctx, layers, filepath.Join(dir, "fs"), o)
 	if err != nil {
 		return nil, err
 	}
@@ -122,7 +129,7 @@ func Make(ctx context.Context, source, dir string, o Options) (*Image, error) {
 	return image, nil
 }
 
-// fromFolder makes a file system of a folder, and sees that the folder stayed
+// fromFolder makes a file system of a folder, and checks that the folder stayed
 // as it was.
 func (o Options) fromFolder(ctx context.Context, source, dir string) (*Image, error) {
 	if isLayout(os.DirFS(source)) {
@@ -133,7 +140,7 @@ func (o Options) fromFolder(ctx context.Context, source, dir string) (*Image, er
 		if o.Type != "" && o.Type != policy.Squashfs {
 			return nil, fmt.Errorf("%w: of an OCI image it is squashfs", ErrFormat)
 		}
-		image, err := squashfsOfLayers(ctx, layers, filepath.Join(dir, "fs"), o.Epoch)
+		image, err := squashfsOfLayers(ctx, layers, filepath.Join(dir, "fs"), o)
 		if err != nil {
 			return nil, err
 		}
@@ -145,9 +152,13 @@ func (o Options) fromFolder(ctx context.Context, source, dir string) (*Image, er
 		return nil, err
 	}
 	out := filepath.Join(dir, "fs")
-	switch cmp.Or(o.Type, policy.Squashfs) {
+	kind := cmp.Or(o.Type, policy.Squashfs)
+	if kind == policy.Squashfs && before.acl != "" {
+		return nil, fmt.Errorf("%w: %s", ErrACL, before.acl)
+	}
+	switch kind {
 	case policy.EROFS:
-		err = erofsOfFolder(ctx, source, out, o)
+		err = erofsOfFolder(ctx, source, out, before.latest, o)
 	case policy.Ext4:
 		err = ext4OfFolder(ctx, source, out, before.size, before.entries, o)
 	default:

@@ -47,6 +47,11 @@ func link(kind byte, name, target string) entry {
 	return entry{tar.Header{Name: name, Typeflag: kind, Mode: 0o777, Linkname: target}, ""}
 }
 
+// attributed is a file with one pax record, readable by its group.
+func attributed(name, key, value string) entry {
+	return entry{tar.Header{Name: name, Typeflag: tar.TypeReg, Mode: 0o664, Format: tar.FormatPAX, PAXRecords: map[string]string{key: value}}, ""}
+}
+
 func makeTar(t testing.TB, all ...entry) []byte {
 	t.Helper()
 	var b bytes.Buffer
@@ -235,7 +240,7 @@ func TestNothingIsLost(t *testing.T) {
 	image := build(t, source, Options{Epoch: 42})
 	list := listing(t, image)
 	for _, want := range []string{
-		"drwx--x--x 0/0 ", "2009-02-13 23:31 squashfs-root\n", // the root folder
+		"drwx--x--x 0/0 ", "2009-02-13 23:31 squashfs-root\n", // the root folder: root's, with its own time
 		"-rwsr-xr-x 0/0 ", "squashfs-root/usr/bin/ping6",
 		"drwxrwxrwt 100000/200000 ", "crw-rw-rw- 0/0 ", " 1,  3 ", "brw-rw---- 0/6 ", "254,  0 ", "prw------- 0/0 ",
 		"squashfs-root/" + strings.Repeat("d/", 100), "squashfs-root/absolute", "squashfs-root/.wh.not-a-whiteout", " 67108864 ",
@@ -270,6 +275,134 @@ func TestNothingIsLost(t *testing.T) {
 	}
 }
 
+// TestMetadata: what squashfs cannot keep of a tar is said, and gives nobody more
+// than before.
+func TestMetadata(t *testing.T) {
+	// user::rw-, user:0:rw-, group::---, mask::rw-, other::r--
+	const acl = "\x02\x00\x00\x00\x01\x00\x06\x00\xff\xff\xff\xff\x02\x00\x06\x00\x00\x00\x00\x00\x04\x00\x00\x00\xff\xff\xff\xff\x10\x00\x06\x00\xff\xff\xff\xff\x20\x00\x04\x00\xff\xff\xff\xff"
+	for name, tc := range map[string]struct{ key, value, mode, warning string }{
+		"ACL":           {"SCHILY.xattr.system.posix_acl_access", acl, "-rw----r--", "ACL"},
+		"ACL in base64": {"LIBARCHIVE.xattr.system.posix_acl_access", "AgAAAAEABgD/////AgAGAAAAAAAEAAAA/////xAABgD/////IAAEAP////8=", "-rw----r--", "ACL"},
+		"ACL as text":   {"SCHILY.acl.access", "user::rw-,user:u:---:0,group::r--,mask::rw-,other::r--", "-rw-------", "ACL"},
+		"ACL, cut":      {"SCHILY.xattr.system.posix_acl_access", acl[:9], "-rw-------", "ACL"},
+		"default ACL":   {"SCHILY.xattr.system.posix_acl_default", acl, "-rw-rw-r--", "posix_acl_default"},
+		"flags":         {"SCHILY.fflags", "immutable", "-rw-rw-r--", "SCHILY.fflags"},
+		"made up":       {"VENDOR.x", "y", "-rw-rw-r--", "VENDOR.x"},
+		"harmless":      {"SCHILY.dev", "5", "-rw-rw-r--", ""},
+		"kept":          {"SCHILY.xattr.user.n", "x", "-rw-rw-r--", ""},
+		"kept, base64":  {"LIBARCHIVE.xattr.user.n%2d", "eA", "-rw-rw-r--", ""},
+		"SELinux":       {"RHT.security.selinux", "a:b", "-rw-rw-r--", ""},
+	} {
+		image := build(t, write(t, "root.tar", makeTar(t, attributed("a", tc.key, tc.value), attributed("b", tc.key, tc.value))), Options{})
+		if list := listing(t, image); !strings.Contains(list, tc.mode+" 0/0 ") {
+			t.Errorf("%s: not %s:\n%s", name, tc.mode, list)
+		}
+		got := strings.Join(image.Warnings, "\n")
+		if (tc.warning == "") != (got == "") || !strings.Contains(got, tc.warning) || tc.warning != "" && !strings.Contains(got, "1 more") {
+			t.Errorf("%s: warnings %q; want one about %q", name, got, tc.warning)
+		}
+		if tc.warning == "" && name != "harmless" {
+			dump := oracle.Run(t, oracle.Tool(t, "unsquashfs"), "-s", image.File.Name())
+			if !strings.Contains(dump, "Number of xattr ids 1") {
+				t.Errorf("%s: the attribute is not in the image:\n%s", name, dump)
+			}
+		}
+	}
+}
+
+// TestFolderACL: squashfs refuses a folder with an ACL, the others keep it.
+func TestFolderACL(t *testing.T) {
+	source := aFolder(t)
+	acl := []byte("\x02\x00\x00\x00\x01\x00\x06\x00\xff\xff\xff\xff\x02\x00\x06\x00\x05\x00\x00\x00\x04\x00\x00\x00\xff\xff\xff\xff\x10\x00\x06\x00\xff\xff\xff\xff\x20\x00\x04\x00\xff\xff\xff\xff")
+	if err := unix.Setxattr(filepath.Join(source, "etc/hostname"), accessACL, acl, 0); err != nil {
+		oracle.Missing(t, "the temporary folder keeps no ACL (%v)", err)
+	}
+	if _, err := Make(t.Context(), source, t.TempDir(), Options{}); !errors.Is(err, ErrACL) {
+		t.Errorf("squashfs: %v; want ErrACL", err)
+	}
+	ext4 := build(t, source, Options{Type: policy.Ext4})
+	if got := oracle.Run(t, oracle.Tool(t, "debugfs"), "-R", "ea_list etc/hostname", ext4.File.Name()); !strings.Contains(got, "posix_acl_access") {
+		t.Errorf("ext4 has no ACL: %s", got)
+	}
+	erofs := build(t, source, Options{Type: policy.EROFS})
+	if got := oracle.Run(t, oracle.Tool(t, "dump.erofs"), "--path=/etc/hostname", erofs.File.Name()); strings.Contains(got, "Xattr size: 0\n") {
+		t.Errorf("erofs has no ACL: %s", got)
+	}
+}
+
+// TestTimes: a folder that was copied makes the same image, with the times that
+// its files have.
+func TestTimes(t *testing.T) {
+	source := aFolder(t)
+	when := time.Unix(1234567890, 0)
+	var images []*Image
+	show := map[policy.FSType][]string{policy.EROFS: {"dump.erofs", "--path=/etc/hostname"}, policy.Ext4: {"debugfs", "-R", "stat etc/hostname"}, policy.Squashfs: {"unsquashfs", "-lln"}}
+	for kind, tool := range show {
+		var sums []string
+		for range 2 {
+			for _, name := range []string{"etc/hostname", "etc/large", "etc/empty", "var/hole", "var", "etc", "."} {
+				if err := os.Chtimes(filepath.Join(source, name), time.Now(), when); err != nil { // and the time of change is now
+					t.Fatal(err)
+				}
+			}
+			image := build(t, source, Options{Type: kind})
+			data, err := os.ReadFile(image.File.Name())
+			if err != nil {
+				t.Fatal(err)
+			}
+			sums = append(sums, fmt.Sprintf("%x", sha256.Sum256(data)))
+			images = append(images, image)
+			time.Sleep(1100 * time.Millisecond) // ext4's times are in seconds
+		}
+		if sums[0] != sums[1] {
+			t.Errorf("%s: another access, another image", kind)
+		}
+		if got := oracle.Run(t, oracle.Tool(t, tool[0]), append(tool[1:], images[len(images)-1].File.Name())...); !strings.Contains(got, "2009-02-13 23:31") && !strings.Contains(got, "Fri Feb 13 23:31:30 2009") {
+			t.Errorf("%s: the file's time is not kept:\n%s", kind, got)
+		}
+	}
+}
+
+// TestFuture: a file of a time to come makes no difference between runs.
+func TestFuture(t *testing.T) {
+	later := file("later", "x")
+	later.ModTime = time.Unix(4000000000, 0)
+	source := write(t, "root.tar", makeTar(t, later))
+	var all [][]byte
+	for range 2 {
+		data, err := os.ReadFile(build(t, source, Options{}).File.Name())
+		if err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, data)
+		time.Sleep(1100 * time.Millisecond)
+	}
+	if !bytes.Equal(all[0], all[1]) {
+		t.Error("two images of one tar differ")
+	}
+	if list := listing(t, build(t, source, Options{})); !strings.Contains(list, "2096-10-02") || !strings.Contains(list, "1970-01-01 00:00 squashfs-root\n") {
+		t.Errorf("the times are not the tar's, the root folder's not 0:\n%s", list)
+	}
+}
+
+// TestMemory: one budget for what all layers take, folders that only a name has
+// in it too.
+func TestMemory(t *testing.T) {
+	tr, m := &tree{root: newFolder(), kept: maxKept - 150<<10}, &merge{}
+	var err error
+	for i := 0; i < 3 && err == nil; i++ {
+		data := makeTar(t, file(strings.Repeat(fmt.Sprintf("%d/", i), 250)+"f", ""))
+		var changes []change
+		changes, err = m.readLayer(t.Context(), tr, layer{open: func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(data)), nil }})
+		if err == nil {
+			err = tr.apply(i, changes, false)
+		}
+	}
+	if !errors.Is(err, ErrTar) {
+		t.Errorf("three layers of 250 folders each in 150 KiB: %v; want ErrTar", err)
+	}
+}
+
 // TestAsUser makes the same image as a user without rights, in a process of
 // its own.
 func TestAsUser(t *testing.T) {
@@ -291,7 +424,7 @@ func TestAsUser(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer os.RemoveAll(folder)
-	const nobody = 65534
+	const nobody = 65534 // which forbids its programs new namespaces: sealing needs none
 	if err := errors.Join(os.Chown(folder, nobody, nobody), os.WriteFile(filepath.Join(folder, "root.tar"), everything(t), 0o644)); err != nil {
 		t.Fatal(err)
 	}
@@ -323,23 +456,55 @@ func TestAsUser(t *testing.T) {
 	}
 }
 
+// TestIDs: whoever makes it, the IDs in the image are those of the source, and
+// the root folder's are 0.
+func TestIDs(t *testing.T) {
+	var all []uint32
+	for _, id := range []uint32{0, 1, 5, 1000, 65534, maxID} {
+		all = append(all, id)
+	}
+	for _, uid := range all {
+		for _, gid := range all {
+			m := idsOf(uid, gid)
+			for _, id := range all {
+				if got := replaced(m.out, replaced(m.in, id)); got != id {
+					t.Errorf("as %d:%d, %d becomes %d", uid, gid, id, got)
+				}
+			}
+			if u, g := replaced(m.out, uid), replaced(m.out, gid); u != 0 || g != 0 {
+				t.Errorf("as %d:%d, the root folder belongs to %d:%d", uid, gid, u, g)
+			}
+		}
+	}
+}
+
 func TestMalformedTars(t *testing.T) {
 	bomb := make([]entry, 0, 300)
 	for i := range 300 {
 		bomb = append(bomb, folder(strings.Repeat("d/", i+1)))
 	}
 	for name, data := range map[string][]byte{
-		"leads out":       makeTar(t, file("../etc/passwd", "x")),
-		"leads out later": makeTar(t, file("a/../../b", "x")),
-		"link to nothing": makeTar(t, link(tar.TypeLink, "a", "b")),
-		"link to folder":  makeTar(t, folder("b/"), link(tar.TypeLink, "a", "b")),
-		"below a file":    makeTar(t, file("a", ""), file("a/b", "")),
-		"in a circle":     makeTar(t, link(tar.TypeSymlink, "a", "b"), link(tar.TypeSymlink, "b", "a"), file("a/c", "")),
-		"root is a file":  makeTar(t, file(".", "")),
-		"deep":            makeTar(t, bomb...),
-		"unknown type":    makeTar(t, entry{tar.Header{Name: "a", Typeflag: 'Z'}, ""}),
-		"cut in a file":   makeTar(t, file("a", strings.Repeat("x", 3000)))[:2048],
-		"cut in a header": append(makeTar(t, file("a", ""))[:512], makeTar(t, file("b", ""))[:100]...),
+		"leads out":         makeTar(t, file("../etc/passwd", "x")),
+		"leads out later":   makeTar(t, file("a/../../b", "x")),
+		"link to nothing":   makeTar(t, link(tar.TypeLink, "a", "b")),
+		"link to folder":    makeTar(t, folder("b/"), link(tar.TypeLink, "a", "b")),
+		"below a file":      makeTar(t, file("a", ""), file("a/b", "")),
+		"in a circle":       makeTar(t, link(tar.TypeSymlink, "a", "b"), link(tar.TypeSymlink, "b", "a"), file("a/c", "")),
+		"root is a file":    makeTar(t, file(".", "")),
+		"deep":              makeTar(t, bomb...),
+		"long name":         makeTar(t, file(strings.Repeat("n", 256), "")),
+		"long in a link":    makeTar(t, link(tar.TypeSymlink, "a", strings.Repeat("n", 256)), file("a/b", "")),
+		"long target":       makeTar(t, link(tar.TypeSymlink, "a", strings.Repeat("x/", 2048))),
+		"no target":         makeTar(t, link(tar.TypeSymlink, "a", "")),
+		"large major":       makeTar(t, entry{tar.Header{Name: "a", Typeflag: tar.TypeChar, Devmajor: 4096}, ""}),
+		"large minor":       makeTar(t, entry{tar.Header{Name: "a", Typeflag: tar.TypeBlock, Devminor: 1 << 20}, ""}),
+		"large owner":       makeTar(t, entry{tar.Header{Name: "a", Typeflag: tar.TypeReg, Uid: 1<<32 - 2}, ""}),
+		"long xattr":        makeTar(t, attributed("a", "SCHILY.xattr.user."+strings.Repeat("n", 251), "x")),
+		"large xattr":       makeTar(t, attributed("a", "SCHILY.xattr.user.n", strings.Repeat("x", 65537))),
+		"xattr, not base64": makeTar(t, attributed("a", "LIBARCHIVE.xattr.user.n", "*")),
+		"unknown type":      makeTar(t, entry{tar.Header{Name: "a", Typeflag: 'Z'}, ""}),
+		"cut in a file":     makeTar(t, file("a", strings.Repeat("x", 3000)))[:2048],
+		"cut in a header":   append(makeTar(t, file("a", ""))[:512], makeTar(t, file("b", ""))[:100]...),
 	} {
 		t.Run(name, func(t *testing.T) {
 			oracle.Tool(t, mksquashfs)
@@ -548,9 +713,9 @@ func uncompressed(t testing.TB, data []byte) []byte {
 }
 
 func flatten(t *testing.T, layers ...[]byte) (*tree, error) {
-	tr := &tree{root: newFolder()}
+	tr, m := &tree{root: newFolder()}, &merge{}
 	for i, data := range layers {
-		changes, err := readLayer(t.Context(), layer{open: func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(data)), nil }})
+		changes, err := m.readLayer(t.Context(), tr, layer{open: func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(data)), nil }})
 		if err != nil {
 			return nil, err
 		}

@@ -11,11 +11,15 @@ import (
 // Bounds of a tree, for a tar can say more in a few compressed bytes than
 // memory holds.
 const (
-	maxEntries = 4 << 20 // of all layers; a large distribution has a tenth
-	maxKept    = 2 << 30 // bytes that the entries of a layer take in memory
-	maxPath    = 4096    // bytes of a name, PATH_MAX
-	maxDepth   = 256     // folders in one another
-	maxFollow  = 40      // symbolic links on the way to a name, as the kernel's
+	maxEntries = 4 << 20   // of all layers; a large distribution has a tenth
+	maxKept    = 1 << 30   // bytes that the entries of all layers take in memory
+	maxPath    = 4096      // bytes of a name, PATH_MAX
+	maxName    = 255       // of each of its parts, NAME_MAX
+	maxTarget  = 4095      // of a symbolic link's target: PATH_MAX has a NUL
+	maxMajor   = 1<<12 - 1 // of a device (include/linux/kdev_t.h)
+	maxMinor   = 1<<20 - 1
+	maxDepth   = 256 // folders in one another
+	maxFollow  = 40  // symbolic links on the way to a name, as the kernel's
 )
 
 // inode is one file, and where its bytes are: the entry of a layer, counted
@@ -39,6 +43,18 @@ func newFolder() *node { return &node{children: map[string]*node{}} }
 type tree struct {
 	root    *node
 	entries int
+	kept    int // bytes of memory, about
+}
+
+// folderSize is about what a folder takes in memory, in bytes.
+const folderSize = 400
+
+// keep counts bytes of memory.
+func (t *tree) keep(n int) error {
+	if t.kept += n; t.kept > maxKept {
+		return fmt.Errorf("%w: its names take more than %d bytes of memory", ErrTar, maxKept)
+	}
+	return nil
 }
 
 // change is one entry of a layer.
@@ -61,6 +77,9 @@ func split(name string) ([]string, error) {
 		case "..":
 			return nil, fmt.Errorf("%w: %.80q leads out of the root", ErrTar, name)
 		default:
+			if len(part) > maxName {
+				return nil, fmt.Errorf("%w: %.80q is a name of %d bytes; Linux has up to %d", ErrTar, part, len(part), maxName)
+			}
 			parts = append(parts, part)
 		}
 	}
@@ -197,6 +216,12 @@ func (t *tree) folder(parts []string, create bool) (*node, error) {
 		case next == nil:
 			if len(at) > maxDepth {
 				return nil, fmt.Errorf("%w: more than %d folders deep", ErrTar, maxDepth)
+			}
+			if len(part) > maxName { // of a link
+				return nil, fmt.Errorf("%w: %.80q is a name of %d bytes; Linux has up to %d", ErrTar, part, len(part), maxName)
+			}
+			if err := t.keep(folderSize + len(part)); err != nil {
+				return nil, err
 			}
 			next = newFolder()
 			here.children[part] = next
