@@ -168,7 +168,7 @@ func (o sealOptions) writeImage(ctx context.Context, a *app, image, keyOut *outp
 	defer root.Close()
 	for _, w := range root.Warnings {
 		bar.end()
-		fmt.Fprintf(a.stderr, "cocoroot: warning: %s\n", w)
+		a.warn("%s", w)
 	}
 	if err := o.auditRoot(root); err != nil {
 		return result, "", err
