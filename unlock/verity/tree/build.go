@@ -6,7 +6,6 @@ package tree
 
 import (
 	"bytes"
-	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
@@ -129,18 +128,4 @@ func (b *Builder) flush(i int) error {
 	l.offset += verity.BlockSize
 	l.block = l.block[:0]
 	return b.add(i+1, AppendDigests(nil, block, b.params.Salt))
-}
-
-// AppendDigests appends the digest of every block in data to dst. len(data)
-// must be a multiple of BlockSize. Hash type 1 is SHA-256 over the salt, then
-// the block.
-func AppendDigests(dst, data, salt []byte) []byte {
-	h := sha256.New()
-	for ; len(data) > 0; data = data[verity.BlockSize:] {
-		h.Reset()
-		h.Write(salt)
-		h.Write(data[:verity.BlockSize])
-		dst = h.Sum(dst)
-	}
-	return dst
 }

@@ -1,6 +1,7 @@
 package tree
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -79,7 +80,7 @@ func (r *Reader) block(level int, number uint64) ([]byte, error) {
 	if err := readBlock(r.r, b, place, r.params); err != nil {
 		return nil, err
 	}
-	if !same(b, r.params.Salt, digest) {
+	if !bytes.Equal(AppendDigests(nil, b, r.params.Salt), digest) {
 		return nil, fmt.Errorf("%w: block %d", ErrBlock, place)
 	}
 	if level > 0 {

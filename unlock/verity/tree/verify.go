@@ -1,8 +1,8 @@
 package tree
 
 import (
+	"bytes"
 	"context"
-	"crypto/subtle"
 	"errors"
 	"fmt"
 	"io"
@@ -38,8 +38,8 @@ type Verdict struct {
 }
 
 // Verify reads all that the root hash covers, data and tree, once, and checks
-// every block on all cores. It keeps one tree block a level and 128 data blocks
-// a worker, whatever the size. The superblock is not covered, and not read.
+// every block on all cores. It keeps one tree block a level and 32 data blocks a
+// worker, whatever the size. The superblock is not covered, and not read.
 //
 // The host controls what r returns. An error is one of reading, ErrShort or
 // ctx's; what differs from the root hash is in the Verdict. It speaks of the
@@ -106,7 +106,7 @@ func (v *verifier) walk(ctx context.Context, level int, block uint64, digest []b
 	if err := v.read(b, v.starts[level-1]+block); err != nil {
 		return err
 	}
-	if !same(b, v.params.Salt, digest) {
+	if !bytes.Equal(AppendDigests(nil, b, v.params.Salt), digest) {
 		v.bad(level, block)
 		return nil
 	}
@@ -140,22 +140,28 @@ func (v *verifier) give(ctx context.Context, g group) error {
 	return nil
 }
 
+// pieceBlocks is how many blocks a worker reads at a time: few enough to be
+// hashed out of the processor's cache.
+const pieceBlocks = 32
+
 // work checks data until there is no more, or until ctx ends.
 func (v *verifier) work(ctx context.Context) {
-	data := make([]byte, digestsPerBlock*verity.BlockSize)
+	data := make([]byte, pieceBlocks*verity.BlockSize)
+	var found []byte
 	for g := range v.groups {
-		n := len(g.digests) / verity.DigestSize
-		if ctx.Err() != nil {
-			continue
-		}
-		if err := v.read(data[:n*verity.BlockSize], g.first); err != nil {
-			v.stop(err)
-			continue
-		}
-		for i := range n {
-			if !same(data[i*verity.BlockSize:(i+1)*verity.BlockSize], v.params.Salt, g.digests[i*verity.DigestSize:(i+1)*verity.DigestSize]) {
-				v.bad(0, g.first+uint64(i))
+		for len(g.digests) > 0 && ctx.Err() == nil {
+			n := min(pieceBlocks, len(g.digests)/verity.DigestSize)
+			if err := v.read(data[:n*verity.BlockSize], g.first); err != nil {
+				v.stop(err)
+				break
 			}
+			found = AppendDigests(found[:0], data[:n*verity.BlockSize], v.params.Salt)
+			for i := range n {
+				if at := i * verity.DigestSize; !bytes.Equal(found[at:at+verity.DigestSize], g.digests[at:at+verity.DigestSize]) {
+					v.bad(0, g.first+uint64(i))
+				}
+			}
+			g = group{g.first + uint64(n), g.digests[n*verity.DigestSize:]}
 		}
 	}
 }
@@ -173,12 +179,6 @@ func readBlock(r io.ReaderAt, b []byte, block uint64, p verity.Params) error {
 		return fmt.Errorf("%w: it ends at byte %d of %d", ErrShort, off+int64(n), p.DeviceSize())
 	}
 	return fmt.Errorf("cannot read block %d: %w", block, err)
-}
-
-// same reports whether a block has the digest.
-func same(block, salt, digest []byte) bool {
-	var sum [verity.DigestSize]byte
-	return subtle.ConstantTimeCompare(AppendDigests(sum[:0], block, salt), digest) == 1
 }
 
 // bad notes a block that differs.

@@ -1,0 +1,7 @@
+//go:build !amd64 || purego
+
+package tree
+
+func fast() bool { return false }
+
+func appendFast(_, _, _ []byte) []byte { panic("tree: no fast path here") }
