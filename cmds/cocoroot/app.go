@@ -9,18 +9,8 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"cocoroot/initramfs/fault"
 	"cocoroot/initramfs/measure/ovmf"
-)
-
-// The exit codes.
-const (
-	exitOK          = 0
-	exitFailed      = 1
-	exitUsage       = 2
-	exitMismatch    = 3
-	exitSecret      = 4
-	exitTampered    = 5
-	exitInterrupted = 130
 )
 
 // app is where a verb speaks.
@@ -50,43 +40,9 @@ func (a *app) root() *cobra.Command {
 	root.SetOut(a.stdout)
 	root.SetErr(a.stderr)
 	root.SetHelpFunc(a.help)
-	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usagef("%w", err) })
+	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return fault.Usagef("%w", err) })
 	root.PersistentPreRunE = func(c *cobra.Command, _ []string) error { return missing(c) }
 	return root
-}
-
-// failure is an error with an exit code and, mostly, the next step to take.
-type failure struct {
-	code int
-	err  error
-	hint string
-}
-
-func (f *failure) Error() string { return f.err.Error() }
-func (f *failure) Unwrap() error { return f.err }
-
-// usagef is wrong use of a verb.
-func usagef(format string, args ...any) error {
-	return &failure{code: exitUsage, err: fmt.Errorf(format, args...)}
-}
-
-// hinted adds the next step to err.
-func hinted(err error, format string, args ...any) error {
-	return &failure{code: exitFailed, err: err, hint: fmt.Sprintf(format, args...)}
-}
-
-// exitCode returns the exit code that an error comes to.
-func exitCode(err error) int {
-	if err == nil {
-		return exitOK
-	}
-	if f, ok := errors.AsType[*failure](err); ok {
-		return f.code
-	}
-	if errors.Is(err, context.Canceled) {
-		return exitInterrupted
-	}
-	return exitFailed
 }
 
 // said is what standard error has for a program, one object a line.
@@ -99,17 +55,17 @@ type said struct {
 
 // report says what went wrong with a command, and returns the exit code.
 func (a *app) report(command string, err error) int {
-	code, hint := exitCode(err), ""
-	if code == exitOK {
+	code, hint := fault.Code(err), ""
+	if code == fault.OK {
 		return code
 	}
-	if f, ok := errors.AsType[*failure](err); ok {
-		hint = f.hint
+	if f, ok := errors.AsType[*fault.Error](err); ok {
+		hint = f.Hint
 	}
-	if code == exitUsage && hint == "" {
+	if code == fault.Usage && hint == "" {
 		hint = command + " --help shows how it is called"
 	}
-	if code == exitInterrupted {
+	if code == fault.Interrupted {
 		err = errors.New("interrupted; nothing was written")
 	}
 	if a.json {

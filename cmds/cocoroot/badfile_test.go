@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"cocoroot/initramfs/fault"
 	"cocoroot/initramfs/oracle"
 )
 
@@ -44,7 +45,7 @@ func TestBadFiles(t *testing.T) {
 	fd := put(t, r.path("fd"), string(oracle.Vector(t, "ovmf_AmdSev_suffix.bin")))
 	kernel := put(t, r.path("kernel"), "kernel")
 	line := put(t, r.path("line"), "console=ttyS0\n")
-	if code, _, stderr := call(t, "secret", "build", guid+"="+r.path("key"), "-o", r.path("table")); code != exitOK {
+	if code, _, stderr := call(t, "secret", "build", guid+"="+r.path("key"), "-o", r.path("table")); code != fault.OK {
 		t.Fatal(stderr)
 	}
 	report := r.path("report")
@@ -112,13 +113,13 @@ func checkBadFile(t *testing.T, args []string, path string, fine bool) {
 		t.Errorf("it took %s", took)
 	}
 	if fine {
-		if code != exitOK || stderr != "" {
+		if code != fault.OK || stderr != "" {
 			t.Errorf("%q = %d, %q; want success", all, code, stderr)
 		}
 		return
 	}
-	if code != exitFailed {
-		t.Errorf("%q = %d; want %d", all, code, exitFailed)
+	if code != fault.Failed {
+		t.Errorf("%q = %d; want %d", all, code, fault.Failed)
 	}
 	if n := strings.Count(stderr, "cocoroot: error: "); n != 1 || strings.Count(strings.SplitN(stderr, "cocoroot: error: ", 2)[1], "\n") > 2 {
 		t.Errorf("stderr = %q; want one error line, and a hint at most behind it", stderr)
@@ -145,7 +146,7 @@ func TestDamagedInput(t *testing.T) {
 	key15 := put(t, r.path("key15"), strings.Repeat("k", 15))
 	key17 := put(t, r.path("key17"), strings.Repeat("k", 17))
 	table := r.path("table")
-	if code, _, stderr := call(t, "secret", "build", guid+"="+r.path("key"), "-o", table); code != exitOK {
+	if code, _, stderr := call(t, "secret", "build", guid+"="+r.path("key"), "-o", table); code != fault.OK {
 		t.Fatal(stderr)
 	}
 	long := put(t, r.path("long"), string(r.read("table"))+strings.Repeat("\x00", 3072))
@@ -164,35 +165,35 @@ func TestDamagedInput(t *testing.T) {
 		args []string
 		code int
 	}{
-		"measure cut firmware":         {[]string{"measure", "--mode", "sev", "--firmware", cut}, exitFailed},
-		"measure far footer":           {[]string{"measure", "--mode", "sev-snp", "--vcpus", "1", "--vcpu-type", "EPYC", "--firmware", far}, exitFailed},
-		"measure kernel without room":  {[]string{"measure", "--mode", "sev", "--firmware", plain, "--kernel", kernel}, exitFailed},
-		"measure two lines":            {[]string{"measure", "--mode", "sev", "--firmware", fd, "--kernel", kernel, "--cmdline-file", lines}, exitFailed},
-		"build for cut firmware":       {[]string{"secret", "build", guid + "=" + r.path("key"), "-o", "OUT", "--firmware", cut}, exitFailed},
-		"build for far footer":         {[]string{"secret", "build", guid + "=" + r.path("key"), "-o", "OUT", "--firmware", far}, exitFailed},
-		"build for no area":            {[]string{"secret", "build", guid + "=" + r.path("key"), "-o", "OUT", "--firmware", plain}, exitFailed},
-		"build longer than the area":   {[]string{"secret", "build", guid + "=" + big, "-o", "OUT", "--firmware", fd}, exitFailed},
-		"inspect longer than the area": {[]string{"secret", "inspect", long, "--firmware", fd}, exitFailed},
-		"inspect a short table":        {[]string{"inspect", short}, exitFailed},
-		"inspect cut firmware":         {[]string{"inspect", cut}, exitFailed},
-		"inspect far footer":           {[]string{"inspect", far}, exitFailed},
-		"packet of a long table":       {packet("--table", long), exitFailed},
-		"packet of a short table":      {packet("--table", short), exitFailed},
-		"packet of a key":              {packet("--table", tik), exitFailed},
-		"packet with a TIK of 15":      {packet("--table", table, "--tik", key15), exitFailed},
-		"packet with a TEK of 17":      {packet("--table", table, "--tek", key17), exitFailed},
-		"packet, measurement cut":      {packet("--table", table, "--measurement", measurement[:60]), exitUsage},
-		"packet, measurement junk":     {packet("--table", table, "--measurement", strings.Repeat("*", 64)), exitUsage},
-		"packet for far footer":        {packet("--table", table, "--firmware", far), exitFailed},
-		"session of a short chain":     {[]string{"secret", "session", put(t, r.path("c1"), string(r.read("chain")[:3000])), "-o", "OUT"}, exitFailed},
-		"session of a key":             {[]string{"secret", "session", tik, "-o", "OUT"}, exitFailed},
-		"launch with cut firmware":     {launch(cut), exitFailed},
-		"launch with far footer":       {launch(far), exitFailed},
-		"launch with no area":          {launch(plain), exitFailed},
-		"launch with a long secret":    {launch(fd, "--secret", guid+"="+big), exitFailed},
-		"launch with two lines":        {launch(fd, "--cmdline-file", lines), exitFailed},
-		"dry run without QEMU":         {launch(fd, "--dry-run"), exitFailed},
-		"dry run, two lines":           {launch(fd, "--dry-run", "--cmdline-file", lines), exitFailed},
+		"measure cut firmware":         {[]string{"measure", "--mode", "sev", "--firmware", cut}, fault.Failed},
+		"measure far footer":           {[]string{"measure", "--mode", "sev-snp", "--vcpus", "1", "--vcpu-type", "EPYC", "--firmware", far}, fault.Failed},
+		"measure kernel without room":  {[]string{"measure", "--mode", "sev", "--firmware", plain, "--kernel", kernel}, fault.Failed},
+		"measure two lines":            {[]string{"measure", "--mode", "sev", "--firmware", fd, "--kernel", kernel, "--cmdline-file", lines}, fault.Failed},
+		"build for cut firmware":       {[]string{"secret", "build", guid + "=" + r.path("key"), "-o", "OUT", "--firmware", cut}, fault.Failed},
+		"build for far footer":         {[]string{"secret", "build", guid + "=" + r.path("key"), "-o", "OUT", "--firmware", far}, fault.Failed},
+		"build for no area":            {[]string{"secret", "build", guid + "=" + r.path("key"), "-o", "OUT", "--firmware", plain}, fault.Failed},
+		"build longer than the area":   {[]string{"secret", "build", guid + "=" + big, "-o", "OUT", "--firmware", fd}, fault.Failed},
+		"inspect longer than the area": {[]string{"secret", "inspect", long, "--firmware", fd}, fault.Failed},
+		"inspect a short table":        {[]string{"inspect", short}, fault.Failed},
+		"inspect cut firmware":         {[]string{"inspect", cut}, fault.Failed},
+		"inspect far footer":           {[]string{"inspect", far}, fault.Failed},
+		"packet of a long table":       {packet("--table", long), fault.Failed},
+		"packet of a short table":      {packet("--table", short), fault.Failed},
+		"packet of a key":              {packet("--table", tik), fault.Failed},
+		"packet with a TIK of 15":      {packet("--table", table, "--tik", key15), fault.Failed},
+		"packet with a TEK of 17":      {packet("--table", table, "--tek", key17), fault.Failed},
+		"packet, measurement cut":      {packet("--table", table, "--measurement", measurement[:60]), fault.Usage},
+		"packet, measurement junk":     {packet("--table", table, "--measurement", strings.Repeat("*", 64)), fault.Usage},
+		"packet for far footer":        {packet("--table", table, "--firmware", far), fault.Failed},
+		"session of a short chain":     {[]string{"secret", "session", put(t, r.path("c1"), string(r.read("chain")[:3000])), "-o", "OUT"}, fault.Failed},
+		"session of a key":             {[]string{"secret", "session", tik, "-o", "OUT"}, fault.Failed},
+		"launch with cut firmware":     {launch(cut), fault.Failed},
+		"launch with far footer":       {launch(far), fault.Failed},
+		"launch with no area":          {launch(plain), fault.Failed},
+		"launch with a long secret":    {launch(fd, "--secret", guid+"="+big), fault.Failed},
+		"launch with two lines":        {launch(fd, "--cmdline-file", lines), fault.Failed},
+		"dry run without QEMU":         {launch(fd, "--dry-run"), fault.Failed},
+		"dry run, two lines":           {launch(fd, "--dry-run", "--cmdline-file", lines), fault.Failed},
 	} {
 		t.Run(name, func(t *testing.T) { checkDamaged(t, tc.args, tc.code) })
 	}

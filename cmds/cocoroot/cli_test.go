@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"cocoroot/initramfs/fault"
 	"cocoroot/initramfs/measure/ovmf"
 	"cocoroot/initramfs/oracle"
 	"cocoroot/unlock/policy"
@@ -81,79 +82,79 @@ func TestBadInput(t *testing.T) {
 		args []string
 		code int
 	}{
-		"no command":               {nil, exitUsage},
-		"unknown command":          {[]string{"sael"}, exitUsage},
-		"unknown option":           {[]string{"seal", "--shell"}, exitUsage},
-		"seal without output":      {[]string{"seal", root}, exitUsage},
-		"seal without root":        {[]string{"seal", "-o", "OUT"}, exitUsage},
-		"seal of two roots":        {[]string{"seal", root, root, "-o", "OUT"}, exitUsage},
-		"seal of nothing":          {[]string{"seal", in + "/absent", "-o", "OUT"}, exitFailed},
-		"seal of junk":             {[]string{"seal", junk, "-o", "OUT"}, exitFailed},
-		"seal with short key":      {[]string{"seal", root, "-o", "OUT", "--key-file", short}, exitFailed},
-		"seal with empty key":      {[]string{"seal", root, "-o", "OUT", "--key-file", empty}, exitFailed},
-		"seal with two keys":       {[]string{"seal", root, "-o", "OUT", "--key-file", key, "--key-out", "OUT.k"}, exitUsage},
-		"seal for no disk":         {[]string{"seal", root, "-o", "OUT", "--disk", "vda"}, exitUsage},
-		"seal with bad text":       {[]string{"seal", root, "-o", "OUT", "--append", "cocoroot.shell=1"}, exitFailed},
-		"seal with long text":      {[]string{"seal", root, "-o", "OUT", "--append", strings.Repeat("x", 2000)}, exitFailed},
-		"seal onto one file":       {[]string{"seal", root, "-o", "OUT", "--key-out", "OUT"}, exitUsage},
-		"seal onto a folder":       {[]string{"seal", root, "-o", in, "--force"}, exitFailed},
-		"seal into no folder":      {[]string{"seal", root, "-o", "OUT/x/y"}, exitFailed},
-		"initrd without output":    {[]string{"initrd"}, exitUsage},
-		"initrd with argument":     {[]string{"initrd", "-o", "OUT", "x"}, exitUsage},
-		"initrd of junk":           {[]string{"initrd", "-o", "OUT", "--init", junk}, exitFailed},
-		"initrd without init":      {[]string{"initrd", "-o", "OUT", "--init", in + "/absent"}, exitFailed},
-		"initrd, version alone":    {[]string{"initrd", "-o", "OUT", "--init", junk, "--kver", "6.12"}, exitUsage},
-		"initrd, no modules there": {[]string{"initrd", "-o", "OUT", "--init", junk, "--modules", in}, exitFailed},
-		"initrd, debug by half":    {[]string{"initrd", "-o", "OUT", "--commands", junk}, exitUsage},
-		"initrd, debug of junk":    {[]string{"initrd", "-o", "OUT", "--debug", "--init", junk, "--commands", junk}, exitFailed},
-		"initrd, debug of nothing": {[]string{"initrd", "-o", "OUT", "--debug"}, exitFailed},
-		"secret without verb":      {[]string{"secret", "-o", "OUT"}, exitUsage},
-		"secret without output":    {[]string{"secret", "build", guid + "=" + key}, exitUsage},
-		"secret of nothing":        {[]string{"secret", "build", "-o", "OUT"}, exitFailed},
-		"secret, no pair":          {[]string{"secret", "build", key, "-o", "OUT"}, exitUsage},
-		"secret, bad GUID":         {[]string{"secret", "build", "x=" + key, "-o", "OUT"}, exitUsage},
-		"secret, twice":            {[]string{"secret", "build", guid + "=" + key, guid + "=" + short, "-o", "OUT"}, exitFailed},
-		"secret, absent file":      {[]string{"secret", "build", guid + "=" + in + "/absent", "-o", "OUT"}, exitFailed},
-		"secret, too big":          {[]string{"secret", "build", guid + "=" + big, "-o", "OUT"}, exitFailed},
-		"secret, junk firmware":    {[]string{"secret", "build", guid + "=" + key, "-o", "OUT", "--firmware", junk}, exitFailed},
-		"measure without mode":     {[]string{"measure", "--firmware", junk}, exitUsage},
-		"measure in no mode":       {measure("tdx"), exitUsage},
-		"measure with argument":    {measure("sev", "x"), exitUsage},
-		"measure without firmware": {[]string{"measure", "--mode", "sev"}, exitUsage},
-		"measure absent firmware":  {measure("sev", "--firmware", in+"/absent"), exitFailed},
-		"measure a folder":         {measure("sev", "--firmware", in), exitFailed},
-		"measure junk":             {measure("sev"), exitFailed},
-		"measure without vCPUs":    {measure("sev-es", "--vcpu-type", "EPYC"), exitUsage},
-		"measure without type":     {measure("sev-snp", "--vcpus", "1"), exitUsage},
-		"measure no vCPUs":         {measure("sev-es", "--vcpus", "0", "--vcpu-type", "EPYC"), exitUsage},
-		"measure too many vCPUs":   {measure("sev-snp", "--vcpus", "4097", "--vcpu-type", "EPYC"), exitUsage},
-		"measure unknown type":     {measure("sev-snp", "--vcpus", "1", "--vcpu-type", "EPYC-Bologna"), exitUsage},
-		"measure bad signature":    {measure("sev-es", "--vcpus", "1", "--vcpu-sig", "0"), exitUsage},
-		"measure two types":        {measure("sev-es", "--vcpus", "1", "--vcpu-sig", "0x800f12", "--vcpu-type", "EPYC"), exitUsage},
-		"measure bad VM type":      {measure("sev-es", "--vcpus", "1", "--vcpu-type", "EPYC", "--vm-type", "x"), exitUsage},
-		"measure snp VM type":      {measure("sev-snp", "--vcpus", "1", "--vcpu-type", "EPYC", "--vm-type", "init2"), exitUsage},
-		"measure bad features":     {measure("sev-snp", "--vcpus", "1", "--vcpu-type", "EPYC", "--guest-features", "0x10000000000000000"), exitUsage},
-		"measure no such feature":  {measure("sev-snp", "--vcpus", "1", "--vcpu-type", "EPYC", "--guest-features", "0x801"), exitUsage},
-		"measure sev features":     {measure("sev", "--guest-features", "0x1"), exitUsage},
-		"measure sev, bad type":    {measure("sev", "--vcpu-type", "x"), exitUsage},
-		"measure initrd alone":     {measure("sev", "--initrd", junk), exitUsage},
-		"measure cmdline alone":    {measure("sev", "--cmdline", "x"), exitUsage},
-		"measure two cmdlines":     {measure("sev", "--kernel", junk, "--cmdline", "x", "--cmdline-file", line), exitUsage},
-		"measure empty kernel":     {measure("sev", "--kernel", ""), exitUsage},
-		"measure long cmdline":     {measure("sev", "--kernel", junk, "--cmdline", strings.Repeat("x", policy.MaxLength+1)), exitUsage},
-		"measure unknown VMM":      {measure("sev-snp", "--vcpus", "1", "--vcpu-type", "EPYC", "--vmm", "x"), exitUsage},
-		"measure cloud and kernel": {measure("sev-snp", "--vcpus", "1", "--vcpu-type", "EPYC", "--vmm", "ec2", "--kernel", junk), exitUsage},
-		"measure cloud, sev-es":    {measure("sev-es", "--vcpus", "1", "--vcpu-type", "EPYC", "--vmm", "gce"), exitUsage},
-		"measure SVSM in sev":      {measure("sev", "--svsm", junk, "--vars-size", "0"), exitUsage},
-		"measure SVSM with kernel": {measure("sev-snp", "--vcpus", "1", "--vcpu-type", "EPYC", "--svsm", junk, "--vars-size", "0", "--kernel", junk), exitUsage},
-		"measure SVSM, no size":    {measure("sev-snp", "--vcpus", "1", "--vcpu-type", "EPYC", "--svsm", junk), exitUsage},
-		"launch without simulate":  {[]string{"launch", "--firmware", junk, "--kernel", junk, "--initrd", junk, "--cmdline-file", line, "--disk", junk}, exitUsage},
-		"launch without kernel":    {[]string{"launch", "--simulate", "--firmware", junk}, exitUsage},
-		"launch of junk firmware":  {launch(), exitFailed},
-		"launch with absent line":  {launch("--cmdline-file", in+"/absent"), exitFailed},
-		"launch with bad secret":   {launch("--secret", "x"), exitFailed},
-		"launch with absent QEMU":  {launch("--qemu", in+"/absent"), exitFailed},
-		"launch with bad argument": {launch("x"), exitUsage},
+		"no command":               {nil, fault.Usage},
+		"unknown command":          {[]string{"sael"}, fault.Usage},
+		"unknown option":           {[]string{"seal", "--shell"}, fault.Usage},
+		"seal without output":      {[]string{"seal", root}, fault.Usage},
+		"seal without root":        {[]string{"seal", "-o", "OUT"}, fault.Usage},
+		"seal of two roots":        {[]string{"seal", root, root, "-o", "OUT"}, fault.Usage},
+		"seal of nothing":          {[]string{"seal", in + "/absent", "-o", "OUT"}, fault.Failed},
+		"seal of junk":             {[]string{"seal", junk, "-o", "OUT"}, fault.Failed},
+		"seal with short key":      {[]string{"seal", root, "-o", "OUT", "--key-file", short}, fault.Failed},
+		"seal with empty key":      {[]string{"seal", root, "-o", "OUT", "--key-file", empty}, fault.Failed},
+		"seal with two keys":       {[]string{"seal", root, "-o", "OUT", "--key-file", key, "--key-out", "OUT.k"}, fault.Usage},
+		"seal for no disk":         {[]string{"seal", root, "-o", "OUT", "--disk", "vda"}, fault.Usage},
+		"seal with bad text":       {[]string{"seal", root, "-o", "OUT", "--append", "cocoroot.shell=1"}, fault.Failed},
+		"seal with long text":      {[]string{"seal", root, "-o", "OUT", "--append", strings.Repeat("x", 2000)}, fault.Failed},
+		"seal onto one file":       {[]string{"seal", root, "-o", "OUT", "--key-out", "OUT"}, fault.Usage},
+		"seal onto a folder":       {[]string{"seal", root, "-o", in, "--force"}, fault.Failed},
+		"seal into no folder":      {[]string{"seal", root, "-o", "OUT/x/y"}, fault.Failed},
+		"initrd without output":    {[]string{"initrd"}, fault.Usage},
+		"initrd with argument":     {[]string{"initrd", "-o", "OUT", "x"}, fault.Usage},
+		"initrd of junk":           {[]string{"initrd", "-o", "OUT", "--init", junk}, fault.Failed},
+		"initrd without init":      {[]string{"initrd", "-o", "OUT", "--init", in + "/absent"}, fault.Failed},
+		"initrd, version alone":    {[]string{"initrd", "-o", "OUT", "--init", junk, "--kver", "6.12"}, fault.Usage},
+		"initrd, no modules there": {[]string{"initrd", "-o", "OUT", "--init", junk, "--modules", in}, fault.Failed},
+		"initrd, debug by half":    {[]string{"initrd", "-o", "OUT", "--commands", junk}, fault.Usage},
+		"initrd, debug of junk":    {[]string{"initrd", "-o", "OUT", "--debug", "--init", junk, "--commands", junk}, fault.Failed},
+		"initrd, debug of nothing": {[]string{"initrd", "-o", "OUT", "--debug"}, fault.Failed},
+		"secret without verb":      {[]string{"secret", "-o", "OUT"}, fault.Usage},
+		"secret without output":    {[]string{"secret", "build", guid + "=" + key}, fault.Usage},
+		"secret of nothing":        {[]string{"secret", "build", "-o", "OUT"}, fault.Failed},
+		"secret, no pair":          {[]string{"secret", "build", key, "-o", "OUT"}, fault.Usage},
+		"secret, bad GUID":         {[]string{"secret", "build", "x=" + key, "-o", "OUT"}, fault.Usage},
+		"secret, twice":            {[]string{"secret", "build", guid + "=" + key, guid + "=" + short, "-o", "OUT"}, fault.Failed},
+		"secret, absent file":      {[]string{"secret", "build", guid + "=" + in + "/absent", "-o", "OUT"}, fault.Failed},
+		"secret, too big":          {[]string{"secret", "build", guid + "=" + big, "-o", "OUT"}, fault.Failed},
+		"secret, junk firmware":    {[]string{"secret", "build", guid + "=" + key, "-o", "OUT", "--firmware", junk}, fault.Failed},
+		"measure without mode":     {[]string{"measure", "--firmware", junk}, fault.Usage},
+		"measure in no mode":       {measure("tdx"), fault.Usage},
+		"measure with argument":    {measure("sev", "x"), fault.Usage},
+		"measure without firmware": {[]string{"measure", "--mode", "sev"}, fault.Usage},
+		"measure absent firmware":  {measure("sev", "--firmware", in+"/absent"), fault.Failed},
+		"measure a folder":         {measure("sev", "--firmware", in), fault.Failed},
+		"measure junk":             {measure("sev"), fault.Failed},
+		"measure without vCPUs":    {measure("sev-es", "--vcpu-type", "EPYC"), fault.Usage},
+		"measure without type":     {measure("sev-snp", "--vcpus", "1"), fault.Usage},
+		"measure no vCPUs":         {measure("sev-es", "--vcpus", "0", "--vcpu-type", "EPYC"), fault.Usage},
+		"measure too many vCPUs":   {measure("sev-snp", "--vcpus", "4097", "--vcpu-type", "EPYC"), fault.Usage},
+		"measure unknown type":     {measure("sev-snp", "--vcpus", "1", "--vcpu-type", "EPYC-Bologna"), fault.Usage},
+		"measure bad signature":    {measure("sev-es", "--vcpus", "1", "--vcpu-sig", "0"), fault.Usage},
+		"measure two types":        {measure("sev-es", "--vcpus", "1", "--vcpu-sig", "0x800f12", "--vcpu-type", "EPYC"), fault.Usage},
+		"measure bad VM type":      {measure("sev-es", "--vcpus", "1", "--vcpu-type", "EPYC", "--vm-type", "x"), fault.Usage},
+		"measure snp VM type":      {measure("sev-snp", "--vcpus", "1", "--vcpu-type", "EPYC", "--vm-type", "init2"), fault.Usage},
+		"measure bad features":     {measure("sev-snp", "--vcpus", "1", "--vcpu-type", "EPYC", "--guest-features", "0x10000000000000000"), fault.Usage},
+		"measure no such feature":  {measure("sev-snp", "--vcpus", "1", "--vcpu-type", "EPYC", "--guest-features", "0x801"), fault.Usage},
+		"measure sev features":     {measure("sev", "--guest-features", "0x1"), fault.Usage},
+		"measure sev, bad type":    {measure("sev", "--vcpu-type", "x"), fault.Usage},
+		"measure initrd alone":     {measure("sev", "--initrd", junk), fault.Usage},
+		"measure cmdline alone":    {measure("sev", "--cmdline", "x"), fault.Usage},
+		"measure two cmdlines":     {measure("sev", "--kernel", junk, "--cmdline", "x", "--cmdline-file", line), fault.Usage},
+		"measure empty kernel":     {measure("sev", "--kernel", ""), fault.Usage},
+		"measure long cmdline":     {measure("sev", "--kernel", junk, "--cmdline", strings.Repeat("x", policy.MaxLength+1)), fault.Usage},
+		"measure unknown VMM":      {measure("sev-snp", "--vcpus", "1", "--vcpu-type", "EPYC", "--vmm", "x"), fault.Usage},
+		"measure cloud and kernel": {measure("sev-snp", "--vcpus", "1", "--vcpu-type", "EPYC", "--vmm", "ec2", "--kernel", junk), fault.Usage},
+		"measure cloud, sev-es":    {measure("sev-es", "--vcpus", "1", "--vcpu-type", "EPYC", "--vmm", "gce"), fault.Usage},
+		"measure SVSM in sev":      {measure("sev", "--svsm", junk, "--vars-size", "0"), fault.Usage},
+		"measure SVSM with kernel": {measure("sev-snp", "--vcpus", "1", "--vcpu-type", "EPYC", "--svsm", junk, "--vars-size", "0", "--kernel", junk), fault.Usage},
+		"measure SVSM, no size":    {measure("sev-snp", "--vcpus", "1", "--vcpu-type", "EPYC", "--svsm", junk), fault.Usage},
+		"launch without simulate":  {[]string{"launch", "--firmware", junk, "--kernel", junk, "--initrd", junk, "--cmdline-file", line, "--disk", junk}, fault.Usage},
+		"launch without kernel":    {[]string{"launch", "--simulate", "--firmware", junk}, fault.Usage},
+		"launch of junk firmware":  {launch(), fault.Failed},
+		"launch with absent line":  {launch("--cmdline-file", in+"/absent"), fault.Failed},
+		"launch with bad secret":   {launch("--secret", "x"), fault.Failed},
+		"launch with absent QEMU":  {launch("--qemu", in+"/absent"), fault.Failed},
+		"launch with bad argument": {launch("x"), fault.Usage},
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir := t.TempDir()
@@ -186,7 +187,7 @@ func TestSealWritesAllFourFiles(t *testing.T) {
 		t.Fatal(err)
 	}
 	image := filepath.Join(dir, "image")
-	if code, _, stderr := call(t, "seal", root, "-o", image, "--allow", "no-init"); code != exitOK || stderr != "" {
+	if code, _, stderr := call(t, "seal", root, "-o", image, "--allow", "no-init"); code != fault.OK || stderr != "" {
 		t.Fatalf("seal = %d, %q; want success without a word on stderr", code, stderr)
 	}
 	if got := names(t, dir); got != "image image.cmdline image.key image.manifest.json root" {
@@ -209,13 +210,13 @@ func TestSealWritesAllFourFiles(t *testing.T) {
 	}
 
 	before, _ := os.ReadFile(image)
-	if code, _, stderr := call(t, "seal", root, "-o", image, "--allow", "no-init"); code != exitFailed || !strings.Contains(stderr, "hint: --force") {
+	if code, _, stderr := call(t, "seal", root, "-o", image, "--allow", "no-init"); code != fault.Failed || !strings.Contains(stderr, "hint: --force") {
 		t.Errorf("second seal = %d, %q; want a refusal that names --force", code, stderr)
 	}
 	if after, _ := os.ReadFile(image); !bytes.Equal(before, after) {
 		t.Error("the refused seal changed the image")
 	}
-	if code, out, _ := call(t, "seal", root, "-o", image, "--force", "--json", "--allow", "no-init"); code != exitOK || !strings.HasPrefix(out, "{") {
+	if code, out, _ := call(t, "seal", root, "-o", image, "--force", "--json", "--allow", "no-init"); code != fault.OK || !strings.HasPrefix(out, "{") {
 		t.Errorf("seal --force --json = %d, %q; want the manifest", code, out)
 	}
 }
@@ -225,7 +226,7 @@ func TestSecretBuild(t *testing.T) {
 	key := put(t, filepath.Join(dir, "key"), "MY-LUKS-PASSPHRASE")
 	table := filepath.Join(dir, "table")
 	code, out, stderr := call(t, "secret", "build", guid+"="+key, "-o", table)
-	if code != exitOK {
+	if code != fault.OK {
 		t.Fatalf("secret build = %d, %q", code, stderr)
 	}
 	if strings.Contains(out, "MY-LUKS") {

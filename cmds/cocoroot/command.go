@@ -6,6 +6,8 @@ import (
 	"io"
 	"strings"
 
+	"cocoroot/initramfs/fault"
+
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 	"golang.org/x/sys/unix"
@@ -30,7 +32,7 @@ func group(name, brief, long string, verbs ...*cobra.Command) *cobra.Command {
 	c.RunE = func(c *cobra.Command, args []string) error {
 		switch {
 		case len(args) == 0:
-			return &failure{exitUsage, fmt.Errorf("%s needs a command", c.CommandPath()), c.CommandPath() + " --help lists them"}
+			return fault.New(fault.Usage, fmt.Errorf("%s needs a command", c.CommandPath()), c.CommandPath()+" --help lists them")
 		case args[0] == "help":
 			return c.Help()
 		}
@@ -38,7 +40,7 @@ func group(name, brief, long string, verbs ...*cobra.Command) *cobra.Command {
 		if near := c.SuggestionsFor(args[0]); len(near) > 0 {
 			hint = fmt.Sprintf("did you mean %s %s?", c.CommandPath(), strings.Join(near, " or "))
 		}
-		return &failure{exitUsage, fmt.Errorf("%s has no command %.40q", c.CommandPath(), args[0]), hint}
+		return fault.New(fault.Usage, fmt.Errorf("%s has no command %.40q", c.CommandPath(), args[0]), hint)
 	}
 	return c
 }
@@ -46,7 +48,7 @@ func group(name, brief, long string, verbs ...*cobra.Command) *cobra.Command {
 // noArgs is for verbs that take options only.
 func noArgs(c *cobra.Command, args []string) error {
 	if len(args) > 0 {
-		return usagef("%s takes no argument, %.80q is one", c.Name(), args[0])
+		return fault.Usagef("%s takes no argument, %.80q is one", c.Name(), args[0])
 	}
 	return nil
 }
@@ -55,7 +57,7 @@ func noArgs(c *cobra.Command, args []string) error {
 func oneArg(what string) cobra.PositionalArgs {
 	return func(c *cobra.Command, args []string) error {
 		if len(args) != 1 {
-			return usagef("%s takes one argument, %s; there are %d", c.Name(), what, len(args))
+			return fault.Usagef("%s takes one argument, %s; there are %d", c.Name(), what, len(args))
 		}
 		return nil
 	}
@@ -65,7 +67,7 @@ func oneArg(what string) cobra.PositionalArgs {
 func someArgs(what string) cobra.PositionalArgs {
 	return func(c *cobra.Command, args []string) error {
 		if len(args) == 0 {
-			return usagef("%s takes %s", c.Name(), what)
+			return fault.Usagef("%s takes %s", c.Name(), what)
 		}
 		return nil
 	}
@@ -97,9 +99,9 @@ func missingOptions(names ...string) error {
 	case n < 0:
 		return nil
 	case n == 0:
-		return usagef("option %s is missing", names[0])
+		return fault.Usagef("option %s is missing", names[0])
 	default:
-		return usagef("options %s and %s are missing", strings.Join(names[:n], ", "), names[n])
+		return fault.Usagef("options %s and %s are missing", strings.Join(names[:n], ", "), names[n])
 	}
 }
 

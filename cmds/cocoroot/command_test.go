@@ -8,6 +8,8 @@ import (
 	"strings"
 	"testing"
 
+	"cocoroot/initramfs/fault"
+
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 )
@@ -31,7 +33,7 @@ func TestHelp(t *testing.T) {
 		n++
 		words := strings.Fields(c.CommandPath())[1:]
 		code, out, stderr := call(t, append(words, "--help")...)
-		if code != exitOK || !strings.HasPrefix(out, "usage: "+c.CommandPath()) || stderr != "" {
+		if code != fault.OK || !strings.HasPrefix(out, "usage: "+c.CommandPath()) || stderr != "" {
 			t.Errorf("%s --help = %d, %q, %q", c.CommandPath(), code, out, stderr)
 		}
 		if c.Example == "" || !strings.Contains(out, "Examples:\n  cocoroot ") && !strings.Contains(out, "Examples:\n  ") {
@@ -57,7 +59,7 @@ func TestHelp(t *testing.T) {
 		t.Errorf("%d commands; the test looks at few", n)
 	}
 	for _, args := range []string{"help", "--help", "-h", "secret help", "secret --help", "help secret"} {
-		if code, out, stderr := call(t, strings.Fields(args)...); code != exitOK || !strings.Contains(out, "\nCommands:\n") || stderr != "" {
+		if code, out, stderr := call(t, strings.Fields(args)...); code != fault.OK || !strings.Contains(out, "\nCommands:\n") || stderr != "" {
 			t.Errorf("%s = %d, %q, %q", args, code, out, stderr)
 		}
 	}
@@ -80,8 +82,8 @@ func TestWrongUse(t *testing.T) {
 		"seal a -o b --pbkdf-parallel four": "invalid argument \"four\"",
 	} {
 		code, out, stderr := call(t, strings.Fields(args)...)
-		if code != exitUsage || out != "" || !strings.Contains(stderr, want) || strings.Count(stderr, "cocoroot: error: ") != 1 {
-			t.Errorf("%s = %d, %q, %q; want %d and %q", args, code, out, stderr, exitUsage, want)
+		if code != fault.Usage || out != "" || !strings.Contains(stderr, want) || strings.Count(stderr, "cocoroot: error: ") != 1 {
+			t.Errorf("%s = %d, %q, %q; want %d and %q", args, code, out, stderr, fault.Usage, want)
 		}
 	}
 }
@@ -89,13 +91,13 @@ func TestWrongUse(t *testing.T) {
 // A program that asks for JSON gets its errors and warnings as JSON.
 func TestErrorsAsJSON(t *testing.T) {
 	for args, code := range map[string]int{
-		"inspect /nonexistent --json":             exitFailed,
-		"inspect --json":                          exitUsage,
-		"seal --json --bogus":                     exitUsage,
-		"secret inspect /nonexistent --json":      exitFailed,
-		"measure --json --mode x --firmware x":    exitUsage,
-		"verify --json /nonexistent":              exitUsage,
-		"release verify --json --digest 0 x -o x": exitUsage,
+		"inspect /nonexistent --json":             fault.Failed,
+		"inspect --json":                          fault.Usage,
+		"seal --json --bogus":                     fault.Usage,
+		"secret inspect /nonexistent --json":      fault.Failed,
+		"measure --json --mode x --firmware x":    fault.Usage,
+		"verify --json /nonexistent":              fault.Usage,
+		"release verify --json --digest 0 x -o x": fault.Usage,
 	} {
 		got, out, stderr := call(t, strings.Fields(args)...)
 		var e struct {
@@ -115,7 +117,7 @@ func TestErrorsAsJSON(t *testing.T) {
 func TestVersion(t *testing.T) {
 	_, short, _ := call(t, "--version")
 	code, out, stderr := call(t, "version")
-	if code != exitOK || stderr != "" || short == "" || !strings.HasPrefix(out, short) || !strings.Contains(out, "firmware: vectors\n") || !strings.Contains(short, "go1.") {
+	if code != fault.OK || stderr != "" || short == "" || !strings.HasPrefix(out, short) || !strings.Contains(out, "firmware: vectors\n") || !strings.Contains(short, "go1.") {
 		t.Errorf("version = %d, %q, %q; --version = %q", code, out, stderr, short)
 	}
 }
@@ -124,7 +126,7 @@ func TestVersion(t *testing.T) {
 func TestCompletion(t *testing.T) {
 	for _, shell := range []string{"bash", "zsh", "fish"} {
 		code, out, stderr := call(t, "completion", shell)
-		if code != exitOK || !strings.Contains(out, "cocoroot") || stderr != "" {
+		if code != fault.OK || !strings.Contains(out, "cocoroot") || stderr != "" {
 			t.Errorf("completion %s = %d, %d bytes, %q", shell, code, len(out), stderr)
 		}
 		if path, err := exec.LookPath(shell); err == nil {

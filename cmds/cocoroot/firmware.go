@@ -7,15 +7,14 @@ import (
 	"io/fs"
 	"strings"
 
+	"cocoroot/initramfs/fault"
+	"cocoroot/initramfs/files"
 	"cocoroot/initramfs/measure/ovmf"
 )
 
 // ownFirmware is what ovmf.ParseOwn takes. The linker sets it, in a build that
 // made the firmware too.
 var ownFirmware string
-
-// maxFirmware bounds the firmware image in bytes.
-const maxFirmware = 64 << 20
 
 // foreign says what firmware that is not ours may let the host do.
 func foreign(err error) string {
@@ -33,18 +32,18 @@ func (a *app) warnForeign(sum [sha256.Size]byte) {
 // at, unless it is to be taken unchecked.
 func (a *app) wantOwn(path string, unchecked bool) error {
 	const hint = "./build.sh firmware builds cocoroot's own; --firmware-unchecked takes this one all the same"
-	image, err := readImage("firmware", path)
+	image, err := files.ReadImage("firmware", path)
 	switch {
 	case unchecked && errors.Is(err, fs.ErrNotExist):
 		return nil // it is the host's to have
 	case err != nil:
-		return hinted(err, hint)
+		return fault.Hintf(err, hint)
 	case unchecked:
 		a.warnForeign(sha256.Sum256(image))
 		return nil
 	}
 	if err := a.own.Check(sha256.Sum256(image)); err != nil {
-		return hinted(fmt.Errorf("cannot use %s: %s", path, foreign(err)), hint)
+		return fault.Hintf(fmt.Errorf("cannot use %s: %s", path, foreign(err)), hint)
 	}
 	return nil
 }

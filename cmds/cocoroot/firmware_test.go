@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 
+	"cocoroot/initramfs/fault"
 	"cocoroot/initramfs/oracle"
 )
 
@@ -60,23 +61,23 @@ func TestForeignFirmwareRefused(t *testing.T) {
 		"launch":   r.hardware("sev-es", "--dry-run"),
 		"template": template(),
 	} {
-		if code, _, stderr := call(t, args...); code != exitOK {
+		if code, _, stderr := call(t, args...); code != fault.OK {
 			t.Errorf("%s with our firmware = %d, %q", name, code, stderr)
 		}
 		code, out, stderr := callWith(t, "", args...)
-		if code != exitFailed || out != "" || !warnsOf(stderr) || !strings.Contains(stderr, "hint: ") || !strings.Contains(stderr, "--firmware-unchecked") {
+		if code != fault.Failed || out != "" || !warnsOf(stderr) || !strings.Contains(stderr, "hint: ") || !strings.Contains(stderr, "--firmware-unchecked") {
 			t.Errorf("%s with another = %d, %q, %q; want a refusal", name, code, out, stderr)
 		}
 	}
 	absent := template("--firmware", "/nonexistent/fd")
-	if code, out, stderr := call(t, absent...); code != exitFailed || out != "" || !strings.Contains(stderr, "--firmware-unchecked") {
+	if code, out, stderr := call(t, absent...); code != fault.Failed || out != "" || !strings.Contains(stderr, "--firmware-unchecked") {
 		t.Errorf("template with absent firmware = %d, %q, %q; want a refusal", code, out, stderr)
 	}
-	if code, out, _ := call(t, append(absent, "--firmware-unchecked")...); code != exitOK || !strings.Contains(out, "/nonexistent/fd") {
+	if code, out, _ := call(t, append(absent, "--firmware-unchecked")...); code != fault.OK || !strings.Contains(out, "/nonexistent/fd") {
 		t.Errorf("template with absent firmware, unchecked = %d, %q", code, out)
 	}
 	code, _, stderr := call(t, "launch", "--simulate", "--firmware-unchecked", "--firmware", r.shared[1], "--kernel", r.cmdline, "--initrd", r.cmdline, "--cmdline-file", r.cmdline, "--disk", r.cmdline)
-	if code != exitUsage || !strings.Contains(stderr, "is for --mode") {
+	if code != fault.Usage || !strings.Contains(stderr, "is for --mode") {
 		t.Errorf("--simulate --firmware-unchecked = %d, %q", code, stderr)
 	}
 }

@@ -7,6 +7,7 @@ import (
 
 	"github.com/spf13/pflag"
 
+	"cocoroot/initramfs/fault"
 	"cocoroot/initramfs/launch"
 	"cocoroot/initramfs/measure"
 )
@@ -52,12 +53,12 @@ func (o *sevOptions) read(mode launch.Mode) (launch.SEV, error) {
 	var err error
 	if o.policy != "" {
 		if s.Policy, err = strconv.ParseUint(o.policy, 0, 64); err != nil {
-			return s, usagef("--policy: %.32q is not a number such as %#x", o.policy, mode.Policy())
+			return s, fault.Usagef("--policy: %.32q is not a number such as %#x", o.policy, mode.Policy())
 		}
 	}
 	switch {
 	case o.vcpuType == "" && mode != launch.ModeSEV:
-		return s, usagef("option --vcpu-type is missing: mode %s measures each virtual CPU with its type", mode)
+		return s, fault.Usagef("option --vcpu-type is missing: mode %s measures each virtual CPU with its type", mode)
 	case o.vcpuType == "":
 		s.CPUType = "EPYC" // every processor with SEV has what it has
 	}
@@ -66,7 +67,7 @@ func (o *sevOptions) read(mode launch.Mode) (launch.SEV, error) {
 	case "init2":
 		s.VMType = measure.Init2
 	default:
-		return s, usagef("there is no VM type %q; it is legacy or init2", o.vmType)
+		return s, fault.Usagef("there is no VM type %q; it is legacy or init2", o.vmType)
 	}
 	return s, nil
 }
@@ -76,8 +77,8 @@ func (o *sevOptions) missingSession(mode launch.Mode) error {
 	if mode == launch.ModeSNP || o.session != "" && o.dhCert != "" {
 		return nil
 	}
-	return &failure{exitUsage, fmt.Errorf("options --session-file and --dh-cert-file are missing: without a session the guest can be given no secret"),
-		"cocoroot secret session makes both files"}
+	return fault.New(fault.Usage, fmt.Errorf("options --session-file and --dh-cert-file are missing: without a session the guest can be given no secret"),
+		"cocoroot secret session makes both files")
 }
 
 // parseDisk reads FILE or FILE,serial=NAME.

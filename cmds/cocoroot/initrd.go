@@ -12,6 +12,8 @@ import (
 
 	"cocoroot/initramfs/archive"
 	"cocoroot/initramfs/archive/kmod"
+	"cocoroot/initramfs/fault"
+	"cocoroot/initramfs/files"
 )
 
 // initrdOptions are the options of the verb as they were given.
@@ -39,10 +41,10 @@ func (a *app) initrd() *cobra.Command {
 
 func (a *app) writeInitrd(o initrdOptions) error {
 	if o.modules == "" && o.version != "" {
-		return usagef("--kver needs --modules")
+		return fault.Usagef("--kver needs --modules")
 	}
 	if o.commands != "" && !o.debug {
-		return usagef("--commands goes with --debug only")
+		return fault.Usagef("--commands goes with --debug only")
 	}
 	var c archive.Contents
 	var err error
@@ -63,7 +65,7 @@ func (a *app) writeInitrd(o initrdOptions) error {
 	if err := archive.Write(&archived, c); err != nil {
 		return err
 	}
-	if err := writeFiles([]namedFile{{o.out, 0o644, archived.Bytes()}}, o.force); err != nil {
+	if err := files.Write(o.force, files.Public(o.out, archived.Bytes())); err != nil {
 		return err
 	}
 	carries := "init"
@@ -81,9 +83,9 @@ func (a *app) chooseModules(dir, version string) ([]archive.Module, error) {
 	choice, err := kmod.Choose(dir, version)
 	switch {
 	case errors.Is(err, kmod.ErrNoIndex):
-		return nil, hinted(err, "depmod -b %s %s makes it; a package that was unpacked and not installed has none", dir, choice.Version)
+		return nil, fault.Hintf(err, "depmod -b %s %s makes it; a package that was unpacked and not installed has none", dir, choice.Version)
 	case errors.Is(err, kmod.ErrVersion):
-		return nil, hinted(err, "--modules names the folder above lib/modules, --kver the kernel")
+		return nil, fault.Hintf(err, "--modules names the folder above lib/modules, --kver the kernel")
 	case err != nil:
 		return nil, err
 	}
@@ -119,9 +121,9 @@ func readPart(name, path, hint string) ([]byte, error) {
 		}
 		path = filepath.Join(filepath.Dir(self), name)
 	}
-	f, err := openFinite(path)
+	f, err := files.OpenFinite(path)
 	if err != nil {
-		return nil, hinted(fmt.Errorf("cannot read %s: %w", name, err), "%s", hint)
+		return nil, fault.Hintf(fmt.Errorf("cannot read %s: %w", name, err), "%s", hint)
 	}
 	defer f.Close()
 	data, err := io.ReadAll(io.LimitReader(f, maxPart+1))

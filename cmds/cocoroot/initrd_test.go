@@ -5,6 +5,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"cocoroot/initramfs/fault"
 )
 
 // What a kernel lacks for a guest is said, with the way to get it, by where
@@ -21,8 +23,8 @@ func TestInitrdHints(t *testing.T) {
 	run := func(more ...string) string {
 		args := []string{"initrd", "-o", filepath.Join(dir, "out"), "--init", init, "--modules", dir}
 		code, _, stderr := call(t, append(args, more...)...)
-		if code != exitFailed {
-			t.Errorf("initrd %q = %d; want %d", more, code, exitFailed)
+		if code != fault.Failed {
+			t.Errorf("initrd %q = %d; want %d", more, code, fault.Failed)
 		}
 		return stderr
 	}
@@ -45,7 +47,7 @@ func TestInitrdHints(t *testing.T) {
 // A device has no end.
 func TestInitrdOfDevice(t *testing.T) {
 	out := filepath.Join(t.TempDir(), "out")
-	if code, _, stderr := call(t, "initrd", "-o", out, "--init", "/dev/zero"); code != exitFailed || !strings.Contains(stderr, "/dev/zero is a device") {
+	if code, _, stderr := call(t, "initrd", "-o", out, "--init", "/dev/zero"); code != fault.Failed || !strings.Contains(stderr, "/dev/zero is a device") {
 		t.Errorf("initrd = %d, %q; want 1 and the reason", code, stderr)
 	}
 }

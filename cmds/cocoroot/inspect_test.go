@@ -5,14 +5,19 @@ import (
 	"encoding/base64"
 	"encoding/binary"
 	"encoding/json"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
+	"cocoroot/initramfs/fault"
+	"cocoroot/initramfs/image/cmdline"
+	"cocoroot/initramfs/inspect"
 	"cocoroot/initramfs/measure"
 	"cocoroot/initramfs/oracle"
 	"cocoroot/initramfs/release/psptest"
+	"cocoroot/unlock/policy"
 )
 
 // inspected is a file and what inspect has to say of it.
@@ -47,7 +52,7 @@ func checkInspect(t *testing.T, files map[string]inspected) {
 			Details  any
 		}
 		if f.kind == "" {
-			if out != "" || code != exitFailed {
+			if out != "" || code != fault.Failed {
 				t.Errorf("%s: inspect --json = %d, %q; want nothing of an unknown file", name, code, out)
 			}
 			continue
@@ -55,7 +60,7 @@ func checkInspect(t *testing.T, files map[string]inspected) {
 		if err := json.Unmarshal([]byte(out), &r); err != nil {
 			t.Errorf("%s: %v", name, err)
 		}
-		if r.Kind != f.kind || r.Size != len(f.data) || (len(r.Problems) > 0) != (f.code != exitOK) || code != f.code {
+		if r.Kind != f.kind || r.Size != len(f.data) || (len(r.Problems) > 0) != (f.code != fault.OK) || code != f.code {
 			t.Errorf("%s: inspect --json = %d, %+v; want kind %s, code %d, and problems only with the latter", name, code, r, f.kind, f.code)
 		}
 		if strings.Contains(out, passphrase) || strings.Contains(out, base64.StdEncoding.EncodeToString([]byte(passphrase))) {
@@ -68,13 +73,13 @@ func TestInspectFirmware(t *testing.T) {
 	fd := string(oracle.Vector(t, "ovmf_AmdSev_suffix.bin"))
 	plain := string(oracle.Vector(t, "ovmf_OvmfX64_suffix.bin"))
 	checkInspect(t, map[string]inspected{
-		"AmdSev":           {fd, "firmware", exitOK, "secret area: 3072 bytes"},
-		"sections":         {fd, "firmware", exitOK, "metadata sections: kernel_hashes"},
-		"reset":            {fd, "firmware", exitOK, "reset address: 0x"},
-		"no room":          {plain, "firmware", exitFailed, "no place for it"},
-		"no pages":         {fd[5:], "firmware", exitFailed, "whole pages"},
-		"footer points on": {farFooter(fd), "firmware", exitFailed, "the OVMF footer is damaged"},
-		"no end":           {fd[:len(fd)-1], "", exitFailed, "none of the files"},
+		"AmdSev":           {fd, "firmware", fault.OK, "secret area: 3072 bytes"},
+		"sections":         {fd, "firmware", fault.OK, "metadata sections: kernel_hashes"},
+		"reset":            {fd, "firmware", fault.OK, "reset address: 0x"},
+		"no room":          {plain, "firmware", fault.Failed, "no place for it"},
+		"no pages":         {fd[5:], "firmware", fault.Failed, "whole pages"},
+		"footer points on": {farFooter(fd), "firmware", fault.Failed, "the OVMF footer is damaged"},
+		"no end":           {fd[:len(fd)-1], "", fault.Failed, "none of the files"},
 	})
 }
 
@@ -96,15 +101,15 @@ func TestInspectHashesTable(t *testing.T) {
 	head := func(n byte, entries string) string { return whole[:16] + string([]byte{n, 0}) + entries }
 	cmdline, initrd, kernel := whole[18:68], whole[68:118], whole[118:168]
 	checkInspect(t, map[string]inspected{
-		"whole":          {whole, "hashes_table", exitOK, "(no initrd)"},
-		"without zeros":  {whole[:168], "hashes_table", exitOK, "padding"},
-		"no kernel":      {head(118, cmdline+initrd), "hashes_table", exitFailed, "no hash of the kernel, which is DANGEROUS"},
-		"no initrd":      {head(118, cmdline+kernel), "hashes_table", exitFailed, "no hash of the initrd, which is DANGEROUS"},
-		"empty":          {head(18, ""), "hashes_table", exitFailed, "no hash of the cmdline, which is DANGEROUS"},
-		"twice":          {head(168, cmdline+cmdline+kernel), "hashes_table", exitFailed, "two entries cmdline"},
-		"another order":  {head(168, kernel+initrd+cmdline) + whole[168:], "hashes_table", exitFailed, "differ"},
-		"cut":            {whole[:100], "hashes_table", exitFailed, "100 are there"},
-		"much behind it": {whole + strings.Repeat("x", 9000), "hashes_table", exitFailed, "no hashes table"},
+		"whole":          {whole, "hashes_table", fault.OK, "(no initrd)"},
+		"without zeros":  {whole[:168], "hashes_table", fault.OK, "padding"},
+		"no kernel":      {head(118, cmdline+initrd), "hashes_table", fault.Failed, "no hash of the kernel, which is DANGEROUS"},
+		"no initrd":      {head(118, cmdline+kernel), "hashes_table", fault.Failed, "no hash of the initrd, which is DANGEROUS"},
+		"empty":          {head(18, ""), "hashes_table", fault.Failed, "no hash of the cmdline, which is DANGEROUS"},
+		"twice":          {head(168, cmdline+cmdline+kernel), "hashes_table", fault.Failed, "two entries cmdline"},
+		"another order":  {head(168, kernel+initrd+cmdline) + whole[168:], "hashes_table", fault.Failed, "differ"},
+		"cut":            {whole[:100], "hashes_table", fault.Failed, "100 are there"},
+		"much behind it": {whole + strings.Repeat("x", 9000), "hashes_table", fault.Failed, "no hashes table"},
 	})
 }
 
@@ -112,7 +117,7 @@ func TestInspectSecretTable(t *testing.T) {
 	dir := t.TempDir()
 	key := put(t, filepath.Join(dir, "key"), passphrase)
 	table := filepath.Join(dir, "table")
-	if code, _, stderr := call(t, "secret", "build", guid+"="+key, "-o", table); code != exitOK {
+	if code, _, stderr := call(t, "secret", "build", guid+"="+key, "-o", table); code != fault.OK {
 		t.Fatal(stderr)
 	}
 	good, err := os.ReadFile(table)
@@ -120,11 +125,11 @@ func TestInspectSecretTable(t *testing.T) {
 		t.Fatal(err)
 	}
 	checkInspect(t, map[string]inspected{
-		"good":      {string(good), "secret_table", exitOK, "entry: " + guid},
-		"cut":       {string(good[:40]), "secret_table", exitFailed, "refuses the whole table"},
-		"too long":  {string(good) + strings.Repeat("\x00", 5000), "secret_table", exitFailed, "hashes table"},
-		"very long": {string(good) + strings.Repeat("\x00", maxTable), "secret_table", exitFailed, "LAUNCH_SECRET"},
-		"a key":     {passphrase, "", exitFailed, "known are: "},
+		"good":      {string(good), "secret_table", fault.OK, "entry: " + guid},
+		"cut":       {string(good[:40]), "secret_table", fault.Failed, "refuses the whole table"},
+		"too long":  {string(good) + strings.Repeat("\x00", 5000), "secret_table", fault.Failed, "hashes table"},
+		"very long": {string(good) + strings.Repeat("\x00", inspect.MaxTable), "secret_table", fault.Failed, "LAUNCH_SECRET"},
+		"a key":     {passphrase, "", fault.Failed, "known are: "},
 	})
 	if _, out, _ := call(t, "inspect", table, "--show-secrets"); !strings.Contains(out, passphrase) {
 		t.Errorf("inspect --show-secrets = %q; want the secret", out)
@@ -139,17 +144,17 @@ func TestInspectImage(t *testing.T) {
 		t.Fatal(err)
 	}
 	path := filepath.Join(dir, "image")
-	if code, _, stderr := call(t, "seal", root, "-o", path, "--allow", "no-init"); code != exitOK {
+	if code, _, stderr := call(t, "seal", root, "-o", path, "--allow", "no-init"); code != fault.OK {
 		t.Fatal(stderr)
 	}
 	good, err := os.ReadFile(path)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if code, out, stderr := call(t, "inspect", path); code != exitOK || !strings.Contains(out, "parameters from: "+path+".cmdline") {
+	if code, out, stderr := call(t, "inspect", path); code != fault.OK || !strings.Contains(out, "parameters from: "+path+".cmdline") {
 		t.Errorf("inspect beside the command line = %d, %q, %q", code, out, stderr)
 	}
-	if code, out, stderr := call(t, "inspect", path+".cmdline"); code != exitOK || !strings.Contains(out, "disk: /dev/vda") {
+	if code, out, stderr := call(t, "inspect", path+".cmdline"); code != fault.OK || !strings.Contains(out, "disk: /dev/vda") {
 		t.Errorf("inspect of the command line = %d, %q, %q", code, out, stderr)
 	}
 	manifest, err := os.ReadFile(path + ".manifest.json")
@@ -157,9 +162,9 @@ func TestInspectImage(t *testing.T) {
 		t.Fatal(err)
 	}
 	checkInspect(t, map[string]inspected{
-		"manifest":          {string(manifest), "manifest", exitOK, "filesystem: squashfs"},
-		"manifest, changed": {strings.Replace(string(manifest), `"filesystem": "squashfs"`, `"filesystem": "ext4"`, 1), "manifest", exitFailed, "another file system"},
-		"manifest, cut":     {string(manifest[:len(manifest)-2]), "manifest", exitFailed, "not a manifest"},
+		"manifest":          {string(manifest), "manifest", fault.OK, "filesystem: squashfs"},
+		"manifest, changed": {strings.Replace(string(manifest), `"filesystem": "squashfs"`, `"filesystem": "ext4"`, 1), "manifest", fault.Failed, "another file system"},
+		"manifest, cut":     {string(manifest[:len(manifest)-2]), "manifest", fault.Failed, "not a manifest"},
 	})
 	// flip changes a byte of the image.
 	flip := func(at int) string {
@@ -167,24 +172,32 @@ func TestInspectImage(t *testing.T) {
 		b[at] ^= 1
 		return string(b)
 	}
-	data := int(dataBlocksOf(uint64(len(good)))) * 4096
+	line, err := cmdline.ReadFile(path + ".cmdline")
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, err := policy.Parse(line)
+	if err != nil {
+		t.Fatal(err)
+	}
+	data := int(p.Image.DataSize())
 	checkInspect(t, map[string]inspected{
-		"alone":           {string(good), "sealed_image", exitOK, "kdf: pbkdf2 with 1000 iterations"},
-		"first header":    {flip(5000), "sealed_image", exitFailed, "does not match its checksum"},
-		"second header":   {flip(16384 + 5000), "sealed_image", exitFailed, "second copy"},
-		"no first header": {string(good[16384:]), "sealed_image", exitFailed, "stands where the first belongs"},
-		"superblock":      {flip(data), "sealed_image", exitFailed, "not the superblock"},
-		"cut":             {string(good[:20000]), "sealed_image", exitFailed, "it is cut"},
-		"header alone":    {string(good[:1<<20]), "sealed_image", exitFailed, "segments"},
-		"a block less":    {string(good[:len(good)-4096]), "sealed_image", exitFailed, "it is cut, or has no hash tree"},
-		"version 1":       {"LUKS\xba\xbe\x00\x01" + string(good[8:]), "sealed_image", exitFailed, "LUKS1"},
+		"alone":           {string(good), "sealed_image", fault.OK, "kdf: pbkdf2 with 1000 iterations"},
+		"first header":    {flip(5000), "sealed_image", fault.Failed, "does not match its checksum"},
+		"second header":   {flip(16384 + 5000), "sealed_image", fault.Failed, "second copy"},
+		"no first header": {string(good[16384:]), "sealed_image", fault.Failed, "stands where the first belongs"},
+		"superblock":      {flip(data), "sealed_image", fault.Failed, "not the superblock"},
+		"cut":             {string(good[:20000]), "sealed_image", fault.Failed, "it is cut"},
+		"header alone":    {string(good[:1<<20]), "sealed_image", fault.Failed, "segments"},
+		"a block less":    {string(good[:len(good)-4096]), "sealed_image", fault.Failed, "it is cut, or has no hash tree"},
+		"version 1":       {"LUKS\xba\xbe\x00\x01" + string(good[8:]), "sealed_image", fault.Failed, "LUKS1"},
 	})
 	put(t, path, flip(data+4096)) // the top of the tree, where the parameters are beside
-	if code, out, _ := call(t, "inspect", path); code != exitFailed || !strings.Contains(out, "not the root hash") {
+	if code, out, _ := call(t, "inspect", path); code != fault.Failed || !strings.Contains(out, "not the root hash") {
 		t.Errorf("inspect of a changed tree = %d, %q; want the hashes to differ", code, out)
 	}
 	put(t, path, string(good)+"more")
-	if code, out, _ := call(t, "inspect", path); code != exitFailed || !strings.Contains(out, "of the parameters in") {
+	if code, out, _ := call(t, "inspect", path); code != fault.Failed || !strings.Contains(out, "of the parameters in") {
 		t.Errorf("inspect of a longer image = %d, %q", code, out)
 	}
 }
@@ -198,41 +211,16 @@ func TestInspectImageIsBounded(t *testing.T) {
 	if err := os.Mkdir(filepath.Join(dir, "root"), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	if code, _, stderr := call(t, "seal", filepath.Join(dir, "root"), "-o", path, "--allow", "no-init"); code != exitOK {
+	if code, _, stderr := call(t, "seal", filepath.Join(dir, "root"), "-o", path, "--allow", "no-init"); code != fault.OK {
 		t.Fatal(stderr)
 	}
 	if err := os.Truncate(path, 1<<40); err != nil {
 		oracle.Missing(t, "a file system with sparse files of 1 TiB: %v", err)
 	}
 	code, out, _ := call(t, "inspect", path)
-	if code != exitFailed || !strings.Contains(out, "1099511627776 bytes are not the") {
+	if code != fault.Failed || !strings.Contains(out, "1099511627776 bytes are not the") {
 		t.Errorf("inspect = %d, %q", code, out)
 	}
-}
-
-func TestDataBlocksOf(t *testing.T) {
-	for _, n := range []uint64{1, 2, 127, 128, 129, 16384, 16385, 1 << 28} {
-		size := (imageBlocks(n)) * 4096
-		if got := dataBlocksOf(size); got != n {
-			t.Errorf("dataBlocksOf(%d) = %d; want %d", size, got, n)
-		}
-		if got := dataBlocksOf(size + 512); got != 0 {
-			t.Errorf("dataBlocksOf(%d) = %d; want 0", size+512, got)
-		}
-	}
-	if got := dataBlocksOf(0); got != 0 {
-		t.Errorf("dataBlocksOf(0) = %d", got)
-	}
-}
-
-// imageBlocks counts the blocks of data, superblock and tree.
-func imageBlocks(n uint64) uint64 {
-	total := n + 1
-	for n > 1 {
-		n = (n + 127) / 128
-		total += n
-	}
-	return total
 }
 
 func TestInspectArchiveAndKernel(t *testing.T) {
@@ -251,29 +239,29 @@ func TestInspectArchiveAndKernel(t *testing.T) {
 	noStub := bytes.Clone(kernel)
 	noStub[0] = 0
 	checkInspect(t, map[string]inspected{
-		"script":       {member("init", "000081ed", "#!/bin/sh\n") + trailer, "archive", exitFailed, "member: file   0755       10 init"},
-		"no init":      {member("a", "000081a4", "") + trailer, "archive", exitFailed, "no init"},
-		"debug":        {member("bbin/gosh", "0000a1ff", "bb") + trailer, "debug_archive", exitFailed, "SHELL"},
-		"cut":          {member("init", "000081ed", "#!/bin/sh\n"), "archive", exitFailed, "before its trailer"},
-		"escapes":      {member("a\x1b[2J", "000081a4", "") + trailer, "archive", exitFailed, `a\x1b[2J`},
-		"gzip of junk": {"\x1f\x8bjunk", "archive", exitFailed, "not a whole cpio archive"},
-		"zstd of junk": {"\x28\xb5\x2f\xfdjunk", "archive", exitFailed, "not a whole cpio archive"},
-		"kernel":       {string(kernel), "kernel", exitOK, "version: 6.12 (me)"},
-		"cut kernel":   {string(kernel[:4000]), "kernel", exitFailed, "it is cut"},
-		"no EFI stub":  {string(noStub), "kernel", exitFailed, "no EFI stub"},
+		"script":       {member("init", "000081ed", "#!/bin/sh\n") + trailer, "archive", fault.Failed, "member: file   0755       10 init"},
+		"no init":      {member("a", "000081a4", "") + trailer, "archive", fault.Failed, "no init"},
+		"debug":        {member("bbin/gosh", "0000a1ff", "bb") + trailer, "debug_archive", fault.Failed, "SHELL"},
+		"cut":          {member("init", "000081ed", "#!/bin/sh\n"), "archive", fault.Failed, "before its trailer"},
+		"escapes":      {member("a\x1b[2J", "000081a4", "") + trailer, "archive", fault.Failed, `a\x1b[2J`},
+		"gzip of junk": {"\x1f\x8bjunk", "archive", fault.Failed, "not a whole cpio archive"},
+		"zstd of junk": {"\x28\xb5\x2f\xfdjunk", "archive", fault.Failed, "not a whole cpio archive"},
+		"kernel":       {string(kernel), "kernel", fault.OK, "version: 6.12 (me)"},
+		"cut kernel":   {string(kernel[:4000]), "kernel", fault.Failed, "it is cut"},
+		"no EFI stub":  {string(noStub), "kernel", fault.Failed, "no EFI stub"},
 	})
 }
 
 func hex8(n int) string { return string([]byte("00000000")[:8-len(hexOf(n))]) + hexOf(n) }
 
-func hexOf(n int) string { return strings.TrimPrefix(address(uint64(n)), "0x") }
+func hexOf(n int) string { return fmt.Sprintf("%x", n) }
 
 func pad4(s string) string { return s + strings.Repeat("\x00", (4-len(s)%4)%4) }
 
 func TestInspectOwnersFiles(t *testing.T) {
 	r := newRig(t, "0x7")
 	r.collect(&psptest.QEMU{Guest: r.guest, Type: "sev"})
-	if code, _, stderr := r.verify("--raw"); code != exitOK {
+	if code, _, stderr := r.verify("--raw"); code != fault.OK {
 		t.Fatal(stderr)
 	}
 	header := string(r.read("p_header.bin"))
@@ -281,23 +269,23 @@ func TestInspectOwnersFiles(t *testing.T) {
 	report := string(r.read("report"))
 	line := "console=ttyS0 cocoroot.disk=/dev/vda"
 	checkInspect(t, map[string]inspected{
-		"packet":               {string(r.read("p_packet.json")), "packet", exitOK, "payload size: 64"},
-		"packet, changed":      {strings.Replace(string(r.read("p_packet.json")), `"version": 1`, `"version": 2`, 1), "packet", exitFailed, "version 2"},
-		"header":               {header, "packet_header", exitOK, "iv: "},
-		"header in base64":     {text, "packet_header", exitOK, "mac: "},
-		"header with newline":  {text + "\n", "packet_header", exitOK, "mac: "},
-		"header with flag":     {"\x01" + header[1:], "packet_header", exitFailed, "compression"},
-		"52 bytes of else":     {strings.Repeat("x", 52), "", exitFailed, "none of the files"},
-		"report":               {report, "launch_report", exitOK, "policy: 0x7"},
-		"report, changed":      {strings.Replace(report, `"version": 1`, `"version": 3`, 1), "launch_report", exitFailed, "version 3"},
-		"session":              {string(r.read("vm_session.b64")), "session_blob", exitOK, "by its size"},
-		"owner's certificate":  {string(r.read("vm_godh.b64")), "sev_certificates", exitOK, "certificates: PDH"},
-		"chain":                {string(r.read("chain")), "sev_certificates", exitFailed, "certificates: CEK"},
-		"TIK":                  {string(r.read("vm_tik.bin")), "", exitFailed, "none of the files"},
-		"other JSON":           {`{"a": 1}`, "", exitFailed, "none of the files"},
-		"command line, broken": {line, "command_line", exitFailed, "the guest would refuse it"},
-		"command line, long":   {line + strings.Repeat(" x", 1100), "command_line", exitFailed, "the kernel keeps 2048"},
-		"two lines":            {line + "\n\n", "command_line", exitFailed, "it is one line"},
+		"packet":               {string(r.read("p_packet.json")), "packet", fault.OK, "payload size: 64"},
+		"packet, changed":      {strings.Replace(string(r.read("p_packet.json")), `"version": 1`, `"version": 2`, 1), "packet", fault.Failed, "version 2"},
+		"header":               {header, "packet_header", fault.OK, "iv: "},
+		"header in base64":     {text, "packet_header", fault.OK, "mac: "},
+		"header with newline":  {text + "\n", "packet_header", fault.OK, "mac: "},
+		"header with flag":     {"\x01" + header[1:], "packet_header", fault.Failed, "compression"},
+		"52 bytes of else":     {strings.Repeat("x", 52), "", fault.Failed, "none of the files"},
+		"report":               {report, "launch_report", fault.OK, "policy: 0x7"},
+		"report, changed":      {strings.Replace(report, `"version": 1`, `"version": 3`, 1), "launch_report", fault.Failed, "version 3"},
+		"session":              {string(r.read("vm_session.b64")), "session_blob", fault.OK, "by its size"},
+		"owner's certificate":  {string(r.read("vm_godh.b64")), "sev_certificates", fault.OK, "certificates: PDH"},
+		"chain":                {string(r.read("chain")), "sev_certificates", fault.Failed, "certificates: CEK"},
+		"TIK":                  {string(r.read("vm_tik.bin")), "", fault.Failed, "none of the files"},
+		"other JSON":           {`{"a": 1}`, "", fault.Failed, "none of the files"},
+		"command line, broken": {line, "command_line", fault.Failed, "the guest would refuse it"},
+		"command line, long":   {line + strings.Repeat(" x", 1100), "command_line", fault.Failed, "the kernel keeps 2048"},
+		"two lines":            {line + "\n\n", "command_line", fault.Failed, "it is one line"},
 	})
 }
 
@@ -305,7 +293,7 @@ func TestInspectUsage(t *testing.T) {
 	for name, args := range map[string][]string{
 		"no file": {"inspect"}, "two files": {"inspect", "a", "b"}, "unknown option": {"inspect", "a", "--show"},
 	} {
-		if code, out, stderr := call(t, args...); code != exitUsage || out != "" || !strings.Contains(stderr, "hint: ") {
+		if code, out, stderr := call(t, args...); code != fault.Usage || out != "" || !strings.Contains(stderr, "hint: ") {
 			t.Errorf("%s: %d, %q, %q; want usage", name, code, out, stderr)
 		}
 	}

@@ -14,6 +14,9 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"cocoroot/initramfs/fault"
+	"cocoroot/initramfs/files"
+	"cocoroot/initramfs/image/cmdline"
 	"cocoroot/initramfs/launch"
 	"cocoroot/initramfs/launch/qmp"
 	"cocoroot/initramfs/measure/ovmf"
@@ -100,22 +103,22 @@ func (a *app) launchGuest(ctx context.Context, o launchOptions) error {
 // check sees that the options fit together.
 func (o *launchOptions) check() error {
 	if o.simulate == (o.mode != "") {
-		return &failure{exitUsage, errors.New("a launch is one of --simulate and --mode"),
-			"--mode sev-es launches on SEV hardware; --simulate boots the image anywhere, and protects nothing"}
+		return fault.New(fault.Usage, errors.New("a launch is one of --simulate and --mode"),
+			"--mode sev-es launches on SEV hardware; --simulate boots the image anywhere, and protects nothing")
 	}
 	others, why := []string{"secret", "accel"}, "is for --simulate: on SEV hardware no secret passes through the host, and there is only KVM"
 	if o.simulate {
 		others, why = append(o.sev.names(), "qmp-socket"), "is for --mode"
 	}
 	if i := slices.IndexFunc(others, o.given); i >= 0 {
-		return usagef("option --%s %s", others[i], why)
+		return fault.Usagef("option --%s %s", others[i], why)
 	}
 	return nil
 }
 
 // readFiles reads what the options name.
 func (o *launchOptions) readFiles() error {
-	line, err := readCmdline(o.cmdline)
+	line, err := cmdline.ReadFile(o.cmdline)
 	if err != nil {
 		return err
 	}
@@ -139,7 +142,7 @@ func parseForward(text string) (launch.Forward, error) {
 	h, errHost := strconv.ParseUint(host, 10, 16)
 	g, errGuest := strconv.ParseUint(guest, 10, 16)
 	if errHost != nil || errGuest != nil || h == 0 || g == 0 {
-		return launch.Forward{}, usagef("--forward %.32q is not two ports, such as 8022:22", text)
+		return launch.Forward{}, fault.Usagef("--forward %.32q is not two ports, such as 8022:22", text)
 	}
 	return launch.Forward{Host: uint16(h), Guest: uint16(g)}, nil
 }
@@ -170,7 +173,7 @@ func (o *launchOptions) launchSimulated(ctx context.Context, a *app) error {
 		defer table.Close()
 		o.config.SecretTable = table.Bytes()
 	}
-	image, err := readImage("firmware", o.config.Firmware)
+	image, err := files.ReadImage("firmware", o.config.Firmware)
 	if err != nil {
 		return err
 	}
@@ -191,7 +194,7 @@ func (o *launchOptions) listen(a *app) {
 func (o *launchOptions) launchSEV(ctx context.Context, a *app) error {
 	mode, err := launch.ParseMode(o.mode)
 	if err != nil {
-		return usagef("%w", err)
+		return fault.Usagef("%w", err)
 	}
 	if err := o.sev.missingSession(mode); err != nil {
 		return err
@@ -201,11 +204,11 @@ func (o *launchOptions) launchSEV(ctx context.Context, a *app) error {
 		return err
 	}
 	if sev.TakesSecret() && o.config.QMPSocket == "" {
-		return usagef("option --qmp-socket is missing: cocoroot release needs it to give the guest its secret")
+		return fault.Usagef("option --qmp-socket is missing: cocoroot release needs it to give the guest its secret")
 	}
 	o.config.Accel, o.config.SEV = "", &sev
 	if err := o.config.Check(); err != nil {
-		return usagef("%w", err)
+		return fault.Usagef("%w", err)
 	}
 	if sev.Weak() {
 		a.warn("the policy %#x protects less than %#x", sev.Policy, mode.Policy())
@@ -221,7 +224,7 @@ func (o *launchOptions) launchSEV(ctx context.Context, a *app) error {
 	}
 	if o.config.QMPSocket != "" {
 		if err := launch.CheckSocket(o.config.QMPSocket); err != nil {
-			return hinted(err, "make a folder for it: mkdir -m 700 DIR")
+			return fault.Hintf(err, "make a folder for it: mkdir -m 700 DIR")
 		}
 	}
 	if sev.TakesSecret() {
@@ -256,7 +259,7 @@ func (o *launchOptions) askHost(ctx context.Context, a *app) error {
 	}
 	cbit, reduced, err := launch.Capabilities(ctx, o.config.QEMU)
 	if err != nil {
-		return hinted(err, "QEMU needs to open /dev/kvm and /dev/sev; --cbitpos and --reduced-phys-bits ask nothing")
+		return fault.Hintf(err, "QEMU needs to open /dev/kvm and /dev/sev; --cbitpos and --reduced-phys-bits ask nothing")
 	}
 	if !o.given("cbitpos") {
 		o.config.SEV.CBit = cbit
@@ -271,11 +274,11 @@ func (o *launchOptions) askHost(ctx context.Context, a *app) error {
 func explainLaunch(err error) error {
 	switch {
 	case errors.Is(err, launch.ErrNoSEV):
-		return hinted(err, "turn SEV on in the machine's setup (SMEE, SEV-ES, SNP) and for KVM (modprobe kvm_amd sev=1 sev_es=1 sev_snp=1); dmesg | grep -i sev says why not; --dry-run needs none of it")
+		return fault.Hintf(err, "turn SEV on in the machine's setup (SMEE, SEV-ES, SNP) and for KVM (modprobe kvm_amd sev=1 sev_es=1 sev_snp=1); dmesg | grep -i sev says why not; --dry-run needs none of it")
 	case errors.Is(err, launch.ErrQEMU):
-		return hinted(err, "--qemu names another one")
+		return fault.Hintf(err, "--qemu names another one")
 	case errors.Is(err, ovmf.ErrNoArea), errors.Is(err, ovmf.ErrNoFooter):
-		return hinted(err, "use OVMF's AmdSev build; ./build.sh firmware gets it")
+		return fault.Hintf(err, "use OVMF's AmdSev build; ./build.sh firmware gets it")
 	}
 	return err
 }
@@ -284,14 +287,14 @@ func explainLaunch(err error) error {
 func judge(o launch.Outcome, err error, timeout time.Duration) error {
 	switch {
 	case errors.Is(err, context.DeadlineExceeded):
-		return hinted(fmt.Errorf("the guest did not end within %s", timeout), "--timeout gives it more time")
+		return fault.Hintf(fmt.Errorf("the guest did not end within %s", timeout), "--timeout gives it more time")
 	case err != nil:
 		return explainLaunch(err)
 	case o.Fatal != nil:
-		code := map[fatal.Kind]int{fatal.Failed: exitFailed, fatal.Secret: exitSecret, fatal.Tampered: exitTampered}
-		return &failure{code: code[fatal.KindOf(o.Fatal.Code)], err: fmt.Errorf("the guest refused to boot: %s", o.Fatal.Code)}
+		code := map[fatal.Kind]int{fatal.Failed: fault.Failed, fatal.Secret: fault.Secret, fatal.Tampered: fault.Tampered}
+		return &fault.Error{Code: code[fatal.KindOf(o.Fatal.Code)], Err: fmt.Errorf("the guest refused to boot: %s", o.Fatal.Code)}
 	case strings.Contains(o.Panic, "dm-verity"):
-		return &failure{code: exitTampered, err: errors.New("the guest stopped at a block that is not the measured one")}
+		return &fault.Error{Code: fault.Tampered, Err: errors.New("the guest stopped at a block that is not the measured one")}
 	case o.Panic != "":
 		return fmt.Errorf("the guest's kernel stopped: %s", o.Panic)
 	case o.Reason != "guest-shutdown":

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"cocoroot/initramfs/fault"
 	"cocoroot/initramfs/launch"
 	"cocoroot/initramfs/oracle"
 )
@@ -41,8 +42,8 @@ func TestLaunchOptions(t *testing.T) {
 		"argument":               r.hardware("sev-es", "x"),
 	} {
 		code, out, stderr := call(t, args...)
-		if code != exitUsage || out != "" || strings.Count(stderr, "cocoroot: error: ") != 1 {
-			t.Errorf("%s = %d, %q, %q; want %d and one error", name, code, out, stderr, exitUsage)
+		if code != fault.Usage || out != "" || strings.Count(stderr, "cocoroot: error: ") != 1 {
+			t.Errorf("%s = %d, %q, %q; want %d and one error", name, code, out, stderr, fault.Usage)
 		}
 	}
 }
@@ -55,17 +56,17 @@ func TestLaunchWithoutSEV(t *testing.T) {
 	}
 	r := newGuestRig(t)
 	code, out, stderr := call(t, r.hardware("sev-es")...)
-	if code != exitFailed || out != "" || !strings.Contains(stderr, "/dev/sev") || !strings.Contains(stderr, "hint: ") {
+	if code != fault.Failed || out != "" || !strings.Contains(stderr, "/dev/sev") || !strings.Contains(stderr, "hint: ") {
 		t.Errorf("launch = %d, %q, %q; want what is missing", code, out, stderr)
 	}
 	code, out, stderr = call(t, r.hardware("sev-es", "--dry-run", "--policy", "0x4")...)
-	if code != exitOK || !strings.Contains(out, "policy=0x4,kernel-hashes=on") || strings.Count(out, "\n") != 1 {
+	if code != fault.OK || !strings.Contains(out, "policy=0x4,kernel-hashes=on") || strings.Count(out, "\n") != 1 {
 		t.Errorf("launch --dry-run = %d, %q", code, out)
 	}
 	if strings.Count(stderr, "cocoroot: warning: ") != 2 || !strings.Contains(stderr, "cbitpos=51") || !strings.Contains(stderr, "0x4 protects less than 0x7") {
 		t.Errorf("stderr = %q; want a warning of the C-bit and one of the policy", stderr)
 	}
-	if code, cpus, _ := call(t, slices.Concat(r.hardware("sev-es", "--dry-run", "--policy", "0x4"), []string{"--cpus", "4"})...); code != exitOK || cpus != out {
+	if code, cpus, _ := call(t, slices.Concat(r.hardware("sev-es", "--dry-run", "--policy", "0x4"), []string{"--cpus", "4"})...); code != fault.OK || cpus != out {
 		t.Errorf("with --cpus 4 = %d, %q; want the same", code, cpus)
 	}
 }
@@ -75,16 +76,16 @@ func TestLaunchFirmware(t *testing.T) {
 	oracle.Tool(t, "qemu-system-x86_64")
 	r := newGuestRig(t)
 	code, _, stderr := call(t, r.hardware("sev-es", "--firmware", r.cmdline, "--dry-run")...)
-	if code != exitFailed || !strings.Contains(stderr, "AmdSev") {
+	if code != fault.Failed || !strings.Contains(stderr, "AmdSev") {
 		t.Errorf("junk firmware = %d, %q", code, stderr)
 	}
 }
 
 func TestExplainLaunch(t *testing.T) {
 	for _, err := range []error{launch.ErrNoSEV, launch.ErrQEMU} {
-		f, ok := errors.AsType[*failure](explainLaunch(err))
-		if !ok || f.code != exitFailed || f.hint == "" {
-			t.Errorf("%v = %+v; want exit code %d and a hint", err, f, exitFailed)
+		f, ok := errors.AsType[*fault.Error](explainLaunch(err))
+		if !ok || f.Code != fault.Failed || f.Hint == "" {
+			t.Errorf("%v = %+v; want exit code %d and a hint", err, f, fault.Failed)
 		}
 	}
 }

@@ -15,6 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"cocoroot/initramfs/files"
 	"cocoroot/initramfs/measure/ovmf"
 )
 
@@ -30,8 +31,8 @@ func main() {
 	}
 	signals := make(chan os.Signal, 2)
 	signal.Notify(signals, os.Interrupt, unix.SIGTERM)
-	left := new(scratch)
-	ctx, cancel := context.WithCancel(withScratch(context.Background(), left))
+	left := new(files.Scratch)
+	ctx, cancel := context.WithCancel(files.WithScratch(context.Background(), left))
 	ended := make(chan int, 1)
 	go func() { ended <- a.main(ctx, os.Args[1:]) }()
 	select {
@@ -46,6 +47,6 @@ func main() {
 	case <-signals: // a second one ends the process at once
 	case <-time.After(endWithin):
 	}
-	left.remove()
+	left.Remove()
 	os.Exit(a.report("cocoroot", context.Canceled))
 }

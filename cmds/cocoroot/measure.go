@@ -1,25 +1,22 @@
 package main
 
 import (
-	"bytes"
 	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"sync"
 
 	"github.com/spf13/cobra"
-	"golang.org/x/sys/unix"
 
+	"cocoroot/initramfs/fault"
+	"cocoroot/initramfs/files"
+	"cocoroot/initramfs/image/cmdline"
 	"cocoroot/initramfs/measure"
 	"cocoroot/initramfs/measure/ovmf"
 	"cocoroot/unlock/policy"
 )
-
-// hugePage is the size in bytes of a huge page of x86-64.
-const hugePage = 2 << 20
 
 // measureOptions are the options of the verb as they were given.
 type measureOptions struct {
@@ -76,9 +73,9 @@ func (a *app) printMeasurement(o measureOptions) error {
 	result, err := in.digest(o.mode)
 	switch {
 	case errors.Is(err, measure.ErrCPUs):
-		return usagef("%w", err)
+		return fault.Usagef("%w", err)
 	case errors.Is(err, ovmf.ErrNoArea), errors.Is(err, ovmf.ErrTooLong):
-		return hinted(err, "a kernel is measured with OVMF's AmdSev build; ./build.sh firmware gets it")
+		return fault.Hintf(err, "a kernel is measured with OVMF's AmdSev build; ./build.sh firmware gets it")
 	case err != nil:
 		return err
 	}
@@ -107,27 +104,27 @@ type measureInput struct {
 func (o *measureOptions) check() (in measureInput, err error) {
 	switch {
 	case o.mode != "sev" && o.mode != "sev-es" && o.mode != "sev-snp":
-		return in, usagef("there is no mode %q; it is sev, sev-es or sev-snp", o.mode)
+		return in, fault.Usagef("there is no mode %q; it is sev, sev-es or sev-snp", o.mode)
 	case !o.given("kernel") && (o.given("initrd") || o.given("cmdline") || o.given("cmdline-file")):
-		return in, usagef("an initrd or a command line is measured with a kernel alone, and there is no --kernel")
+		return in, fault.Usagef("an initrd or a command line is measured with a kernel alone, and there is no --kernel")
 	case o.given("kernel") && o.kernel == "", o.given("initrd") && o.initrd == "":
-		return in, usagef("--kernel and --initrd take a file; leave them out for none")
+		return in, fault.Usagef("--kernel and --initrd take a file; leave them out for none")
 	case o.given("cmdline") && o.given("cmdline-file"):
-		return in, usagef("there are two command lines, --cmdline and --cmdline-file")
+		return in, fault.Usagef("there are two command lines, --cmdline and --cmdline-file")
 	case o.given("vcpu-type") && o.given("vcpu-sig"):
-		return in, usagef("there are two kinds of vCPU, --vcpu-type and --vcpu-sig")
+		return in, fault.Usagef("there are two kinds of vCPU, --vcpu-type and --vcpu-sig")
 	case o.given("vm-type") && o.mode == "sev-snp":
-		return in, usagef("--vm-type is not for mode sev-snp, which has one VM type")
+		return in, fault.Usagef("--vm-type is not for mode sev-snp, which has one VM type")
 	case o.given("guest-features") && o.mode == "sev":
-		return in, usagef("--guest-features is not for mode sev")
+		return in, fault.Usagef("--guest-features is not for mode sev")
 	case o.given("svsm") && (o.mode != "sev-snp" || o.kernel != ""):
-		return in, usagef("--svsm is for mode sev-snp without a kernel: with an SVSM, QEMU measures no kernel hashes")
+		return in, fault.Usagef("--svsm is for mode sev-snp without a kernel: with an SVSM, QEMU measures no kernel hashes")
 	case o.vmm != "qemu" && (o.mode != "sev-snp" || o.kernel != "" || o.given("svsm")):
-		return in, usagef("--vmm %.32q is for mode sev-snp without kernel and SVSM: qemu alone measures those", o.vmm)
+		return in, fault.Usagef("--vmm %.32q is for mode sev-snp without kernel and SVSM: qemu alone measures those", o.vmm)
 	case o.given("svsm") != o.given("vars-size"):
-		return in, usagef("--svsm and --vars-size belong together")
+		return in, fault.Usagef("--svsm and --vars-size belong together")
 	case len(o.cmdline) > policy.MaxLength:
-		return in, usagef("a command line has at most %d bytes", policy.MaxLength)
+		return in, fault.Usagef("a command line has at most %d bytes", policy.MaxLength)
 	}
 	if err := o.checkCPUs(&in); err != nil {
 		return in, err
@@ -141,10 +138,10 @@ func (o *measureOptions) check() (in measureInput, err error) {
 func (o *measureOptions) checkCPUs(in *measureInput) error {
 	if o.mode != "sev" {
 		if !o.given("vcpus") {
-			return usagef("option --vcpus is missing: mode %s measures each virtual CPU", o.mode)
+			return fault.Usagef("option --vcpus is missing: mode %s measures each virtual CPU", o.mode)
 		}
 		if !o.given("vcpu-type") && !o.given("vcpu-sig") {
-			return usagef("option --vcpu-type is missing: mode %s measures each virtual CPU with its type", o.mode)
+			return fault.Usagef("option --vcpu-type is missing: mode %s measures each virtual CPU with its type", o.mode)
 		}
 	}
 	signature := measure.Signature(1) // any
@@ -156,7 +153,7 @@ func (o *measureOptions) checkCPUs(in *measureInput) error {
 		signature, err = measure.ParseSignature(o.vcpuSig)
 	}
 	if err != nil {
-		return usagef("%w", err)
+		return fault.Usagef("%w", err)
 	}
 	var features measure.Features
 	if o.mode == "sev-snp" {
@@ -164,16 +161,16 @@ func (o *measureOptions) checkCPUs(in *measureInput) error {
 	}
 	if o.given("guest-features") {
 		if features, err = measure.ParseFeatures(o.features); err != nil {
-			return usagef("%w", err)
+			return fault.Usagef("%w", err)
 		}
 	}
 	vmm, err := measure.ParseVMM(o.vmm)
 	if err != nil {
-		return usagef("%w", err)
+		return fault.Usagef("%w", err)
 	}
 	if o.given("vcpus") {
 		if in.cpus, err = measure.NewCPUs(o.vcpus, signature, features); err != nil {
-			return usagef("%w", err)
+			return fault.Usagef("%w", err)
 		}
 		in.cpus = in.cpus.Under(vmm)
 	}
@@ -181,7 +178,7 @@ func (o *measureOptions) checkCPUs(in *measureInput) error {
 	case o.vmType == "init2", !o.given("vm-type") && features != 0:
 		in.vmType = measure.Init2
 	case o.given("vm-type") && o.vmType != "legacy":
-		return usagef("there is no VM type %q; it is legacy or init2", o.vmType)
+		return fault.Usagef("there is no VM type %q; it is legacy or init2", o.vmType)
 	}
 	return nil
 }
@@ -201,15 +198,15 @@ func (in *measureInput) read(o measureOptions) error {
 
 // readImages reads the firmware and the SVSM.
 func (in *measureInput) readImages(o measureOptions) error {
-	image, err := readImage("firmware", o.firmware)
+	image, err := files.ReadImage("firmware", o.firmware)
 	if err != nil {
 		return err
 	}
 	if in.firmware, err = measure.NewFirmware(image); err != nil {
-		return hinted(fmt.Errorf("cannot measure %s: %w", o.firmware, err), "--firmware takes the OVMF file that the guest starts with")
+		return fault.Hintf(fmt.Errorf("cannot measure %s: %w", o.firmware, err), "--firmware takes the OVMF file that the guest starts with")
 	}
 	if o.given("svsm") {
-		if image, err = readImage("SVSM", o.svsm); err != nil {
+		if image, err = files.ReadImage("SVSM", o.svsm); err != nil {
 			return err
 		}
 		s, err := measure.NewSVSM(image, in.firmware, o.varsSize)
@@ -229,7 +226,7 @@ func (o *measureOptions) table() (*measure.HashesTable, error) {
 	line := o.cmdline
 	if o.given("cmdline-file") {
 		var err error
-		if line, err = readCmdline(o.cmdlineFile); err != nil {
+		if line, err = cmdline.ReadFile(o.cmdlineFile); err != nil {
 			return nil, err
 		}
 	}
@@ -238,14 +235,14 @@ func (o *measureOptions) table() (*measure.HashesTable, error) {
 
 // hashFiles makes the table of hashes. An empty name of an initrd is none.
 func hashFiles(kernel, initrd, cmdline string) (*measure.HashesTable, error) {
-	k, err := openFinite(kernel)
+	k, err := files.OpenFinite(kernel)
 	if err != nil {
 		return nil, fmt.Errorf("cannot read the kernel: %w", err)
 	}
 	defer k.Close()
 	var i io.Reader
 	if initrd != "" {
-		f, err := openFinite(initrd)
+		f, err := files.OpenFinite(initrd)
 		if err != nil {
 			return nil, fmt.Errorf("cannot read the initrd: %w", err)
 		}
@@ -257,76 +254,6 @@ func hashFiles(kernel, initrd, cmdline string) (*measure.HashesTable, error) {
 		return nil, err
 	}
 	return &table, nil
-}
-
-// openFinite opens a file or a pipe. A device such as /dev/zero has no end.
-func openFinite(path string) (*os.File, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	fi, err := f.Stat()
-	if err == nil && fi.Mode()&os.ModeDevice != 0 {
-		err = fmt.Errorf("%s is a device", path)
-	}
-	if err != nil {
-		f.Close()
-		return nil, err
-	}
-	return f, nil
-}
-
-// readImage reads a firmware or an SVSM.
-func readImage(what, path string) ([]byte, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, fmt.Errorf("cannot read the %s: %w", what, err)
-	}
-	defer f.Close()
-	fi, err := f.Stat()
-	if err != nil {
-		return nil, fmt.Errorf("cannot read the %s: %w", what, err)
-	}
-	image := newImageBuffer(min(fi.Size(), maxFirmware)) // of length 0 for a pipe
-	if _, err := image.ReadFrom(io.LimitReader(f, maxFirmware+1)); err != nil {
-		return nil, fmt.Errorf("cannot read the %s: %w", what, err)
-	}
-	if image.Len() > maxFirmware {
-		return nil, fmt.Errorf("cannot read the %s: %s has more than %d bytes", what, path, maxFirmware)
-	}
-	return image.Bytes(), nil
-}
-
-// newImageBuffer returns an empty buffer with room for size bytes and the
-// read that sees the end. It asks for huge pages, outside the Go heap, until
-// the process ends: to fault in a thousand small ones and to start the
-// garbage collector over them took longer than to hash what they hold.
-func newImageBuffer(size int64) *bytes.Buffer {
-	room, err := unix.Mmap(-1, 0, int(size)+hugePage, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
-	if err != nil {
-		return new(bytes.Buffer)
-	}
-	_ = unix.Madvise(room, unix.MADV_HUGEPAGE) // without them it is slower
-	return bytes.NewBuffer(room[:0])
-}
-
-// readCmdline reads a command-line file: one line, whose newline is not part
-// of it.
-func readCmdline(path string) (string, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return "", fmt.Errorf("cannot read the command line: %w", err)
-	}
-	defer f.Close()
-	line, err := io.ReadAll(io.LimitReader(f, policy.MaxLength+2))
-	if err != nil {
-		return "", fmt.Errorf("cannot read the command line: %w", err)
-	}
-	line, _ = bytes.CutSuffix(line, []byte("\n"))
-	if len(line) > policy.MaxLength {
-		return "", fmt.Errorf("cannot use %s: a command line has at most %d bytes", path, policy.MaxLength)
-	}
-	return string(line), nil
 }
 
 // digest computes the measurement.

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"cocoroot/initramfs/fault"
 	"cocoroot/initramfs/oracle"
 )
 
@@ -48,7 +49,7 @@ func TestMeasure(t *testing.T) {
 		"sev-snp with debug swap":   {"sev-snp", slices.Concat(withKernel, cpu, []string{"--guest-features", "0x21"}), swap},
 	} {
 		code, stdout, stderr := call(t, slices.Concat([]string{"measure", "--mode", tt.mode, "--firmware", fd}, tt.args)...)
-		if code != exitOK || stdout != tt.want+"\n" || stderr != "" {
+		if code != fault.OK || stdout != tt.want+"\n" || stderr != "" {
 			t.Errorf("%s: %d, %q, %q; want the vector's digest", name, code, stdout, stderr)
 		}
 	}
@@ -60,7 +61,7 @@ func TestMeasureVMType(t *testing.T) {
 	fd, _, _ := measureFiles(t)
 	run := func(more ...string) string {
 		code, stdout, stderr := call(t, append([]string{"measure", "--mode", "sev-es", "--firmware", fd, "--vcpus", "2", "--vcpu-type", "EPYC-v4"}, more...)...)
-		if code != exitOK {
+		if code != fault.OK {
 			t.Fatalf("%q: %d, %s", more, code, stderr)
 		}
 		return stdout
@@ -82,7 +83,7 @@ func TestMeasureJSON(t *testing.T) {
 	fd, empty, line := measureFiles(t)
 	code, stdout, stderr := call(t, "measure", "--mode", "sev-snp", "--firmware", fd, "--kernel", empty, "--cmdline-file", line, "--vcpus", "4", "--vcpu-type", "EPYC-v4", "--json")
 	var m measurement
-	if err := json.Unmarshal([]byte(stdout), &m); code != exitOK || err != nil {
+	if err := json.Unmarshal([]byte(stdout), &m); code != fault.OK || err != nil {
 		t.Fatalf("%d, %v, %s", code, err, stderr)
 	}
 	var names []string
@@ -110,12 +111,12 @@ func TestMeasureHints(t *testing.T) {
 	plain := put(t, filepath.Join(t.TempDir(), "fd"), string(oracle.Vector(t, "ovmf_OvmfX64_suffix.bin")))
 	for _, mode := range []string{"sev", "sev-es", "sev-snp"} {
 		code, stdout, stderr := call(t, "measure", "--mode", mode, "--firmware", plain, "--kernel", empty, "--vcpus", "1", "--vcpu-type", "EPYC")
-		if code != exitFailed || stdout != "" || !strings.Contains(stderr, "no place") || !strings.Contains(stderr, "hint: ") {
+		if code != fault.Failed || stdout != "" || !strings.Contains(stderr, "no place") || !strings.Contains(stderr, "hint: ") {
 			t.Errorf("%s: %d, %q, %q; want refused, with the firmware to use", mode, code, stdout, stderr)
 		}
 	}
 	code, _, stderr := call(t, "measure", "--mode", "sev-snp", "--firmware", plain, "--vcpus", "1", "--vcpu-type", "EPYC-Bologna")
-	if code != exitUsage || !strings.Contains(stderr, "EPYC-Milan-v2") {
+	if code != fault.Usage || !strings.Contains(stderr, "EPYC-Milan-v2") {
 		t.Errorf("unknown type: %d, %q; want the known names", code, stderr)
 	}
 }

@@ -4,12 +4,14 @@ import (
 	"encoding/base64"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"cocoroot/initramfs/fault"
+	"cocoroot/initramfs/files"
+	"cocoroot/initramfs/inspect"
 	"cocoroot/initramfs/release/packet"
 	"cocoroot/initramfs/release/session"
 	"cocoroot/unlock/secmem"
@@ -43,7 +45,7 @@ func (s *secrets) keys(a *app) (*session.Keys, error) {
 // guest's kernel would not take is an error.
 func (s *secrets) read(a *app, pairs []string) (*secmem.Buffer, error) {
 	if (s.table != "") == (len(pairs) > 0) {
-		return nil, usagef("give either --table or GUID=FILE…")
+		return nil, fault.Usagef("give either --table or GUID=FILE…")
 	}
 	area, err := tableArea(s.firmware)
 	if err != nil {
@@ -52,7 +54,7 @@ func (s *secrets) read(a *app, pairs []string) (*secmem.Buffer, error) {
 	if s.table == "" {
 		return buildTable(a, pairs, area)
 	}
-	buf, err := secmem.ReadFile(s.table, maxTable)
+	buf, err := secmem.ReadFile(s.table, inspect.MaxTable)
 	if err != nil {
 		return nil, err
 	}
@@ -81,44 +83,21 @@ func (o *packetOutput) write(w io.Writer, p packet.Packet, m session.Measurement
 	if err != nil {
 		return err
 	}
-	all := []namedFile{
-		{o.name + "_packet.json", 0o644, file},
-		{o.name + "_header.b64", 0o644, inBase64(p.Header.Bytes())},
-		{o.name + "_secret.b64", 0o644, inBase64(p.Payload)},
+	all := []files.File{
+		files.Public(o.name+"_packet.json", file),
+		files.Public(o.name+"_header.b64", inBase64(p.Header.Bytes())),
+		files.Public(o.name+"_secret.b64", inBase64(p.Payload)),
 	}
 	if o.raw {
-		all = append(all, namedFile{o.name + "_header.bin", 0o644, p.Header.Bytes()}, namedFile{o.name + "_secret.bin", 0o644, p.Payload})
+		all = append(all, files.Public(o.name+"_header.bin", p.Header.Bytes()), files.Public(o.name+"_secret.bin", p.Payload))
 	}
-	if err := writeFiles(all, o.force); err != nil {
+	if err := files.Write(o.force, all...); err != nil {
 		return err
 	}
-	fmt.Fprintf(w, "%s: for cocoroot release inject, or KubeVirt's injectlaunchsecret\n", all[0].path)
-	fmt.Fprintf(w, "%s, %s: for virsh domsetlaunchsecstate --secrethdr, --secret\n", all[1].path, all[2].path)
+	fmt.Fprintf(w, "%s: for cocoroot release inject, or KubeVirt's injectlaunchsecret\n", all[0].Path)
+	fmt.Fprintf(w, "%s, %s: for virsh domsetlaunchsecstate --secrethdr, --secret\n", all[1].Path, all[2].Path)
 	fmt.Fprintln(w, "the packet fits this one launch; another launch needs another report and another packet")
 	return nil
-}
-
-// namedFile is a file to be written.
-type namedFile struct {
-	path string
-	mode fs.FileMode
-	data []byte
-}
-
-// writeFiles writes all of the files or none.
-func writeFiles(all []namedFile, force bool) error {
-	var files outputs
-	defer files.discard()
-	for _, n := range all {
-		f, err := files.create(n.path, n.mode, force)
-		if err != nil {
-			return err
-		}
-		if _, err := f.Write(n.data); err != nil {
-			return fmt.Errorf("cannot write %s: %w", n.path, err)
-		}
-	}
-	return files.commit()
 }
 
 // inBase64 returns one line without its newline, as sevctl writes it.
@@ -141,7 +120,7 @@ func (a *app) secretPacket() *cobra.Command {
 func (a *app) sealPacket(s secrets, o packetOutput, text string, pairs []string) error {
 	m, err := session.ParseMeasurement(text)
 	if err != nil {
-		return usagef("--measurement: %w", err)
+		return fault.Usagef("--measurement: %w", err)
 	}
 	table, err := s.read(a, pairs)
 	if err != nil {

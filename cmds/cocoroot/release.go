@@ -12,6 +12,8 @@ import (
 	"github.com/spf13/pflag"
 	"golang.org/x/sys/unix"
 
+	"cocoroot/initramfs/fault"
+	"cocoroot/initramfs/files"
 	"cocoroot/initramfs/launch/qmp"
 	"cocoroot/initramfs/release"
 	"cocoroot/initramfs/release/packet"
@@ -37,13 +39,13 @@ func (m *monitor) register(flags *pflag.FlagSet) {
 // talk connects and runs f.
 func (m *monitor) talk(ctx context.Context, f func(context.Context, *qmp.Client) error) error {
 	if m.timeout <= 0 {
-		return usagef("--timeout: %s is no time to wait", m.timeout)
+		return fault.Usagef("--timeout: %s is no time to wait", m.timeout)
 	}
 	ctx, cancel := context.WithTimeout(ctx, m.timeout)
 	defer cancel()
 	c, err := qmp.Dial(ctx, m.socket)
 	if errors.Is(err, os.ErrPermission) || errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ECONNREFUSED) {
-		return hinted(err, "QEMU makes the socket with -qmp unix:SOCKET,server=on,wait=off; you need write access to it")
+		return fault.Hintf(err, "QEMU makes the socket with -qmp unix:SOCKET,server=on,wait=off; you need write access to it")
 	}
 	if err != nil {
 		return explain(err)
@@ -66,23 +68,23 @@ func explain(err error) error {
 		return nil
 	case errors.Is(err, release.ErrUnknown):
 		// Not wrapped: after an interrupt, this is not "nothing was written".
-		return hinted(errors.New(err.Error()), "end this guest and launch it again; a new launch needs a new packet")
+		return fault.Hintf(errors.New(err.Error()), "end this guest and launch it again; a new launch needs a new packet")
 	case errors.Is(err, release.ErrNoSEV):
-		return hinted(err, "start QEMU with KVM, -object sev-guest,… and -machine confidential-guest-support=…")
+		return fault.Hintf(err, "start QEMU with KVM, -object sev-guest,… and -machine confidential-guest-support=…")
 	case errors.Is(err, release.ErrSNP):
-		return hinted(err, "an SVSM inside the guest fetches its secrets there; see the README, \"SEV-SNP: how the key gets in\"")
+		return fault.Hintf(err, "an SVSM inside the guest fetches its secrets there; see the README, \"SEV-SNP: how the key gets in\"")
 	case errors.Is(err, release.ErrEarly):
-		return hinted(err, "the machine is not set up yet; try again in a moment")
+		return fault.Hintf(err, "the machine is not set up yet; try again in a moment")
 	case errors.Is(err, release.ErrLate):
-		return hinted(err, "start QEMU with -S; a guest that runs takes no secret any more and has to be launched again")
+		return fault.Hintf(err, "start QEMU with -S; a guest that runs takes no secret any more and has to be launched again")
 	case errors.Is(err, release.ErrOtherLaunch):
-		return &failure{exitSecret, err, "each launch has a measurement of its own: collect and verify again"}
+		return fault.New(fault.Secret, err, "each launch has a measurement of its own: collect and verify again")
 	case errors.Is(err, release.ErrRefused):
-		return &failure{exitSecret, err, "fw_error 11 is a packet for another launch or session; \"no secret area\" is a firmware other than OVMF AmdSev"}
+		return fault.New(fault.Secret, err, "fw_error 11 is a packet for another launch or session; \"no secret area\" is a firmware other than OVMF AmdSev")
 	case errors.Is(err, context.DeadlineExceeded):
-		return hinted(err, "--timeout gives QEMU more time; another client may hold the socket")
+		return fault.Hintf(err, "--timeout gives QEMU more time; another client may hold the socket")
 	case errors.Is(err, qmp.ErrProtocol):
-		return hinted(err, "is this QEMU's QMP socket, and not its human monitor?")
+		return fault.Hintf(err, "is this QEMU's QMP socket, and not its human monitor?")
 	}
 	return err
 }
@@ -101,7 +103,7 @@ func (a *app) releasePlatform() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		if err := writeFiles([]namedFile{{*out, 0o644, append(p.PDH, p.Chain...)}}, *force); err != nil {
+		if err := files.Write(*force, files.Public(*out, append(p.PDH, p.Chain...))); err != nil {
 			return err
 		}
 		fmt.Fprintf(a.stdout, "%s: PDH, PEK, OCA and CEK, for cocoroot secret session\n", *out)
@@ -131,7 +133,7 @@ func (a *app) releaseCollect() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		if err := writeFiles([]namedFile{{*out, 0o644, b}}, *force); err != nil {
+		if err := files.Write(*force, files.Public(*out, b)); err != nil {
 			return err
 		}
 		fmt.Fprintf(a.stdout, "%s: firmware %s, policy %s; for cocoroot release verify\n", *out, r.API(), r.Policy)
@@ -149,7 +151,7 @@ func (a *app) releaseInject() *cobra.Command {
 	cont := flags.Bool("cont", false, "then start the guest")
 	need(c, "qmp")
 	c.RunE = func(c *cobra.Command, args []string) error {
-		b, err := readBounded(args[0], packet.MaxFile)
+		b, err := files.Read(args[0], packet.MaxFile)
 		if err != nil {
 			return err
 		}
@@ -176,7 +178,7 @@ func inject(ctx context.Context, w io.Writer, c *qmp.Client, p packet.Packet, m 
 	}
 	if err := release.Continue(ctx, c); err != nil {
 		// Not wrapped, as above: an interrupt leaves the secret where it is.
-		return hinted(fmt.Errorf("the secret is in the guest, but QEMU did not say that it runs: %v", err), "QMP's cont or virsh resume starts it")
+		return fault.Hintf(fmt.Errorf("the secret is in the guest, but QEMU did not say that it runs: %v", err), "QMP's cont or virsh resume starts it")
 	}
 	fmt.Fprintln(w, "the guest runs")
 	return nil

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"testing"
 
+	"cocoroot/initramfs/fault"
 	"cocoroot/initramfs/release/psptest"
 )
 
@@ -32,7 +33,7 @@ func newRig(t *testing.T, policy string) *rig {
 	put(t, r.path("chain"), string(r.platform.Chain()))
 	put(t, r.path("key"), passphrase)
 	code, out, stderr := call(t, "secret", "session", r.path("chain"), "--amd-root", r.platform.Fingerprint(), "--policy", policy, "-o", r.path("vm"))
-	if code != exitOK || !strings.Contains(out, "genuine") {
+	if code != fault.OK || !strings.Contains(out, "genuine") {
 		t.Fatalf("secret session = %d, %q, %q", code, out, stderr)
 	}
 	digest := [32]byte{1, 2, 3}
@@ -68,7 +69,7 @@ func (r *rig) base64(name string) []byte {
 // collect writes the report of a QEMU.
 func (r *rig) collect(q *psptest.QEMU) {
 	r.t.Helper()
-	if code, _, stderr := call(r.t, "release", "collect", "--qmp", q.Serve(r.t), "-o", r.path("report"), "--force"); code != exitOK {
+	if code, _, stderr := call(r.t, "release", "collect", "--qmp", q.Serve(r.t), "-o", r.path("report"), "--force"); code != fault.OK {
 		r.t.Fatalf("release collect = %d, %q", code, stderr)
 	}
 }
@@ -103,7 +104,7 @@ func TestRelease(t *testing.T) {
 	q := &psptest.QEMU{Guest: r.guest, Type: "sev", Noise: `{"event": "NICE", "timestamp": {"seconds": 1, "microseconds": 2}}` + "\n"}
 	r.collect(q)
 	code, out, stderr := r.verify("--min-api", "1.55", "--min-build", "21", "--raw")
-	if code != exitOK || !strings.Contains(out, "measured: launch digest "+r.digest) || !strings.Contains(out, "this one launch") {
+	if code != fault.OK || !strings.Contains(out, "measured: launch digest "+r.digest) || !strings.Contains(out, "this one launch") {
 		t.Fatalf("release verify = %d, %q, %q", code, out, stderr)
 	}
 	if !bytes.Equal(r.base64("p_header.b64"), r.read("p_header.bin")) || !bytes.Equal(r.base64("p_secret.b64"), r.read("p_secret.bin")) {
@@ -111,13 +112,13 @@ func TestRelease(t *testing.T) {
 	}
 	socket := q.Serve(t)
 	code, out, stderr = call(t, "release", "inject", r.path("p_packet.json"), "--qmp", socket)
-	if code != exitOK || !strings.Contains(out, "still stopped") || q.Running() {
+	if code != fault.OK || !strings.Contains(out, "still stopped") || q.Running() {
 		t.Fatalf("release inject = %d, %q, %q; running %v", code, out, stderr, q.Running())
 	}
 	if !bytes.Contains(r.guest.Table, []byte(passphrase)) || len(r.guest.Table) != 64 {
 		t.Errorf("the guest has %q; want the table", r.guest.Table)
 	}
-	if code, out, stderr := call(t, "release", "inject", r.path("p_packet.json"), "--qmp", socket, "--cont"); code != exitOK || !q.Running() {
+	if code, out, stderr := call(t, "release", "inject", r.path("p_packet.json"), "--qmp", socket, "--cont"); code != fault.OK || !q.Running() {
 		t.Errorf("release inject --cont = %d, %q, %q; running %v", code, out, stderr, q.Running())
 	}
 	for _, f := range []string{"report", "p_packet.json", "p_secret.bin", "vm_session.b64"} {
@@ -125,7 +126,7 @@ func TestRelease(t *testing.T) {
 			t.Errorf("a secret is in %s", f)
 		}
 	}
-	if code, _, stderr := call(t, "release", "inject", r.path("p_packet.json"), "--qmp", socket); code != exitFailed || !strings.Contains(stderr, "started already") {
+	if code, _, stderr := call(t, "release", "inject", r.path("p_packet.json"), "--qmp", socket); code != fault.Failed || !strings.Contains(stderr, "started already") {
 		t.Errorf("inject into a running guest = %d, %q", code, stderr)
 	}
 }
@@ -135,14 +136,14 @@ func TestReleaseRun(t *testing.T) {
 	q := &psptest.QEMU{Guest: r.guest}
 	socket := q.Serve(t)
 	code, out, stderr := call(t, r.owner("run", "--qmp", socket, "--cont")...)
-	if code != exitOK || !q.Running() || !bytes.Contains(r.guest.Table, []byte(passphrase)) {
+	if code != fault.OK || !q.Running() || !bytes.Contains(r.guest.Table, []byte(passphrase)) {
 		t.Errorf("release run = %d, %q, %q", code, out, stderr)
 	}
 	r = newRig(t, "0x7")
 	r.guest.Digest[0]++
 	q = &psptest.QEMU{Guest: r.guest}
 	code, _, stderr = call(t, r.owner("run", "--qmp", q.Serve(t), "--cont")...)
-	if code != exitMismatch || q.Running() || strings.Contains(q.Commands(), "inject") {
+	if code != fault.Mismatch || q.Running() || strings.Contains(q.Commands(), "inject") {
 		t.Errorf("release run of another guest = %d, %q; commands %s", code, stderr, q.Commands())
 	}
 }
@@ -175,9 +176,9 @@ func TestMismatch(t *testing.T) {
 			}
 		}
 		code, out, stderr := r.verify(tc.args...)
-		if code != exitMismatch || !strings.Contains(out, tc.says) || !strings.Contains(out, "expected: launch digest "+r.digest) ||
+		if code != fault.Mismatch || !strings.Contains(out, tc.says) || !strings.Contains(out, "expected: launch digest "+r.digest) ||
 			!strings.Contains(out, "reported: firmware 1.") || !strings.Contains(stderr, "not released") {
-			t.Errorf("%s: verify = %d, %q, %q; want %d, %q", name, code, out, stderr, exitMismatch, tc.says)
+			t.Errorf("%s: verify = %d, %q, %q; want %d, %q", name, code, out, stderr, fault.Mismatch, tc.says)
 		}
 		r.nothing(name)
 	}
@@ -194,22 +195,22 @@ func TestPolicyDemands(t *testing.T) {
 		r := newRig(t, policy)
 		r.collect(&psptest.QEMU{Guest: r.guest})
 		for p, option := range options {
-			want := exitMismatch
+			want := fault.Mismatch
 			if p == policy {
-				want = exitOK
+				want = fault.OK
 			}
 			if code, out, _ := r.verify(option); code != want {
 				t.Errorf("policy %s with %s: verify = %d, %q; want %d", policy, option, code, out, want)
 			}
-			if want != exitOK {
+			if want != fault.OK {
 				continue
 			}
 			for _, f := range []string{"p_packet.json", "p_header.b64", "p_secret.b64"} {
 				os.Remove(r.path(f))
 			}
 		}
-		if code, _, _ := r.verify(); code != exitMismatch {
-			t.Errorf("policy %s: verify = %d; want %d", policy, code, exitMismatch)
+		if code, _, _ := r.verify(); code != fault.Mismatch {
+			t.Errorf("policy %s: verify = %d; want %d", policy, code, fault.Mismatch)
 		}
 		r.nothing(policy)
 	}
@@ -226,7 +227,7 @@ func TestVerifyJSON(t *testing.T) {
 	}
 	r.digest = other
 	code, out, _ := r.verify("--json")
-	if v = (verdict{}); json.Unmarshal([]byte(out), &v) != nil || v.Match || v.Digest != "" || len(v.Causes) == 0 || code != exitMismatch {
+	if v = (verdict{}); json.Unmarshal([]byte(out), &v) != nil || v.Match || v.Digest != "" || len(v.Causes) == 0 || code != fault.Mismatch {
 		t.Errorf("verify --json of a mismatch = %d, %s", code, out)
 	}
 }
@@ -236,25 +237,25 @@ func TestVerifyJSON(t *testing.T) {
 func TestReplay(t *testing.T) {
 	r := newRig(t, "0x7")
 	r.collect(&psptest.QEMU{Guest: r.guest})
-	if code, _, stderr := r.verify(); code != exitOK {
+	if code, _, stderr := r.verify(); code != fault.OK {
 		t.Fatal(stderr)
 	}
 	again := r.guest.Relaunch()
 	code, _, stderr := call(t, "release", "inject", r.path("p_packet.json"), "--qmp", (&psptest.QEMU{Guest: again}).Serve(t))
-	if code != exitSecret || !strings.Contains(stderr, "another launch") || again.Table != nil {
+	if code != fault.Secret || !strings.Contains(stderr, "another launch") || again.Table != nil {
 		t.Errorf("inject into another launch = %d, %q", code, stderr)
 	}
 	old := base64.StdEncoding.EncodeToString(r.guest.Measure())
 	liar := &psptest.QEMU{Guest: again, Answer: map[string]func(uint64) string{
 		"query-sev-launch-measure": psptest.Return(`{"data": "` + old + `"}`)}}
 	code, _, stderr = call(t, "release", "inject", r.path("p_packet.json"), "--qmp", liar.Serve(t))
-	if code != exitSecret || !strings.Contains(stderr, "fw_error=11") || again.Table != nil {
+	if code != fault.Secret || !strings.Contains(stderr, "fw_error=11") || again.Table != nil {
 		t.Errorf("inject into another launch, whose host lies = %d, %q", code, stderr)
 	}
 	// An old session's report does not match the new session's key.
 	other := newRig(t, "0x7")
 	put(t, r.path("vm_tik.bin"), string(other.read("vm_tik.bin")))
-	if code, out, _ := r.verify(); code != exitMismatch || !strings.Contains(out, "another launch or session") {
+	if code, out, _ := r.verify(); code != fault.Mismatch || !strings.Contains(out, "another launch or session") {
 		t.Errorf("verify with another session's key = %d, %q", code, out)
 	}
 }
@@ -276,40 +277,40 @@ func TestReleaseBadInput(t *testing.T) {
 		args []string
 		code int
 	}{
-		"no verb":             {[]string{"release"}, exitUsage},
-		"no report":           {verify(keys...), exitUsage},
-		"no secret":           {verify(append(keys, r.path("report"))...), exitUsage},
-		"secret and table":    {verify(append(keys, r.path("report"), secret, "--table", table)...), exitUsage},
-		"no digest":           {append([]string{"release", "verify", "-o", r.path("p"), r.path("report"), secret}, keys...), exitUsage},
-		"digest of SNP":       {verify(append(keys, r.path("report"), secret, "--digest", strings.Repeat("0", 96))...), exitUsage},
-		"short digest":        {verify(append(keys, r.path("report"), secret, "--digest", "00")...), exitUsage},
-		"bad version":         {verify(append(keys, r.path("report"), secret, "--min-api", "1")...), exitUsage},
-		"version too large":   {verify(append(keys, r.path("report"), secret, "--min-api", "1.256")...), exitUsage},
-		"short TIK":           {verify("--tik", short, "--tek", r.path("vm_tek.bin"), r.path("report"), secret), exitFailed},
-		"short TEK":           {verify("--tik", r.path("vm_tik.bin"), "--tek", short, r.path("report"), secret), exitFailed},
-		"long TEK":            {verify("--tik", r.path("vm_tik.bin"), "--tek", junk, r.path("report"), secret), exitFailed},
-		"absent TIK":          {verify("--tik", r.path("no"), "--tek", r.path("vm_tek.bin"), r.path("report"), secret), exitFailed},
-		"absent report":       {verify(append(keys, r.path("no"), secret)...), exitFailed},
-		"junk report":         {verify(append(keys, junk, secret)...), exitFailed},
-		"half a report":       {verify(append(keys, put(t, r.path("half"), string(r.read("report")[:50])), secret)...), exitFailed},
-		"secret too long":     {verify(append(keys, r.path("report"), guid+"="+big)...), exitFailed},
-		"corrupt table":       {verify(append(keys, r.path("report"), "--table", table)...), exitFailed},
-		"absent socket":       {[]string{"release", "collect", "--qmp", r.path("no"), "-o", r.path("p")}, exitFailed},
-		"file as socket":      {[]string{"release", "collect", "--qmp", junk, "-o", r.path("p")}, exitFailed},
-		"collect, no output":  {[]string{"release", "collect", "--qmp", junk}, exitUsage},
-		"collect, argument":   {[]string{"release", "collect", "x", "--qmp", junk, "-o", r.path("p")}, exitUsage},
-		"no time":             {[]string{"release", "collect", "--qmp", junk, "-o", r.path("p"), "--timeout", "0s"}, exitUsage},
-		"inject nothing":      {[]string{"release", "inject", "--qmp", junk}, exitUsage},
-		"inject junk":         {[]string{"release", "inject", junk, "--qmp", junk}, exitFailed},
-		"inject a report":     {[]string{"release", "inject", r.path("report"), "--qmp", junk}, exitFailed},
-		"packet, measurement": {append([]string{"secret", "packet", "--measurement", "AA==", "-o", r.path("p"), secret}, keys...), exitUsage},
-		"packet, no keys":     {[]string{"secret", "packet", "--measurement", "AA==", "-o", r.path("p"), secret}, exitUsage},
-		"session of nothing":  {[]string{"secret", "session", "-o", r.path("p")}, exitUsage},
-		"session, bad policy": {[]string{"secret", "session", r.path("chain"), "-o", r.path("p"), "--policy", "x"}, exitUsage},
-		"session, bad root":   {[]string{"secret", "session", r.path("chain"), "-o", r.path("p"), "--amd-root", "x"}, exitUsage},
-		"session, not AMD's":  {[]string{"secret", "session", r.path("chain"), "-o", r.path("p")}, exitFailed},
-		"session, junk":       {[]string{"secret", "session", junk, "-o", r.path("p")}, exitFailed},
-		"session, half":       {[]string{"secret", "session", put(t, r.path("c"), string(r.read("chain")[:3000])), "-o", r.path("p")}, exitFailed},
+		"no verb":             {[]string{"release"}, fault.Usage},
+		"no report":           {verify(keys...), fault.Usage},
+		"no secret":           {verify(append(keys, r.path("report"))...), fault.Usage},
+		"secret and table":    {verify(append(keys, r.path("report"), secret, "--table", table)...), fault.Usage},
+		"no digest":           {append([]string{"release", "verify", "-o", r.path("p"), r.path("report"), secret}, keys...), fault.Usage},
+		"digest of SNP":       {verify(append(keys, r.path("report"), secret, "--digest", strings.Repeat("0", 96))...), fault.Usage},
+		"short digest":        {verify(append(keys, r.path("report"), secret, "--digest", "00")...), fault.Usage},
+		"bad version":         {verify(append(keys, r.path("report"), secret, "--min-api", "1")...), fault.Usage},
+		"version too large":   {verify(append(keys, r.path("report"), secret, "--min-api", "1.256")...), fault.Usage},
+		"short TIK":           {verify("--tik", short, "--tek", r.path("vm_tek.bin"), r.path("report"), secret), fault.Failed},
+		"short TEK":           {verify("--tik", r.path("vm_tik.bin"), "--tek", short, r.path("report"), secret), fault.Failed},
+		"long TEK":            {verify("--tik", r.path("vm_tik.bin"), "--tek", junk, r.path("report"), secret), fault.Failed},
+		"absent TIK":          {verify("--tik", r.path("no"), "--tek", r.path("vm_tek.bin"), r.path("report"), secret), fault.Failed},
+		"absent report":       {verify(append(keys, r.path("no"), secret)...), fault.Failed},
+		"junk report":         {verify(append(keys, junk, secret)...), fault.Failed},
+		"half a report":       {verify(append(keys, put(t, r.path("half"), string(r.read("report")[:50])), secret)...), fault.Failed},
+		"secret too long":     {verify(append(keys, r.path("report"), guid+"="+big)...), fault.Failed},
+		"corrupt table":       {verify(append(keys, r.path("report"), "--table", table)...), fault.Failed},
+		"absent socket":       {[]string{"release", "collect", "--qmp", r.path("no"), "-o", r.path("p")}, fault.Failed},
+		"file as socket":      {[]string{"release", "collect", "--qmp", junk, "-o", r.path("p")}, fault.Failed},
+		"collect, no output":  {[]string{"release", "collect", "--qmp", junk}, fault.Usage},
+		"collect, argument":   {[]string{"release", "collect", "x", "--qmp", junk, "-o", r.path("p")}, fault.Usage},
+		"no time":             {[]string{"release", "collect", "--qmp", junk, "-o", r.path("p"), "--timeout", "0s"}, fault.Usage},
+		"inject nothing":      {[]string{"release", "inject", "--qmp", junk}, fault.Usage},
+		"inject junk":         {[]string{"release", "inject", junk, "--qmp", junk}, fault.Failed},
+		"inject a report":     {[]string{"release", "inject", r.path("report"), "--qmp", junk}, fault.Failed},
+		"packet, measurement": {append([]string{"secret", "packet", "--measurement", "AA==", "-o", r.path("p"), secret}, keys...), fault.Usage},
+		"packet, no keys":     {[]string{"secret", "packet", "--measurement", "AA==", "-o", r.path("p"), secret}, fault.Usage},
+		"session of nothing":  {[]string{"secret", "session", "-o", r.path("p")}, fault.Usage},
+		"session, bad policy": {[]string{"secret", "session", r.path("chain"), "-o", r.path("p"), "--policy", "x"}, fault.Usage},
+		"session, bad root":   {[]string{"secret", "session", r.path("chain"), "-o", r.path("p"), "--amd-root", "x"}, fault.Usage},
+		"session, not AMD's":  {[]string{"secret", "session", r.path("chain"), "-o", r.path("p")}, fault.Failed},
+		"session, junk":       {[]string{"secret", "session", junk, "-o", r.path("p")}, fault.Failed},
+		"session, half":       {[]string{"secret", "session", put(t, r.path("c"), string(r.read("chain")[:3000])), "-o", r.path("p")}, fault.Failed},
 	} {
 		before := names(t, r.dir)
 		code, _, stderr := call(t, tc.args...)
@@ -332,7 +333,7 @@ func TestInterruptedContinue(t *testing.T) {
 	q := &psptest.QEMU{Guest: r.guest, Answer: map[string]func(uint64) string{"cont": func(uint64) string { cancel(); return "" }}}
 	var stdout, stderr bytes.Buffer
 	code := (&app{stdout: &stdout, stderr: &stderr}).main(ctx, r.owner("run", "--qmp", q.Serve(t), "--cont"))
-	if code != exitFailed || !strings.Contains(stderr.String(), "the secret is in the guest") || r.guest.Table == nil {
+	if code != fault.Failed || !strings.Contains(stderr.String(), "the secret is in the guest") || r.guest.Table == nil {
 		t.Errorf("interrupted cont = %d, %q", code, stderr.String())
 	}
 }
@@ -346,7 +347,7 @@ func TestSharedKeyIsWarnedOf(t *testing.T) {
 	if err := os.Chmod(r.path("vm_tek.bin"), 0o640); err != nil {
 		t.Fatal(err)
 	}
-	if code, _, stderr := r.verify("--force"); code != exitOK || strings.Count(stderr, "others may use "+r.path("vm_tek.bin")) != 1 {
+	if code, _, stderr := r.verify("--force"); code != fault.OK || strings.Count(stderr, "others may use "+r.path("vm_tek.bin")) != 1 {
 		t.Errorf("verify with a TEK of mode 0640 = %d, %q; want one warning", code, stderr)
 	}
 }
@@ -355,7 +356,7 @@ func TestSharedKeyIsWarnedOf(t *testing.T) {
 func TestInterruptedInject(t *testing.T) {
 	r := newRig(t, "0x7")
 	r.collect(&psptest.QEMU{Guest: r.guest})
-	if code, _, stderr := r.verify(); code != exitOK {
+	if code, _, stderr := r.verify(); code != fault.OK {
 		t.Fatal(stderr)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
@@ -363,7 +364,7 @@ func TestInterruptedInject(t *testing.T) {
 		"sev-inject-launch-secret": func(uint64) string { cancel(); return "" }}}
 	var stdout, stderr bytes.Buffer
 	code := (&app{stdout: &stdout, stderr: &stderr}).main(ctx, []string{"release", "inject", r.path("p_packet.json"), "--qmp", q.Serve(t), "--cont"})
-	if code != exitFailed || !strings.Contains(stderr.String(), "not known whether the secret arrived") || q.Running() {
+	if code != fault.Failed || !strings.Contains(stderr.String(), "not known whether the secret arrived") || q.Running() {
 		t.Errorf("interrupted inject = %d, %q", code, stderr.String())
 	}
 }
@@ -373,11 +374,11 @@ func TestSecretPacket(t *testing.T) {
 	r := newRig(t, "0x7")
 	m := base64.StdEncoding.EncodeToString(r.guest.Measure())
 	table := r.path("table")
-	if code, _, stderr := call(t, "secret", "build", guid+"="+r.path("key"), "-o", table); code != exitOK {
+	if code, _, stderr := call(t, "secret", "build", guid+"="+r.path("key"), "-o", table); code != fault.OK {
 		t.Fatal(stderr)
 	}
 	code, out, stderr := call(t, "secret", "packet", "--table", table, "--tik", r.path("vm_tik.bin"), "--tek", r.path("vm_tek.bin"), "--measurement", m, "-o", r.path("p"))
-	if code != exitOK || !strings.Contains(stderr, "was not checked") {
+	if code != fault.OK || !strings.Contains(stderr, "was not checked") {
 		t.Fatalf("secret packet = %d, %q, %q", code, out, stderr)
 	}
 	if s := r.guest.LaunchSecret(r.base64("p_header.b64"), r.base64("p_secret.b64")); s != psptest.Success || !bytes.Equal(r.guest.Table, r.read("table")) {

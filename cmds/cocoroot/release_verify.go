@@ -12,6 +12,8 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"cocoroot/initramfs/fault"
+	"cocoroot/initramfs/files"
 	"cocoroot/initramfs/launch/qmp"
 	"cocoroot/initramfs/release"
 	"cocoroot/initramfs/release/packet"
@@ -43,10 +45,10 @@ func (d *demands) expectation() (release.Expectation, error) {
 	for _, s := range d.digests {
 		b, err := hex.DecodeString(strings.TrimSpace(s))
 		if err == nil && len(b) == 48 {
-			return e, usagef("--digest: a digest of 96 digits is SEV-SNP's, which has no LAUNCH_SECRET")
+			return e, fault.Usagef("--digest: a digest of 96 digits is SEV-SNP's, which has no LAUNCH_SECRET")
 		}
 		if err != nil || len(b) != len(session.Digest{}) {
-			return e, usagef("--digest: %.80q is not 64 hex digits", s)
+			return e, fault.Usagef("--digest: %.80q is not 64 hex digits", s)
 		}
 		e.Digests = append(e.Digests, session.Digest(b))
 	}
@@ -62,7 +64,7 @@ func (d *demands) expectation() (release.Expectation, error) {
 	a, errA := strconv.ParseUint(major, 10, 8)
 	b, errB := strconv.ParseUint(minor, 10, 8)
 	if !ok || errA != nil || errB != nil {
-		return e, usagef("--min-api: %.20q is not of the form MAJOR.MINOR", d.minAPI)
+		return e, fault.Usagef("--min-api: %.20q is not of the form MAJOR.MINOR", d.minAPI)
 	}
 	e.MinMajor, e.MinMinor = uint8(a), uint8(b)
 	return e, nil
@@ -157,7 +159,7 @@ func (r *releaser) seal(a *app, report release.Report, pairs []string) (packet.P
 		v.print(a.stdout)
 	}
 	if err != nil {
-		return packet.Packet{}, &failure{exitMismatch, fmt.Errorf("the secret is not released: %w", err), mismatchHint(err)}
+		return packet.Packet{}, fault.New(fault.Mismatch, fmt.Errorf("the secret is not released: %w", err), mismatchHint(err))
 	}
 	table, err := r.read(a, pairs)
 	if err != nil {
@@ -198,13 +200,13 @@ func (a *app) releaseVerify() *cobra.Command {
 		if r.expected, err = r.expectation(); err != nil {
 			return err
 		}
-		b, err := readBounded(args[0], release.MaxReport)
+		b, err := files.Read(args[0], release.MaxReport)
 		if err != nil {
 			return err
 		}
 		report, err := release.ParseReport(b)
 		if err != nil {
-			return hinted(fmt.Errorf("cannot read the report %s: %w", args[0], err), "cocoroot release collect writes it")
+			return fault.Hintf(fmt.Errorf("cannot read the report %s: %w", args[0], err), "cocoroot release collect writes it")
 		}
 		p, err := r.seal(a, report, args[1:])
 		if err != nil {

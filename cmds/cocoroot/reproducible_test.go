@@ -9,6 +9,7 @@ import (
 	"syscall"
 	"testing"
 
+	"cocoroot/initramfs/fault"
 	"cocoroot/initramfs/oracle"
 )
 
@@ -107,7 +108,7 @@ func debugArchive(t *testing.T, umask, module string) []byte {
 	out := filepath.Join(dir, "debug.img")
 	code, _, stderr := call(t, "initrd", "--debug", "-o", out, "--init", oracle.Artifact(t, "debuginit"),
 		"--commands", filepath.Join(dir, "commands.cpio"), "--modules", oracle.Artifact(t, "modules"))
-	if code != exitOK {
+	if code != fault.OK {
 		t.Fatalf("cocoroot initrd --debug: %s", stderr)
 	}
 	if !strings.Contains(stderr, "a DEBUG archive gives a shell") {

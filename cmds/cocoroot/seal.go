@@ -11,6 +11,8 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"cocoroot/initramfs/fault"
+	"cocoroot/initramfs/files"
 	"cocoroot/initramfs/image/cmdline"
 	"cocoroot/initramfs/image/manifest"
 	"cocoroot/initramfs/image/rootfs"
@@ -72,8 +74,8 @@ func (o *sealOptions) check(given func(string) bool) error {
 	if err := o.checkKey(given); err != nil {
 		return err
 	}
-	if isBlockDevice(o.image) && (o.cmdlineOut == "" || o.manifestOut == "" || o.keyOut == "" && o.makesKey()) {
-		return usagef("%s is a block device, and nothing goes beside it: give --cmdline-out, --manifest-out and --key-out", o.image)
+	if files.IsBlockDevice(o.image) && (o.cmdlineOut == "" || o.manifestOut == "" || o.keyOut == "" && o.makesKey()) {
+		return fault.Usagef("%s is a block device, and nothing goes beside it: give --cmdline-out, --manifest-out and --key-out", o.image)
 	}
 	if o.keyOut == "" {
 		o.keyOut = o.image + ".key"
@@ -93,23 +95,23 @@ func seal(ctx context.Context, a *app, o sealOptions) error {
 		return err // before the long work begins
 	}
 	// Every output is opened before the long work begins.
-	files := outputs{scratch: scratchOf(ctx)}
-	defer files.discard()
-	image, err := files.create(o.image, 0o644, o.force)
+	all := files.Outputs{Scratch: files.ScratchOf(ctx)}
+	defer all.Discard()
+	image, err := all.Create(o.image, 0o644, o.force)
 	if err != nil {
 		return err
 	}
-	line, err := files.create(o.cmdlineOut, 0o644, o.force)
+	line, err := all.Create(o.cmdlineOut, 0o644, o.force)
 	if err != nil {
 		return err
 	}
-	about, err := files.create(o.manifestOut, 0o644, o.force)
+	about, err := all.Create(o.manifestOut, 0o644, o.force)
 	if err != nil {
 		return err
 	}
-	var keyOut *output
+	var keyOut *files.Output
 	if o.makesKey() {
-		if keyOut, err = files.create(o.keyOut, 0o600, o.force); err != nil {
+		if keyOut, err = all.Create(o.keyOut, 0o600, o.force); err != nil {
 			return err
 		}
 	}
@@ -138,7 +140,7 @@ func seal(ctx context.Context, a *app, o sealOptions) error {
 	if _, err := about.Write(text); err != nil {
 		return fmt.Errorf("cannot write %s: %w", o.manifestOut, err)
 	}
-	if err := files.commit(); err != nil {
+	if err := all.Commit(); err != nil {
 		return err
 	}
 	if o.json {
@@ -150,7 +152,7 @@ func seal(ctx context.Context, a *app, o sealOptions) error {
 
 // writeImage makes the file system in a folder beside the image and seals it.
 // It returns what kind of file system it is, too.
-func (o sealOptions) writeImage(ctx context.Context, a *app, image, keyOut *output) (result sealed.Result, kind policy.FSType, err error) {
+func (o sealOptions) writeImage(ctx context.Context, a *app, image, keyOut *files.Output) (result sealed.Result, kind policy.FSType, err error) {
 	brought, err := o.readKey(a)
 	if err != nil {
 		return result, "", err
@@ -175,7 +177,7 @@ func (o sealOptions) writeImage(ctx context.Context, a *app, image, keyOut *outp
 	}
 	size, err := sealed.ImageSize(root.Size)
 	if err == nil {
-		err = image.fits(size)
+		err = image.Fits(size)
 	}
 	if err != nil {
 		return result, "", err
@@ -196,7 +198,7 @@ func (o sealOptions) writeImage(ctx context.Context, a *app, image, keyOut *outp
 	})
 	switch {
 	case errors.Is(err, format.ErrKDF):
-		return result, "", usagef("the guest would refuse this image: %w", err)
+		return result, "", fault.Usagef("the guest would refuse this image: %w", err)
 	case err != nil:
 		return result, "", err
 	case with.sum != nil && !bytes.Equal(h.Sum(nil), with.sum[:]):

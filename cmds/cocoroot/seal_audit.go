@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 
+	"cocoroot/initramfs/fault"
 	"cocoroot/initramfs/image/audit"
 	"cocoroot/initramfs/image/cmdline"
 	"cocoroot/initramfs/image/fsimage"
@@ -26,7 +27,7 @@ func auditNames() []string {
 func checkAllowed(allowed []string) error {
 	for _, name := range allowed {
 		if !slices.Contains(auditNames(), name) {
-			return usagef("--allow %.64q is not one of %s", name, strings.Join(auditNames(), ", "))
+			return fault.Usagef("--allow %.64q is not one of %s", name, strings.Join(auditNames(), ", "))
 		}
 	}
 	return nil
@@ -62,10 +63,10 @@ func (o sealOptions) auditRoot(root *rootfs.Image) error {
 	case len(names) == 0:
 		return nil
 	case slices.Equal(names, []string{audit.NoInit}) && len(root.Entrypoint) > 0 && o.init == "":
-		return hinted(fmt.Errorf("the root file system has no init:%s", text.String()),
+		return fault.Hintf(fmt.Errorf("the root file system has no init:%s", text.String()),
 			"the OCI image starts %q: --init takes the program, and --append '-- …' its arguments; it will be the guest's first process", root.Entrypoint)
 	}
-	return hinted(fmt.Errorf("the root file system is not sealed as it is:%s", text.String()),
+	return fault.Hintf(fmt.Errorf("the root file system is not sealed as it is:%s", text.String()),
 		"mend the root; or --allow %s seals it all the same", strings.Join(names, ","))
 }
 
@@ -92,7 +93,7 @@ func (o sealOptions) policy(kind policy.FSType, image verity.Params) (policy.Pol
 	}
 	var err error
 	if p.Disk, err = policy.ParseDisk(o.disk); err != nil {
-		return p, usagef("--disk: %w", err)
+		return p, fault.Usagef("--disk: %w", err)
 	}
 	return p, nil
 }

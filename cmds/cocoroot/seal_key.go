@@ -10,6 +10,7 @@ import (
 
 	"github.com/spf13/pflag"
 
+	"cocoroot/initramfs/fault"
 	"cocoroot/initramfs/image/rootfs"
 	"cocoroot/initramfs/image/sealed"
 	"cocoroot/unlock/luks2"
@@ -48,11 +49,11 @@ func (o *sealOptions) keyFlags(flags *pflag.FlagSet) {
 // checkKey refuses options about the key that do not fit together.
 func (o *sealOptions) checkKey(given func(string) bool) error {
 	if n := count(o.keyFile != "", o.keyOut != "", o.passphraseFile != ""); n > 1 {
-		return usagef("--key-file, --key-out and --passphrase-file exclude each other")
+		return fault.Usagef("--key-file, --key-out and --passphrase-file exclude each other")
 	}
 	for _, name := range []string{"pbkdf-memory", "pbkdf-force-iterations", "pbkdf-parallel"} {
 		if given(name) && o.passphraseFile == "" {
-			return usagef("--%s is for --passphrase-file: a random key needs no stretching", name)
+			return fault.Usagef("--%s is for --passphrase-file: a random key needs no stretching", name)
 		}
 	}
 	return nil
@@ -102,7 +103,7 @@ func (o sealOptions) readKey(a *app) (*secmem.Buffer, error) {
 	}
 	if len(key.Bytes()) < least {
 		key.Close()
-		return nil, hinted(fmt.Errorf("cannot use %s: it has fewer than %d bytes", path, least), "%s", hint)
+		return nil, fault.Hintf(fmt.Errorf("cannot use %s: it has fewer than %d bytes", path, least), "%s", hint)
 	}
 	warnOfEnding(a, path, key.Bytes())
 	return key, nil
@@ -157,7 +158,7 @@ func (o sealOptions) derive(root *rootfs.Image, s *keys) (sealed.Derived, error)
 	s.sum = (*[sha256.Size]byte)(h.Sum(nil))
 	derived, err := sealed.Derive(seed.Bytes(), *s.sum)
 	if errors.Is(err, sealed.ErrSeed) {
-		err = hinted(fmt.Errorf("cannot use %s: %w", o.seedFile, err), "head -c 32 /dev/urandom >%s makes one", o.seedFile)
+		err = fault.Hintf(fmt.Errorf("cannot use %s: %w", o.seedFile, err), "head -c 32 /dev/urandom >%s makes one", o.seedFile)
 	}
 	if err != nil {
 		return derived, err

@@ -11,6 +11,8 @@ import (
 
 	"github.com/spf13/pflag"
 
+	"cocoroot/initramfs/fault"
+	"cocoroot/initramfs/files"
 	"cocoroot/initramfs/image/fsimage"
 	"cocoroot/initramfs/image/rootfs"
 	"cocoroot/unlock/policy"
@@ -37,21 +39,21 @@ func (o sealOptions) makeRoot(ctx context.Context) (*rootfs.Image, error) {
 		return nil, fmt.Errorf("cannot make a folder for the file system: %w", err)
 	}
 	defer os.RemoveAll(dir)
-	scratchOf(ctx).add(dir)
+	files.ScratchOf(ctx).Add(dir)
 	image, err := rootfs.Make(ctx, o.root, dir, rootfs.Options{
 		Type: policy.FSType(o.fs), Epoch: epoch, Owned: o.rootOwned, Level: o.level, Image: o.ociImage, Stdin: os.Stdin,
 	})
 	switch {
 	case errors.Is(err, rootfs.ErrFormat):
-		return nil, usagef("--fs %s: %w", o.fs, err)
+		return nil, fault.Usagef("--fs %s: %w", o.fs, err)
 	case errors.Is(err, rootfs.ErrOCI) && o.ociImage == "":
-		return nil, hinted(err, "--image TAG or --image sha256:… chooses one of several images")
+		return nil, fault.Hintf(err, "--image TAG or --image sha256:… chooses one of several images")
 	case errors.Is(err, fsimage.ErrRecovery):
-		return nil, hinted(err, "e2fsck -f -y %s replays it", o.root)
+		return nil, fault.Hintf(err, "e2fsck -f -y %s replays it", o.root)
 	case errors.Is(err, rootfs.ErrACL):
-		return nil, hinted(err, "--fs erofs and --fs ext4 keep ACLs; setfacl -R -b %s removes them", o.root)
+		return nil, fault.Hintf(err, "--fs erofs and --fs ext4 keep ACLs; setfacl -R -b %s removes them", o.root)
 	case errors.Is(err, rootfs.ErrChanged):
-		return nil, hinted(err, "seal a copy that nothing writes to")
+		return nil, fault.Hintf(err, "seal a copy that nothing writes to")
 	}
 	return image, err
 }
@@ -62,13 +64,13 @@ func (o sealOptions) checkRoot() error {
 	switch policy.FSType(o.fs) {
 	case "", policy.Squashfs, policy.EROFS, policy.Ext4:
 	default:
-		return usagef("there is no --fs %.32q; it is squashfs, erofs or ext4", o.fs)
+		return fault.Usagef("there is no --fs %.32q; it is squashfs, erofs or ext4", o.fs)
 	}
 	if o.rootOwned && policy.FSType(o.fs) == policy.Ext4 {
-		return usagef("--root-owned is for squashfs and erofs: mke2fs takes the owners that the files have")
+		return fault.Usagef("--root-owned is for squashfs and erofs: mke2fs takes the owners that the files have")
 	}
 	if o.level < 1 || o.level > rootfs.MaxLevel {
-		return usagef("--compression %d is not a level from 1 to %d", o.level, rootfs.MaxLevel)
+		return fault.Usagef("--compression %d is not a level from 1 to %d", o.level, rootfs.MaxLevel)
 	}
 	if o.root == rootfs.Stdin {
 		return nil
@@ -91,7 +93,7 @@ func (o sealOptions) checkRoot() error {
 		return err
 	}
 	if target == source || strings.HasPrefix(target, strings.TrimSuffix(source, "/")+"/") {
-		return usagef("the image cannot be written to %s: it is in the folder that is to be sealed", target)
+		return fault.Usagef("the image cannot be written to %s: it is in the folder that is to be sealed", target)
 	}
 	return nil
 }
@@ -110,7 +112,7 @@ func (o sealOptions) checkInputs() error {
 		}
 		for _, in := range []string{o.root, o.keyFile, o.passphraseFile, o.seedFile} {
 			if fi, err := os.Stat(in); err == nil && os.SameFile(fi, there) {
-				return usagef("%s cannot be written: it is %s, which is to be read", out, in)
+				return fault.Usagef("%s cannot be written: it is %s, which is to be read", out, in)
 			}
 		}
 	}
@@ -126,7 +128,7 @@ func sourceDate() (int64, error) {
 	}
 	epoch, err := strconv.ParseUint(text, 10, 32)
 	if err != nil {
-		return 0, usagef("SOURCE_DATE_EPOCH=%q is not a number of seconds", text)
+		return 0, fault.Usagef("SOURCE_DATE_EPOCH=%q is not a number of seconds", text)
 	}
 	return int64(epoch), nil
 }

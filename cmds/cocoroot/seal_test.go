@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"cocoroot/initramfs/fault"
 	"cocoroot/initramfs/oracle"
 	"cocoroot/unlock/policy"
 )
@@ -39,7 +40,7 @@ func aRoot(t *testing.T) string {
 func sealOK(t *testing.T, args ...string) string {
 	t.Helper()
 	code, out, stderr := call(t, append([]string{"seal", "--allow", "no-init"}, args...)...)
-	if code != exitOK {
+	if code != fault.OK {
 		t.Fatalf("seal %s = %d, %q", args, code, stderr)
 	}
 	return out
@@ -83,7 +84,7 @@ func TestSealFromSeed(t *testing.T) {
 			t.Errorf("%s: the same key material", name)
 		}
 	}
-	if code, _, stderr := call(t, "seal", root, "--allow", "no-init", "-o", filepath.Join(in, "image"), "--deterministic-from", put(t, filepath.Join(in, "short"), "short")); code != exitFailed || !strings.Contains(stderr, "/dev/urandom") {
+	if code, _, stderr := call(t, "seal", root, "--allow", "no-init", "-o", filepath.Join(in, "image"), "--deterministic-from", put(t, filepath.Join(in, "short"), "short")); code != fault.Failed || !strings.Contains(stderr, "/dev/urandom") {
 		t.Errorf("a short seed = %d, %q; want a refusal that says how to make one", code, stderr)
 	}
 }
@@ -109,13 +110,13 @@ func TestSealWithPassphrase(t *testing.T) {
 		args []string
 		code int
 	}{
-		"short":         {[]string{"--passphrase-file", put(t, filepath.Join(dir, "short"), "password123")}, exitFailed},
-		"empty":         {[]string{"--passphrase-file", put(t, filepath.Join(dir, "empty"), "")}, exitFailed},
-		"too dear":      {[]string{"--passphrase-file", pass, "--pbkdf-memory", "2097152"}, exitUsage},
-		"no passes":     {[]string{"--passphrase-file", pass, "--pbkdf-force-iterations", "0"}, exitUsage},
-		"with a key":    {[]string{"--passphrase-file", pass, "--key-out", filepath.Join(dir, "k")}, exitUsage},
-		"costs alone":   {[]string{"--pbkdf-memory", "1024"}, exitUsage},
-		"is the output": {[]string{"--passphrase-file", pass, "--cmdline-out", pass, "--force"}, exitUsage},
+		"short":         {[]string{"--passphrase-file", put(t, filepath.Join(dir, "short"), "password123")}, fault.Failed},
+		"empty":         {[]string{"--passphrase-file", put(t, filepath.Join(dir, "empty"), "")}, fault.Failed},
+		"too dear":      {[]string{"--passphrase-file", pass, "--pbkdf-memory", "2097152"}, fault.Usage},
+		"no passes":     {[]string{"--passphrase-file", pass, "--pbkdf-force-iterations", "0"}, fault.Usage},
+		"with a key":    {[]string{"--passphrase-file", pass, "--key-out", filepath.Join(dir, "k")}, fault.Usage},
+		"costs alone":   {[]string{"--pbkdf-memory", "1024"}, fault.Usage},
+		"is the output": {[]string{"--passphrase-file", pass, "--cmdline-out", pass, "--force"}, fault.Usage},
 	} {
 		args := append([]string{"seal", "--allow", "no-init", root, "-o", filepath.Join(dir, "other")}, c.args...)
 		if code, _, stderr := call(t, args...); code != c.code || strings.Contains(stderr, "correct horse") {
@@ -135,14 +136,14 @@ func TestSealAudits(t *testing.T) {
 	put(t, filepath.Join(root, "etc/shadow"), "root::19000:0:99999:7:::\n")
 	image := filepath.Join(dir, "image")
 	code, _, stderr := call(t, "seal", root, "-o", image, "--allow", "no-init")
-	if code != exitFailed || !strings.Contains(stderr, "empty-password: /etc/shadow") || !strings.Contains(stderr, "--allow empty-password") {
+	if code != fault.Failed || !strings.Contains(stderr, "empty-password: /etc/shadow") || !strings.Contains(stderr, "--allow empty-password") {
 		t.Errorf("seal = %d, %q; want a refusal that names empty-password and --allow", code, stderr)
 	}
 	if got := names(t, dir); got != "" {
 		t.Errorf("the refused seal left %s", got)
 	}
 	sealOK(t, root, "-o", image, "--allow", "empty-password")
-	if code, _, stderr := call(t, "seal", root, "-o", image, "--force", "--allow", "anything"); code != exitUsage || !strings.Contains(stderr, "cloud-init") {
+	if code, _, stderr := call(t, "seal", root, "-o", image, "--force", "--allow", "anything"); code != fault.Usage || !strings.Contains(stderr, "cloud-init") {
 		t.Errorf("unknown name = %d, %q; want a usage error that lists the names", code, stderr)
 	}
 }
@@ -164,7 +165,7 @@ func TestSealOntoItsSource(t *testing.T) {
 		"over the key":   {root, "-o", image, "--key-file", key, "--manifest-out", key, "--force"},
 		"through a link": {dir + "/../" + filepath.Base(dir) + "/link", "-o", image, "--force"},
 	} {
-		if code, _, stderr := call(t, append([]string{"seal"}, args...)...); code != exitUsage {
+		if code, _, stderr := call(t, append([]string{"seal"}, args...)...); code != fault.Usage {
 			t.Errorf("%s = %d, %q; want a usage error", name, code, stderr)
 		}
 	}
@@ -174,7 +175,7 @@ func TestSealOntoItsSource(t *testing.T) {
 // on standard output.
 func TestSealEvents(t *testing.T) {
 	code, out, stderr := call(t, "seal", aRoot(t), "-o", filepath.Join(t.TempDir(), "image"), "--json", "--allow", "no-init")
-	if code != exitOK || !json.Valid([]byte(out)) {
+	if code != fault.OK || !json.Valid([]byte(out)) {
 		t.Fatalf("seal --json = %d, %q", code, out)
 	}
 	var last event
@@ -272,7 +273,7 @@ func TestSealReadError(t *testing.T) {
 		t.Skipf("cannot drop the caches: %v", err)
 	}
 	code, _, stderr := call(t, "seal", "--allow", "no-init", device, "-o", image, "--force")
-	if code != exitFailed || !strings.Contains(stderr, "cannot read") {
+	if code != fault.Failed || !strings.Contains(stderr, "cannot read") {
 		t.Errorf("seal = %d, %q; want an error of reading", code, stderr)
 	}
 	if after, _ := os.ReadFile(image); !bytes.Equal(before, after) {
@@ -303,21 +304,21 @@ func TestSealOntoDevice(t *testing.T) {
 	outputs := []string{"--cmdline-out", filepath.Join(in, "line"), "--manifest-out", filepath.Join(in, "manifest"), "--key-out", filepath.Join(in, "key")}
 	disk := device(64 << 20)
 	args := append([]string{"seal", "--allow", "no-init", aRoot(t), "-o", disk}, outputs...)
-	if code, _, stderr := call(t, args...); code != exitFailed || !strings.Contains(stderr, "--force writes over") {
+	if code, _, stderr := call(t, args...); code != fault.Failed || !strings.Contains(stderr, "--force writes over") {
 		t.Errorf("without --force = %d, %q", code, stderr)
 	}
-	if code, _, stderr := call(t, args[:6]...); code != exitUsage {
+	if code, _, stderr := call(t, args[:6]...); code != fault.Usage {
 		t.Errorf("without the other outputs = %d, %q; want a usage error", code, stderr)
 	}
-	if code, _, stderr := call(t, append(args, "--force")...); code != exitOK {
+	if code, _, stderr := call(t, append(args, "--force")...); code != fault.OK {
 		t.Fatalf("seal = %d, %q", code, stderr)
 	}
-	if code, out, stderr := call(t, "verify", disk, "--manifest", filepath.Join(in, "manifest"), "--key-file", filepath.Join(in, "key")); code != exitOK {
+	if code, out, stderr := call(t, "verify", disk, "--manifest", filepath.Join(in, "manifest"), "--key-file", filepath.Join(in, "key")); code != fault.OK {
 		t.Errorf("verify = %d, %q, %q", code, out, stderr)
 	}
 	small := device(1 << 20)
 	args[5] = small
-	if code, _, stderr := call(t, append(args, "--force")...); code != exitFailed || !strings.Contains(stderr, "it was not touched") {
+	if code, _, stderr := call(t, append(args, "--force")...); code != fault.Failed || !strings.Contains(stderr, "it was not touched") {
 		t.Errorf("too small = %d, %q", code, stderr)
 	}
 	if data, err := os.ReadFile(small); err != nil || strings.Trim(string(data), "\x00") != "" {
@@ -380,7 +381,7 @@ func TestStockToolsTakeIt(t *testing.T) {
 func TestSealCompression(t *testing.T) {
 	root, dir := aRoot(t), t.TempDir()
 	for _, level := range []string{"0", "23", "x"} {
-		if code, _, stderr := call(t, "seal", root, "-o", filepath.Join(dir, "bad"), "--compression", level); code != exitUsage {
+		if code, _, stderr := call(t, "seal", root, "-o", filepath.Join(dir, "bad"), "--compression", level); code != fault.Usage {
 			t.Errorf("--compression %s = %d, %q; want a usage error", level, code, stderr)
 		}
 	}

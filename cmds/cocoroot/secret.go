@@ -7,6 +7,8 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"cocoroot/initramfs/fault"
+	"cocoroot/initramfs/files"
 	"cocoroot/initramfs/measure/ovmf"
 	"cocoroot/unlock/efi"
 	"cocoroot/unlock/secmem"
@@ -45,7 +47,7 @@ func (a *app) writeTable(pairs []string, out, firmware string, force bool) error
 		return err
 	}
 	defer table.Close()
-	if err := writeFiles([]namedFile{{out, 0o600, table.Bytes()}}, force); err != nil {
+	if err := files.Write(force, files.Secret(out, table.Bytes())); err != nil {
 		return err
 	}
 	fmt.Fprintf(a.stdout, "%s: %d entries, %d of %d bytes\n", out, len(pairs), len(table.Bytes()), area)
@@ -62,7 +64,7 @@ func tableArea(firmware string) (int, error) {
 
 // secretArea returns the size in bytes of a firmware's secret area.
 func secretArea(path string) (int, error) {
-	image, err := readImage("firmware", path)
+	image, err := files.ReadImage("firmware", path)
 	if err != nil {
 		return 0, err
 	}
@@ -84,11 +86,11 @@ func buildTable(a *app, pairs []string, area int) (*secmem.Buffer, error) {
 	for _, pair := range pairs {
 		name, path, ok := strings.Cut(pair, "=")
 		if !ok || path == "" {
-			return nil, usagef("%q is not of the form GUID=FILE", pair)
+			return nil, fault.Usagef("%q is not of the form GUID=FILE", pair)
 		}
 		g, err := efi.Parse(name)
 		if err != nil {
-			return nil, usagef("%q: %w", pair, err)
+			return nil, fault.Usagef("%q: %w", pair, err)
 		}
 		data, err := secmem.ReadFile(path, area)
 		if err != nil {

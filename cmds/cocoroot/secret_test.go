@@ -6,13 +6,16 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"cocoroot/initramfs/fault"
+	"cocoroot/initramfs/inspect"
 )
 
 func TestSecretInspect(t *testing.T) {
 	dir := t.TempDir()
 	key := put(t, filepath.Join(dir, "key"), "MY-LUKS-PASSPHRASE\n")
 	table := filepath.Join(dir, "table")
-	if code, _, stderr := call(t, "secret", "build", guid+"="+key, "-o", table); code != exitOK || !strings.Contains(stderr, "ends in a newline") {
+	if code, _, stderr := call(t, "secret", "build", guid+"="+key, "-o", table); code != fault.OK || !strings.Contains(stderr, "ends in a newline") {
 		t.Errorf("build of a key with a newline = %d, %q; want a warning", code, stderr)
 	}
 	good, err := os.ReadFile(table)
@@ -30,11 +33,11 @@ func TestSecretInspect(t *testing.T) {
 		says  string // on stdout
 		hint  string
 	}{
-		"good":          {string(good), exitOK, "ends in a newline: disk key", ""},
-		"wrong header":  {string(header), exitFailed, "sees no secrets", "says nothing"},
-		"truncated":     {string(good[:40]), exitFailed, "refuses the whole table", "refuses the whole table"},
-		"zeros counted": {string(zeros), exitFailed, "refuses the whole table", "refuses the whole table"},
-		"too long":      {string(good) + strings.Repeat("\x00", 4096), exitFailed, "entry: " + guid, "hashes table"},
+		"good":          {string(good), fault.OK, "ends in a newline: disk key", ""},
+		"wrong header":  {string(header), fault.Failed, "sees no secrets", "says nothing"},
+		"truncated":     {string(good[:40]), fault.Failed, "refuses the whole table", "refuses the whole table"},
+		"zeros counted": {string(zeros), fault.Failed, "refuses the whole table", "refuses the whole table"},
+		"too long":      {string(good) + strings.Repeat("\x00", 4096), fault.Failed, "entry: " + guid, "hashes table"},
 	} {
 		path := put(t, filepath.Join(dir, "t"), tc.table)
 		code, out, stderr := call(t, "secret", "inspect", path)
@@ -47,7 +50,7 @@ func TestSecretInspect(t *testing.T) {
 	}
 
 	_, out, _ := call(t, "secret", "inspect", table, "--json")
-	var r tableReport
+	var r inspect.Table
 	if err := json.Unmarshal([]byte(out), &r); err != nil || len(r.Entries) != 1 || r.Entries[0].Data != nil || r.Entries[0].Size != 19 {
 		t.Errorf("inspect --json = %s, %v; want one entry without its data", out, err)
 	}
@@ -64,11 +67,11 @@ func TestSecretUsage(t *testing.T) {
 		"two tables":     {"secret", "inspect", "a", "b"},
 		"unknown option": {"secret", "inspect", "a", "--show"},
 	} {
-		if code, out, stderr := call(t, args...); code != exitUsage || out != "" || !strings.Contains(stderr, "hint: ") {
+		if code, out, stderr := call(t, args...); code != fault.Usage || out != "" || !strings.Contains(stderr, "hint: ") {
 			t.Errorf("%s: %d, %q, %q; want usage", name, code, out, stderr)
 		}
 	}
-	if code, out, _ := call(t, "secret", "inspect", "--help"); code != exitOK || !strings.Contains(out, "usage: cocoroot secret inspect TABLE") {
+	if code, out, _ := call(t, "secret", "inspect", "--help"); code != fault.OK || !strings.Contains(out, "usage: cocoroot secret inspect TABLE") {
 		t.Errorf("secret inspect --help = %d, %q", code, out)
 	}
 }
@@ -87,7 +90,7 @@ func TestNewlineWarning(t *testing.T) {
 	} {
 		key := put(t, filepath.Join(dir, "key"), tc.text)
 		code, _, stderr := call(t, "secret", "build", guid+"="+key, "-o", filepath.Join(dir, "table"), "--force")
-		if code != exitOK || strings.Contains(stderr, "cocoroot: warning: ") != tc.want || strings.Contains(stderr, "LUKS") {
+		if code != fault.OK || strings.Contains(stderr, "cocoroot: warning: ") != tc.want || strings.Contains(stderr, "LUKS") {
 			t.Errorf("%s: secret build = %d, %q; want a warning: %t", name, code, stderr, tc.want)
 		}
 	}

@@ -3,17 +3,14 @@ package main
 import (
 	"errors"
 	"fmt"
-	"io"
-	"os"
 
 	"github.com/spf13/cobra"
 
+	"cocoroot/initramfs/fault"
+	"cocoroot/initramfs/files"
 	"cocoroot/initramfs/release/session"
 	"cocoroot/initramfs/release/sevcert"
 )
-
-// maxCertificates bounds a file of certificates in bytes.
-const maxCertificates = 64 << 10
 
 // sessionOptions are the options of the verb as they were given.
 type sessionOptions struct {
@@ -41,7 +38,7 @@ func (a *app) secretSession() *cobra.Command {
 func (a *app) startSession(certificates []string, o sessionOptions) error {
 	policy, err := session.ParsePolicy(o.policy)
 	if err != nil {
-		return usagef("--policy: %w", err)
+		return fault.Usagef("--policy: %w", err)
 	}
 	roots, err := trustedRoots(o.root)
 	if err != nil {
@@ -74,7 +71,7 @@ func trustedRoots(added string) (sevcert.Roots, error) {
 	}
 	f, err := sevcert.ParseFingerprint(added)
 	if err != nil {
-		return roots, usagef("--amd-root: %w", err)
+		return roots, fault.Usagef("--amd-root: %w", err)
 	}
 	roots.Trust(f)
 	return roots, nil
@@ -87,7 +84,7 @@ func verifyPlatform(roots sevcert.Roots, paths []string, ca string) (*sevcert.Ce
 	}
 	var bundle sevcert.Bundle
 	for _, path := range paths {
-		data, err := readBounded(path, maxCertificates)
+		data, err := files.Read(path, sevcert.MaxFile)
 		if err != nil {
 			return nil, "", err
 		}
@@ -98,13 +95,13 @@ func verifyPlatform(roots sevcert.Roots, paths []string, ca string) (*sevcert.Ce
 	pdh, generation, err := bundle.Verify(roots)
 	switch {
 	case errors.Is(err, sevcert.ErrCEK):
-		return nil, "", hinted(err, "get the signed one from https://kdsintf.amd.com/cek/id/ID, where ID is the platform's cpu0-id, and name its file too")
+		return nil, "", fault.Hintf(err, "get the signed one from https://kdsintf.amd.com/cek/id/ID, where ID is the platform's cpu0-id, and name its file too")
 	case errors.Is(err, sevcert.ErrMissing):
-		return nil, "", hinted(err, "sevctl export, cocoroot release platform, or QEMU's pdh and cert-chain have the platform's; AMD's go to --amd-ca")
+		return nil, "", fault.Hintf(err, "sevctl export, cocoroot release platform, or QEMU's pdh and cert-chain have the platform's; AMD's go to --amd-ca")
 	case errors.Is(err, sevcert.ErrRoot):
-		return nil, "", hinted(err, "if you know this key to be AMD's, --amd-root believes it")
+		return nil, "", fault.Hintf(err, "if you know this key to be AMD's, --amd-root believes it")
 	case errors.Is(err, sevcert.ErrSignature) && ca == "":
-		return nil, "", hinted(err, "for Naples and Rome, and generations after Turin, AMD's certificates are named with --amd-ca")
+		return nil, "", fault.Hintf(err, "for Naples and Rome, and generations after Turin, AMD's certificates are named with --amd-ca")
 	}
 	return pdh, generation, err
 }
@@ -118,7 +115,7 @@ func checkGeneration(found, want string) error {
 	case want != "" && found != want:
 		return fmt.Errorf("the platform is up to AMD's root of %s, and not of %s", found, want)
 	case want == "" && found == sevcert.Naples:
-		return hinted(errors.New("the platform is of Naples, whose chips' keys can be extracted"),
+		return fault.Hintf(errors.New("the platform is of Naples, whose chips' keys can be extracted"),
 			"whoever has one such key can play the platform; --generation Naples accepts that")
 	}
 	return nil
@@ -143,27 +140,9 @@ func writeSession(pdh *sevcert.Certificate, policy session.Policy, name string, 
 	if err != nil {
 		return err
 	}
-	return writeFiles([]namedFile{
-		{name + "_tik.bin", 0o600, keys.TIK.Bytes()},
-		{name + "_tek.bin", 0o600, keys.TEK.Bytes()},
-		{name + "_session.b64", 0o644, inBase64(blob[:])},
-		{name + "_godh.b64", 0o644, inBase64(godh)},
-	}, force)
-}
-
-// readBounded reads a file that holds no secret.
-func readBounded(path string, limit int64) ([]byte, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, fmt.Errorf("cannot read %s: %w", path, err)
-	}
-	defer f.Close()
-	b, err := io.ReadAll(io.LimitReader(f, limit+1))
-	if err != nil {
-		return nil, fmt.Errorf("cannot read %s: %w", path, err)
-	}
-	if int64(len(b)) > limit {
-		return nil, fmt.Errorf("cannot read %s: it has more than %d bytes", path, limit)
-	}
-	return b, nil
+	return files.Write(force,
+		files.Secret(name+"_tik.bin", keys.TIK.Bytes()),
+		files.Secret(name+"_tek.bin", keys.TEK.Bytes()),
+		files.Public(name+"_session.b64", inBase64(blob[:])),
+		files.Public(name+"_godh.b64", inBase64(godh)))
 }

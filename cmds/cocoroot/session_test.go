@@ -5,6 +5,7 @@ import (
 	"strings"
 	"testing"
 
+	"cocoroot/initramfs/fault"
 	"cocoroot/initramfs/release/psptest"
 	"cocoroot/initramfs/release/sevcert"
 )
@@ -25,7 +26,7 @@ func TestGeneration(t *testing.T) {
 	p, dir := psptest.NewPlatform(t, 2048), t.TempDir()
 	chain := put(t, filepath.Join(dir, "chain"), string(p.Chain()))
 	code, _, stderr := call(t, "secret", "session", chain, "--amd-root", p.Fingerprint(), "--generation", "Milan", "-o", filepath.Join(dir, "vm"))
-	if code != exitFailed || !strings.Contains(stderr, "not of Milan") || names(t, dir) != "chain" {
+	if code != fault.Failed || !strings.Contains(stderr, "not of Milan") || names(t, dir) != "chain" {
 		t.Errorf("session with a platform of another root = %d, %q, files %s", code, stderr, names(t, dir))
 	}
 }
@@ -38,15 +39,15 @@ func TestReleasePlatform(t *testing.T) {
 	chain, vm := filepath.Join(dir, "chain"), filepath.Join(dir, "vm")
 	q := &psptest.QEMU{Platform: p}
 	code, out, stderr := call(t, "release", "platform", "--qmp", q.Serve(t), "-o", chain)
-	if code != exitOK || !strings.Contains(out, "cek/id/000102") {
+	if code != fault.OK || !strings.Contains(out, "cek/id/000102") {
 		t.Fatalf("release platform = %d, %q, %q", code, out, stderr)
 	}
 	ca := put(t, filepath.Join(dir, "ca"), string(p.ASK)+string(p.ARK))
 	args := []string{"secret", "session", chain, "--amd-ca", ca, "--amd-root", p.Fingerprint(), "-o", vm}
-	if code, _, stderr := call(t, args...); code != exitFailed || !strings.Contains(stderr, "kdsintf.amd.com") {
+	if code, _, stderr := call(t, args...); code != fault.Failed || !strings.Contains(stderr, "kdsintf.amd.com") {
 		t.Errorf("session with the chip's own CEK = %d, %q; want where to get the signed one", code, stderr)
 	}
-	if code, _, stderr := call(t, append(args, put(t, filepath.Join(dir, "cek"), string(p.CEK)))...); code != exitOK {
+	if code, _, stderr := call(t, append(args, put(t, filepath.Join(dir, "cek"), string(p.CEK)))...); code != fault.OK {
 		t.Errorf("session with the signed CEK = %d, %q", code, stderr)
 	}
 }

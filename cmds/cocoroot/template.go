@@ -16,6 +16,9 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"cocoroot/initramfs/fault"
+	"cocoroot/initramfs/files"
+	"cocoroot/initramfs/image/cmdline"
 	"cocoroot/initramfs/image/manifest"
 	"cocoroot/initramfs/launch"
 	"cocoroot/initramfs/measure"
@@ -114,14 +117,14 @@ func (a *app) writeTemplate(ctx context.Context, o templateOptions, args []strin
 		return nil
 	}
 	if len(args) > 1 {
-		return usagef("template takes one name, %q is another", args[1])
+		return fault.Usagef("template takes one name, %q is another", args[1])
 	}
 	for _, t := range launchTemplates() {
 		if t.name == args[0] {
 			return o.write(ctx, a, t)
 		}
 	}
-	return &failure{exitUsage, fmt.Errorf("there is no template %.40q", args[0]), "cocoroot template lists them"}
+	return fault.New(fault.Usage, fmt.Errorf("there is no template %.40q", args[0]), "cocoroot template lists them")
 }
 
 // write fills in one template.
@@ -138,7 +141,7 @@ func (o *templateOptions) write(ctx context.Context, a *app, t launchTemplate) e
 		_, err := a.stdout.Write(text)
 		return err
 	}
-	return writeFiles([]namedFile{{o.output, 0o644, text}}, o.force)
+	return files.Write(o.force, files.Public(o.output, text))
 }
 
 // templateFields are what the templates take.
@@ -194,7 +197,7 @@ func (o *templateOptions) fields(ctx context.Context, a *app, t launchTemplate) 
 		return nil, err
 	}
 	if err := c.Check(); err != nil {
-		return nil, usagef("%w", err)
+		return nil, fault.Usagef("%w", err)
 	}
 	return f, a.wantOwn(f.Firmware, o.sev.unchecked)
 }
@@ -209,7 +212,7 @@ func (o *templateOptions) readGuest(f *templateFields) error {
 		{"firmware", o.firmware, &f.Firmware}, {"kernel", o.kernel, &f.Kernel}, {"initrd", o.initrd, &f.Initrd}, {"disk", disk.Path, &f.Disk},
 	} {
 		if p.value == "" {
-			return usagef("option --%s is missing", p.option)
+			return fault.Usagef("option --%s is missing", p.option)
 		}
 		if err := onHost(p.option, p.value); err != nil {
 			return err
@@ -218,7 +221,7 @@ func (o *templateOptions) readGuest(f *templateFields) error {
 	}
 	f.Serial, f.Block = disk.Serial, strings.HasPrefix(f.Disk, "/dev/")
 	if o.vcpus < 1 || o.memory < 1 {
-		return usagef("--vcpus and --memory are at least 1")
+		return fault.Usagef("--vcpus and --memory are at least 1")
 	}
 	if err := o.readLine(f); err != nil {
 		return err
@@ -229,7 +232,7 @@ func (o *templateOptions) readGuest(f *templateFields) error {
 	}
 	if p.Disk.Kind == policy.BySerial {
 		if f.Serial != "" && f.Serial != p.Disk.Name {
-			return usagef("the disk's serial number is %q, and the command line looks for %q", f.Serial, p.Disk.Name)
+			return fault.Usagef("the disk's serial number is %q, and the command line looks for %q", f.Serial, p.Disk.Name)
 		}
 		f.Serial = p.Disk.Name
 	}
@@ -239,7 +242,7 @@ func (o *templateOptions) readGuest(f *templateFields) error {
 // onHost refuses a path that means another file in each folder.
 func onHost(option, path string) error {
 	if !filepath.IsAbs(path) {
-		return usagef("--%s: %q is no absolute path, which it has to be, for the host opens it", option, path)
+		return fault.Usagef("--%s: %q is no absolute path, which it has to be, for the host opens it", option, path)
 	}
 	return nil
 }
@@ -253,12 +256,12 @@ func (o *templateOptions) readLine(f *templateFields) (err error) {
 // readReference reads the command line from a manifest or a command-line file.
 func readReference(manifestFile, cmdlineFile string) (string, error) {
 	if (manifestFile == "") == (cmdlineFile == "") {
-		return "", usagef("give one of --manifest and --cmdline-file")
+		return "", fault.Usagef("give one of --manifest and --cmdline-file")
 	}
 	if cmdlineFile != "" {
-		return readCmdline(cmdlineFile)
+		return cmdline.ReadFile(cmdlineFile)
 	}
-	b, err := readBounded(manifestFile, manifest.MaxSize)
+	b, err := files.Read(manifestFile, manifest.MaxSize)
 	if err != nil {
 		return "", err
 	}
@@ -272,7 +275,7 @@ func readReference(manifestFile, cmdlineFile string) (string, error) {
 // forQEMU sets what only QEMU's command takes.
 func (o *templateOptions) forQEMU(ctx context.Context, f *templateFields) error {
 	if f.TakesSecret() && o.qmpSocket == "" {
-		return usagef("option --qmp-socket is missing: cocoroot release needs it to give the guest its secret")
+		return fault.Usagef("option --qmp-socket is missing: cocoroot release needs it to give the guest its secret")
 	}
 	for _, p := range [][2]string{{"qmp-socket", o.qmpSocket}, {"session-file", f.Session}, {"dh-cert-file", f.DHCert}} {
 		if p[1] == "" {
@@ -296,13 +299,13 @@ func (o *templateOptions) version(ctx context.Context) (launch.Version, error) {
 	if o.qemuVersion != "" {
 		v, err := launch.ParseVersion(o.qemuVersion)
 		if err != nil {
-			return v, usagef("--qemu-version: %w", err)
+			return v, fault.Usagef("--qemu-version: %w", err)
 		}
 		return v, nil
 	}
 	v, err := launch.QEMUVersion(ctx, o.qemu)
 	if err != nil {
-		return v, hinted(err, "--qemu-version says which one the host has")
+		return v, fault.Hintf(err, "--qemu-version says which one the host has")
 	}
 	return v, nil
 }
@@ -311,9 +314,9 @@ func (o *templateOptions) version(ctx context.Context) (launch.Version, error) {
 func (o *templateOptions) forLibvirt(f *templateFields) error {
 	switch {
 	case f.Name == "" || strings.ContainsAny(f.Name, "/\n"):
-		return usagef("--name: %q is no name of a domain", f.Name)
+		return fault.Usagef("--name: %q is no name of a domain", f.Name)
 	case f.VMType != measure.Legacy:
-		return usagef("--vm-type: libvirt has no way to ask for init2")
+		return fault.Usagef("--vm-type: libvirt has no way to ask for init2")
 	case f.TakesSecret():
 		return o.readSession(f)
 	}
@@ -334,13 +337,13 @@ func (o *templateOptions) readSession(f *templateFields) (err error) {
 
 // readBase64 reads one value in base64 as it stands in the file.
 func readBase64(path string) (string, error) {
-	b, err := readBounded(path, maxSessionFile)
+	b, err := files.Read(path, maxSessionFile)
 	if err != nil {
 		return "", err
 	}
 	text := strings.TrimSpace(string(b))
 	if raw, err := base64.StdEncoding.Strict().DecodeString(text); err != nil || len(raw) == 0 || strings.ContainsAny(text, "\r\n") {
-		return "", hinted(fmt.Errorf("cannot use %s: it is not one line of base64", path), "cocoroot secret session writes NAME_session.b64 and NAME_godh.b64")
+		return "", fault.Hintf(fmt.Errorf("cannot use %s: it is not one line of base64", path), "cocoroot secret session writes NAME_session.b64 and NAME_godh.b64")
 	}
 	return text, nil
 }
@@ -348,9 +351,9 @@ func readBase64(path string) (string, error) {
 // readPacket reads a packet, which is encrypted.
 func (o *templateOptions) readPacket(f *templateFields) error {
 	if o.packet == "" {
-		return usagef("option --packet is missing")
+		return fault.Usagef("option --packet is missing")
 	}
-	b, err := readBounded(o.packet, packet.MaxFile)
+	b, err := files.Read(o.packet, packet.MaxFile)
 	if err != nil {
 		return err
 	}

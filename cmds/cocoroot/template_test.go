@@ -12,6 +12,7 @@ import (
 	"strings"
 	"testing"
 
+	"cocoroot/initramfs/fault"
 	"cocoroot/initramfs/image/manifest"
 	"cocoroot/initramfs/launch"
 	"cocoroot/initramfs/oracle"
@@ -76,7 +77,7 @@ func (r *guestRig) with(mode string, more ...string) []string {
 func (r *guestRig) template(name string, args ...string) string {
 	r.t.Helper()
 	code, out, stderr := call(r.t, slices.Concat([]string{"template", name}, args)...)
-	if code != exitOK || stderr != "" {
+	if code != fault.OK || stderr != "" {
 		r.t.Fatalf("template %s = %d, %q", name, code, stderr)
 	}
 	return out
@@ -88,7 +89,7 @@ func (r *guestRig) digest(mode, line string) string {
 	opt := func(name string) string { return r.shared[slices.Index(r.shared, name)+1] }
 	code, out, stderr := call(r.t, "measure", "--mode", mode, "--firmware", opt("--firmware"), "--kernel", opt("--kernel"),
 		"--initrd", opt("--initrd"), "--cmdline", line, "--vcpus", "4", "--vcpu-type", "EPYC-Milan")
-	if code != exitOK {
+	if code != fault.OK {
 		r.t.Fatalf("measure = %d, %q", code, stderr)
 	}
 	return out
@@ -124,7 +125,7 @@ func TestTemplateQEMU(t *testing.T) {
 	for _, mode := range []string{"sev", "sev-es", "sev-snp"} {
 		if mode == "sev-snp" && !version.AtLeast(9, 1) {
 			code, _, stderr := call(t, append([]string{"template", "qemu-sev-snp", "--manifest", r.manifest}, r.with(mode)...)...)
-			if code != exitFailed || !strings.Contains(stderr, "9.1") {
+			if code != fault.Failed || !strings.Contains(stderr, "9.1") {
 				t.Errorf("sev-snp for QEMU %v = %d, %q; want a refusal that names 9.1", version, code, stderr)
 			}
 			continue
@@ -134,7 +135,7 @@ func TestTemplateQEMU(t *testing.T) {
 		disk := slices.Index(args, "--disk") + 1
 		args[disk] += ",serial=ro.ot"
 		code, out, stderr := call(t, append([]string{"launch"}, args...)...)
-		if code != exitOK || stderr != "" {
+		if code != fault.OK || stderr != "" {
 			t.Fatalf("launch --dry-run = %d, %q", code, stderr)
 		}
 		if want := words(t, out); !sameOptions(got, want) {
@@ -275,7 +276,7 @@ func TestTemplateKubeVirt(t *testing.T) {
 	fill := func(to any, name string, args ...string) {
 		t.Helper()
 		code, text, stderr := call(t, append([]string{"template", name}, args...)...)
-		if code != exitOK {
+		if code != fault.OK {
 			t.Fatalf("template %s = %d, %q", name, code, stderr)
 		}
 		d := json.NewDecoder(strings.NewReader(text))
@@ -294,7 +295,7 @@ func TestTemplateKubeVirt(t *testing.T) {
 		t.Fatalf("LAUNCH_START = %#x", status)
 	}
 	r.collect(&psptest.QEMU{Guest: r.guest, Type: "sev"})
-	if code, _, stderr := r.verify(); code != exitOK {
+	if code, _, stderr := r.verify(); code != fault.OK {
 		t.Fatalf("release verify = %d, %q", code, stderr)
 	}
 	var secret struct {
@@ -309,7 +310,7 @@ func TestTemplateKubeVirt(t *testing.T) {
 
 func TestTemplateList(t *testing.T) {
 	code, out, _ := call(t, "template")
-	if code != exitOK || strings.Count(out, "\n") != len(launchTemplates()) {
+	if code != fault.OK || strings.Count(out, "\n") != len(launchTemplates()) {
 		t.Errorf("template = %d, %q", code, out)
 	}
 }
@@ -326,33 +327,33 @@ func TestTemplateBadInput(t *testing.T) {
 		args []string
 		code int
 	}{
-		"unknown name":       {[]string{"template", "xen"}, exitUsage},
-		"two names":          {[]string{"template", "qemu-sev", "qemu-sev"}, exitUsage},
-		"nothing else":       {[]string{"template", "qemu-sev"}, exitUsage},
-		"two command lines":  {good("qemu-sev", "--cmdline-file", r.cmdline), exitUsage},
-		"junk manifest":      {good("qemu-sev", "--manifest", junk), exitFailed},
-		"absent manifest":    {good("qemu-sev", "--manifest", r.dir+"/absent"), exitFailed},
-		"other serial":       {good("qemu-sev", "--disk", "/x,serial=other"), exitUsage},
-		"no socket":          {good("qemu-sev-es", "--qmp-socket", ""), exitUsage},
-		"no session":         {good("libvirt-sev-es", "--session-file", ""), exitUsage},
-		"junk session":       {good("libvirt-sev-es", "--session-file", r.cmdline), exitFailed},
-		"no kernel":          {good("qemu-sev", "--kernel", ""), exitUsage},
-		"relative kernel":    {good("qemu-sev", "--kernel", "bzImage"), exitUsage},
-		"relative session":   {good("qemu-sev", "--session-file", "vm_session.b64"), exitUsage},
-		"relative socket":    {good("qemu-sev", "--qmp-socket", "qmp"), exitUsage},
-		"no CPUs":            {good("qemu-sev", "--vcpus", "0"), exitUsage},
-		"no type":            {good("qemu-sev-es", "--vcpu-type", ""), exitUsage},
-		"unknown type":       {good("qemu-sev-es", "--vcpu-type", "x"), exitUsage},
-		"bad policy":         {good("qemu-sev-es", "--policy", "x"), exitUsage},
-		"ES without ES":      {good("qemu-sev-es", "--policy", "3"), exitUsage},
-		"bad VM type":        {good("qemu-sev-es", "--vm-type", "x"), exitUsage},
-		"libvirt with init2": {good("libvirt-sev-es", "--vm-type", "init2"), exitUsage},
-		"bad version":        {good("qemu-sev-es", "--qemu-version", "ten"), exitUsage},
-		"old QEMU":           {good("qemu-sev-snp", "--qemu-version", "9.0"), exitFailed},
-		"slash in the name":  {good("libvirt-sev", "--name", "a/b"), exitUsage},
-		"no XML":             {good("libvirt-sev", "--manifest", "", "--cmdline-file", control), exitFailed},
-		"no packet":          {[]string{"template", "kubevirt-secret"}, exitUsage},
-		"junk packet":        {[]string{"template", "kubevirt-secret", "--packet", junk}, exitFailed},
+		"unknown name":       {[]string{"template", "xen"}, fault.Usage},
+		"two names":          {[]string{"template", "qemu-sev", "qemu-sev"}, fault.Usage},
+		"nothing else":       {[]string{"template", "qemu-sev"}, fault.Usage},
+		"two command lines":  {good("qemu-sev", "--cmdline-file", r.cmdline), fault.Usage},
+		"junk manifest":      {good("qemu-sev", "--manifest", junk), fault.Failed},
+		"absent manifest":    {good("qemu-sev", "--manifest", r.dir+"/absent"), fault.Failed},
+		"other serial":       {good("qemu-sev", "--disk", "/x,serial=other"), fault.Usage},
+		"no socket":          {good("qemu-sev-es", "--qmp-socket", ""), fault.Usage},
+		"no session":         {good("libvirt-sev-es", "--session-file", ""), fault.Usage},
+		"junk session":       {good("libvirt-sev-es", "--session-file", r.cmdline), fault.Failed},
+		"no kernel":          {good("qemu-sev", "--kernel", ""), fault.Usage},
+		"relative kernel":    {good("qemu-sev", "--kernel", "bzImage"), fault.Usage},
+		"relative session":   {good("qemu-sev", "--session-file", "vm_session.b64"), fault.Usage},
+		"relative socket":    {good("qemu-sev", "--qmp-socket", "qmp"), fault.Usage},
+		"no CPUs":            {good("qemu-sev", "--vcpus", "0"), fault.Usage},
+		"no type":            {good("qemu-sev-es", "--vcpu-type", ""), fault.Usage},
+		"unknown type":       {good("qemu-sev-es", "--vcpu-type", "x"), fault.Usage},
+		"bad policy":         {good("qemu-sev-es", "--policy", "x"), fault.Usage},
+		"ES without ES":      {good("qemu-sev-es", "--policy", "3"), fault.Usage},
+		"bad VM type":        {good("qemu-sev-es", "--vm-type", "x"), fault.Usage},
+		"libvirt with init2": {good("libvirt-sev-es", "--vm-type", "init2"), fault.Usage},
+		"bad version":        {good("qemu-sev-es", "--qemu-version", "ten"), fault.Usage},
+		"old QEMU":           {good("qemu-sev-snp", "--qemu-version", "9.0"), fault.Failed},
+		"slash in the name":  {good("libvirt-sev", "--name", "a/b"), fault.Usage},
+		"no XML":             {good("libvirt-sev", "--manifest", "", "--cmdline-file", control), fault.Failed},
+		"no packet":          {[]string{"template", "kubevirt-secret"}, fault.Usage},
+		"junk packet":        {[]string{"template", "kubevirt-secret", "--packet", junk}, fault.Failed},
 	} {
 		code, text, stderr := call(t, append(tc.args, "-o", out)...)
 		if code != tc.code || text != "" || strings.Count(stderr, "cocoroot: error: ") != 1 {
@@ -397,7 +398,7 @@ func TestReportFromVirsh(t *testing.T) {
 		t.Fatal(err)
 	}
 	put(t, r.path("report"), string(out))
-	if code, _, stderr := r.verify(); code != exitOK {
+	if code, _, stderr := r.verify(); code != fault.OK {
 		t.Errorf("release verify of %s = %d, %q", out, code, stderr)
 	}
 }

@@ -6,11 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 
 	"github.com/spf13/cobra"
-	"golang.org/x/sys/unix"
 
+	"cocoroot/initramfs/fault"
+	"cocoroot/initramfs/files"
 	"cocoroot/initramfs/image/fsimage"
 	"cocoroot/unlock/luks2"
 	"cocoroot/unlock/luks2/format"
@@ -65,8 +65,8 @@ func (a *app) verify() *cobra.Command {
 
 func (a *app) verifyImage(ctx context.Context, image, manifestFile, cmdlineFile, keyFile string, asJSON bool) error {
 	if manifestFile == "" && cmdlineFile == "" {
-		return &failure{exitUsage, errors.New("there is nothing to verify against: give one of --manifest and --cmdline-file"),
-			fmt.Sprintf("take the manifest from where you sealed (%s.manifest.json), not from where the image was: who changes the one can change the other", image)}
+		return fault.New(fault.Usage, errors.New("there is nothing to verify against: give one of --manifest and --cmdline-file"),
+			fmt.Sprintf("take the manifest from where you sealed (%s.manifest.json), not from where the image was: who changes the one can change the other", image))
 	}
 	line, err := readReference(manifestFile, cmdlineFile)
 	if err != nil {
@@ -78,17 +78,17 @@ func (a *app) verifyImage(ctx context.Context, image, manifestFile, cmdlineFile,
 	}
 	v := verification{Image: image, Size: int64(p.Image.DeviceSize()), RootHash: fmt.Sprintf("%x", p.Image.RootHash)}
 	result := v.check(ctx, a, p, keyFile, asJSON)
-	if code := exitCode(result); asJSON && (code == exitOK || code == exitTampered) {
+	if code := fault.Code(result); asJSON && (code == fault.OK || code == fault.Tampered) {
 		text, _ := json.MarshalIndent(v, "", "  ") // numbers and texts
 		fmt.Fprintf(a.stdout, "%s\n", text)
 	}
 	return result
 }
 
-// check does the work. What differs from the root hash is an exitTampered.
+// check does the work. What differs from the root hash is an fault.Tampered.
 func (v *verification) check(ctx context.Context, a *app, measured policy.Policy, keyFile string, asJSON bool) error {
 	p := measured.Image
-	f, size, err := openImage(v.Image)
+	f, size, err := files.Open(v.Image)
 	if err != nil {
 		return err
 	}
@@ -132,28 +132,7 @@ func (v *verification) check(ctx context.Context, a *app, measured policy.Policy
 }
 
 func tampered(err error) error {
-	return &failure{exitTampered, err, "take the image from where it was sealed again; or is this the manifest of another one?"}
-}
-
-// openImage opens a file or a block device, and returns its length in bytes.
-func openImage(path string) (*os.File, int64, error) {
-	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0) // a FIFO would keep us waiting
-	if err != nil {
-		return nil, 0, fmt.Errorf("cannot read the image: %w", err)
-	}
-	fi, err := f.Stat()
-	if err == nil && !fi.Mode().IsRegular() && fi.Mode()&(os.ModeDevice|os.ModeCharDevice) != os.ModeDevice {
-		err = fmt.Errorf("%s: %w", path, errNotFile)
-	}
-	var size int64
-	if err == nil {
-		size, err = f.Seek(0, io.SeekEnd)
-	}
-	if err != nil {
-		f.Close()
-		return nil, 0, fmt.Errorf("cannot read the image: %w", err)
-	}
-	return f, size, nil
+	return fault.New(fault.Tampered, err, "take the image from where it was sealed again; or is this the manifest of another one?")
 }
 
 // whatLies says what lies in a block, by what cocoroot seal puts there: of a
@@ -209,7 +188,7 @@ func openWithKey(measured policy.Policy, f io.ReaderAt, keyFile string) (*luksCh
 		volume, err = format.VolumeKey(r, header, info, pass[:n])
 	}
 	if errors.Is(err, format.ErrPassphrase) {
-		return nil, &failure{exitSecret, fmt.Errorf("%s does not open the image", keyFile), "every byte of the file counts, a newline at its end too"}
+		return nil, fault.New(fault.Secret, fmt.Errorf("%s does not open the image", keyFile), "every byte of the file counts, a newline at its end too")
 	}
 	if err != nil {
 		return nil, fmt.Errorf("cannot unlock the image: %w", err)

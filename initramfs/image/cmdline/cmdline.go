@@ -11,6 +11,7 @@ import (
 	"reflect"
 	"strings"
 
+	"cocoroot/initramfs/files"
 	"cocoroot/unlock/policy"
 )
 
@@ -102,4 +103,13 @@ func Build(p policy.Policy, o Options) (string, error) {
 		return "", fmt.Errorf("cannot write the command line: %w", ErrInit)
 	}
 	return line, nil
+}
+
+// ReadFile reads a command-line file: one line, whose newline is not part of it.
+func ReadFile(path string) (string, error) {
+	b, err := files.Read(path, policy.MaxLength+1)
+	if err != nil {
+		return "", fmt.Errorf("cannot use the command line: %w", err)
+	}
+	return strings.TrimSuffix(string(b), "\n"), nil
 }

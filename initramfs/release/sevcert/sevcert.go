@@ -33,6 +33,9 @@ import (
 // Size is the size of an SEV certificate in bytes.
 const Size = 2084
 
+// MaxFile bounds a file of certificates, in bytes.
+const MaxFile = 64 << 10
+
 // Where the parts of an SEV certificate begin, in bytes.
 const (
 	offUsage = 8

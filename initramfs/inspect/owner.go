@@ -1,4 +1,4 @@
-package main
+package inspect
 
 import (
 	"bytes"
@@ -26,7 +26,7 @@ func (s *subject) isObject() bool {
 }
 
 // inspectJSON goes by the names that only one of the files has.
-func inspectJSON(s *subject, r *inspection) (bool, error) {
+func inspectJSON(s *subject, r *Report) (bool, error) {
 	if !s.isObject() {
 		return false, nil
 	}
@@ -48,7 +48,7 @@ func inspectJSON(s *subject, r *inspection) (bool, error) {
 	return true, nil
 }
 
-func inspectManifest(b []byte, r *inspection) {
+func inspectManifest(b []byte, r *Report) {
 	r.Kind, r.title = "manifest", "a sealed image's manifest, which nobody believes: what counts is the command line"
 	r.hint = "cocoroot seal writes it"
 	m, err := manifest.Parse(b)
@@ -67,7 +67,7 @@ func inspectManifest(b []byte, r *inspection) {
 	}
 }
 
-func inspectPacket(b []byte, r *inspection) {
+func inspectPacket(b []byte, r *Report) {
 	r.Kind, r.title = "packet", "a packet for one launch"
 	r.hint = "cocoroot release verify writes it"
 	p, m, err := packet.Decode(b)
@@ -89,7 +89,7 @@ func headerFields(h packet.Header) fields {
 	}
 }
 
-func inspectReport(b []byte, r *inspection) {
+func inspectReport(b []byte, r *Report) {
 	r.Kind, r.title = "launch_report", "a launch report, the host's word until cocoroot release verify has checked it"
 	r.hint = "cocoroot release collect writes it"
 	report, err := release.ParseReport(b)
@@ -131,7 +131,7 @@ func (s *subject) binary64(size int64) ([]byte, error) {
 }
 
 // inspectPacketHeader goes by the size and the flags, of which one is defined.
-func inspectPacketHeader(s *subject, r *inspection) (bool, error) {
+func inspectPacketHeader(s *subject, r *Report) (bool, error) {
 	b, err := s.binary64(packet.HeaderSize)
 	if err != nil || b == nil || binary.LittleEndian.Uint32(b) > 1 {
 		return false, err
@@ -148,7 +148,7 @@ func inspectPacketHeader(s *subject, r *inspection) (bool, error) {
 
 // inspectSession goes by the size alone, for the blob has no mark. What is in
 // it is random or encrypted, and none of it shows.
-func inspectSession(s *subject, r *inspection) (bool, error) {
+func inspectSession(s *subject, r *Report) (bool, error) {
 	b, err := s.binary64(session.BlobSize)
 	if err != nil || b == nil {
 		return false, err
@@ -162,11 +162,11 @@ func inspectSession(s *subject, r *inspection) (bool, error) {
 }
 
 // inspectCertificates goes by the version and what the first one is for.
-func inspectCertificates(s *subject, r *inspection) (bool, error) {
+func inspectCertificates(s *subject, r *Report) (bool, error) {
 	if !s.begins("\x01\x00\x00\x00") && !s.begins("AQAAA") {
 		return false, nil
 	}
-	b, ok, err := s.whole(maxCertificates)
+	b, ok, err := s.whole(sevcert.MaxFile)
 	if !ok {
 		return false, err
 	}
@@ -203,7 +203,7 @@ func inspectCertificates(s *subject, r *inspection) (bool, error) {
 }
 
 // inspectCmdline goes by our parameters.
-func inspectCmdline(s *subject, r *inspection) (bool, error) {
+func inspectCmdline(s *subject, r *Report) (bool, error) {
 	if s.isObject() || !bytes.Contains(s.head.Bytes(), []byte("cocoroot.")) || bytes.IndexByte(s.head.Bytes(), 0) >= 0 {
 		return false, nil
 	}

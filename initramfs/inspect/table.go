@@ -1,13 +1,10 @@
-package main
+package inspect
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"unicode/utf8"
-
-	"github.com/spf13/cobra"
 
 	"cocoroot/unlock/efi"
 	"cocoroot/unlock/secmem"
@@ -15,12 +12,12 @@ import (
 	"cocoroot/unlock/secret/table"
 )
 
-// maxTable bounds a table in bytes. LAUNCH_SECRET takes 16 KiB; a file may be
+// MaxTable bounds a table in bytes. LAUNCH_SECRET takes 16 KiB; a file may be
 // longer, to be told so. More than 64 KiB many systems would not lock.
-const maxTable = 32 << 10
+const MaxTable = 32 << 10
 
-// tableReport is the JSON form of a listing.
-type tableReport struct {
+// Table is a listing of a secret table, for people and as JSON.
+type Table struct {
 	Size       int           `json:"size"`
 	Length     int           `json:"length"`
 	Area       int           `json:"area"`
@@ -42,52 +39,11 @@ type entryReport struct {
 	Deleted bool     `json:"deleted,omitempty"`
 	NUL     bool     `json:"ends_in_nul"`
 	Newline bool     `json:"ends_in_newline"`
-	Data    []byte   `json:"data,omitempty"` // with --show-secrets alone
+	Data    []byte   `json:"data,omitempty"` // only when asked for
 }
 
-func (a *app) secretInspect() *cobra.Command {
-	c := verb("inspect TABLE", "say what a table holds and what the guest will see of it, without the secrets",
-		"  cocoroot secret inspect table", oneArg("the table"))
-	flags := c.Flags()
-	firmware := flags.String("firmware", "", "the firmware that will get the table (default: OVMF AmdSev's area of 3072 bytes)")
-	show := flags.Bool("show-secrets", false, "print the secrets too")
-	asJSON := flags.Bool("json", false, "print JSON")
-	c.RunE = func(_ *cobra.Command, args []string) error { return a.listTable(args[0], *firmware, *show, *asJSON) }
-	return c
-}
-
-func (a *app) listTable(path, firmware string, show, asJSON bool) error {
-	area, err := tableArea(firmware)
-	if err != nil {
-		return err
-	}
-	buf, err := secmem.ReadFile(path, maxTable)
-	if err != nil {
-		return err
-	}
-	defer buf.Close()
-	l := table.Inspect(buf.Bytes(), area)
-	r := reportTable(l, area, show)
-	if asJSON {
-		if err := printJSON(a.stdout, r); err != nil {
-			return err
-		}
-	} else {
-		r.print(a.stdout)
-	}
-	return judgeTable(path, l)
-}
-
-// judgeTable turns a listing's fault into the tool's error.
-func judgeTable(path string, l table.Listing) error {
-	if l.Fault == nil {
-		return nil
-	}
-	return hinted(fmt.Errorf("cannot use the table %s: %w", path, l.Fault), "%s", effect(l.Fault))
-}
-
-// effect says what becomes of a table.
-func effect(fault error) string {
+// Effect says what becomes of a table.
+func Effect(fault error) string {
 	switch {
 	case fault == nil:
 		return "the guest sees every entry"
@@ -104,34 +60,35 @@ func effect(fault error) string {
 
 // inspectSecretTable goes by the table's GUID. The table stays in locked
 // memory; a listing of it shows no secret unless asked to.
-func inspectSecretTable(s *subject, r *inspection) (bool, error) {
+func inspectSecretTable(s *subject, r *Report) (bool, error) {
 	if !table.IsTable(s.head.Bytes()) {
 		return false, nil
 	}
 	r.Kind, r.title = "secret_table", "a table of secrets, in clear"
-	if s.size > maxTable {
+	if s.size > MaxTable {
 		r.problem("%d bytes: the table is longer than LAUNCH_SECRET takes", s.size)
 		return true, nil
 	}
 	s.table = s.head
 	if s.size > inspectHead {
 		var err error
-		if s.table, err = secmem.ReadFile(s.path, maxTable); err != nil {
+		if s.table, err = secmem.ReadFile(s.path, MaxTable); err != nil {
 			return false, err
 		}
 	}
-	l := table.Inspect(s.table.Bytes(), s.area)
-	r.Details = reportTable(l, s.area, s.show)
+	l := table.Inspect(s.table.Bytes(), s.Area)
+	r.Details = NewTable(l, s.Area, s.ShowSecrets)
 	if l.Fault != nil {
 		r.problem("%v", l.Fault)
-		r.hint = effect(l.Fault)
+		r.hint = Effect(l.Fault)
 	}
 	return true, nil
 }
 
-func reportTable(l table.Listing, area int, show bool) tableReport {
-	r := tableReport{Size: l.Size, Length: l.Length, Area: area, Inside: l.Inside, Outside: l.Outside,
-		Convention: l.Convention(), Entries: []entryReport{}, Warnings: []string{}, Effect: effect(l.Fault)}
+// NewTable returns what is to be shown of a listing, the secrets only with show.
+func NewTable(l table.Listing, area int, show bool) Table {
+	r := Table{Size: l.Size, Length: l.Length, Area: area, Inside: l.Inside, Outside: l.Outside,
+		Convention: l.Convention(), Entries: []entryReport{}, Warnings: []string{}, Effect: Effect(l.Fault)}
 	if l.Fault != nil {
 		r.Fault = l.Fault.Error()
 	}
@@ -168,7 +125,8 @@ func entryWarnings(e table.Listed) []string {
 	return all
 }
 
-func (r tableReport) print(w io.Writer) {
+// Print prints the listing, some lines of text.
+func (r Table) Print(w io.Writer) {
 	fmt.Fprintf(w, "table: %d bytes, length %d, for an area of %d\n", r.Size, r.Length, r.Area)
 	if r.Length > 0 {
 		fmt.Fprintf(w, "writer: %s\n", r.Convention)
@@ -197,21 +155,4 @@ func (r tableReport) print(w io.Writer) {
 		fmt.Fprintf(w, "warning: %s\n", t)
 	}
 	fmt.Fprintf(w, "effect: %s\n", r.Effect)
-}
-
-// printLine prints one value, on one line.
-func printLine(w io.Writer, v any) {
-	line, err := json.Marshal(v)
-	if err != nil {
-		panic(err) // it is of texts and numbers
-	}
-	w.Write(append(line, '\n'))
-}
-
-// printJSON prints one value, indented.
-func printJSON(w io.Writer, v any) error {
-	e := json.NewEncoder(w)
-	e.SetIndent("", "  ")
-	e.SetEscapeHTML(false)
-	return e.Encode(v)
 }

@@ -1,4 +1,4 @@
-package main
+package inspect
 
 import (
 	"errors"
@@ -39,7 +39,7 @@ type memberReport struct {
 }
 
 // inspectArchive goes by the magic of cpio, or of a compressor with cpio in it.
-func inspectArchive(s *subject, r *inspection) (bool, error) {
+func inspectArchive(s *subject, r *Report) (bool, error) {
 	if !archive.IsArchive(s.head.Bytes()) {
 		return false, nil
 	}
@@ -83,7 +83,8 @@ func newArchiveReport(l archive.Listing) archiveReport {
 	return a
 }
 
-func (a archiveReport) print(w io.Writer) {
+// Print implements printer.
+func (a archiveReport) Print(w io.Writer) {
 	fmt.Fprintf(w, "compression: %s\n", a.Compression)
 	if i := a.Init; i != nil {
 		fmt.Fprintf(w, "init: %s, built with %s", printable(i.Package), printable(i.Go))

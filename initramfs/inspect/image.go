@@ -1,4 +1,4 @@
-package main
+package inspect
 
 import (
 	"bytes"
@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"sort"
 
+	"cocoroot/initramfs/image/cmdline"
 	"cocoroot/unlock/luks2"
 	"cocoroot/unlock/luks2/format"
 	"cocoroot/unlock/policy"
@@ -20,7 +21,7 @@ import (
 // inspectImage goes by the LUKS magic. It reads the header, the superblock and
 // the top of the hash tree, however long the image is; the hash of all of it
 // is for who opens it.
-func inspectImage(s *subject, r *inspection) (bool, error) {
+func inspectImage(s *subject, r *Report) (bool, error) {
 	if !s.begins("LUKS\xba\xbe") && !s.begins("SKUL\xba\xbe") {
 		return false, nil
 	}
@@ -44,7 +45,7 @@ func inspectImage(s *subject, r *inspection) (bool, error) {
 // beside the image; nil where there is none.
 func besideImage(image string) (*verity.Params, string, error) {
 	path := image + ".cmdline"
-	line, err := readCmdline(path)
+	line, err := cmdline.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, "", nil
 	}
@@ -60,7 +61,7 @@ func besideImage(image string) (*verity.Params, string, error) {
 
 // inspectTree looks at what stands behind the data, and returns the number of
 // bytes of data that the hash covers; 0 when that is not known.
-func inspectTree(s *subject, r *inspection, f *fields, beside *verity.Params, from string) (uint64, error) {
+func inspectTree(s *subject, r *Report, f *fields, beside *verity.Params, from string) (uint64, error) {
 	blocks := dataBlocksOf(uint64(s.size))
 	if beside != nil {
 		blocks = beside.DataBlocks
@@ -111,7 +112,7 @@ func inspectTree(s *subject, r *inspection, f *fields, beside *verity.Params, fr
 
 // inspectTop compares the top of the tree with the root hash. That the two
 // belong together says nothing about the rest.
-func inspectTop(s *subject, r *inspection, p verity.Params, from string) error {
+func inspectTop(s *subject, r *Report, p verity.Params, from string) error {
 	if p.TreeBlocks() == 0 {
 		return nil
 	}
@@ -140,7 +141,7 @@ func dataBlocksOf(size uint64) uint64 {
 
 // inspectHeader holds the LUKS2 header against what the guest accepts. A data
 // size of 0 is not known: then the whole file counts.
-func inspectHeader(s *subject, r *inspection, f *fields, data uint64) error {
+func inspectHeader(s *subject, r *Report, f *fields, data uint64) error {
 	n, err := luks2.HeaderSize(s.head.Bytes())
 	if err != nil {
 		r.problem("%v", err)

@@ -1,4 +1,4 @@
-package main
+package inspect
 
 import (
 	"bytes"
@@ -9,13 +9,14 @@ import (
 	"io"
 	"strings"
 
+	"cocoroot/initramfs/files"
 	"cocoroot/initramfs/measure"
 	"cocoroot/initramfs/measure/ovmf"
 )
 
 // inspectFirmware goes by the footer at the end of the image.
-func inspectFirmware(s *subject, r *inspection) (bool, error) {
-	image, ok, err := s.whole(maxFirmware)
+func inspectFirmware(s *subject, r *Report) (bool, error) {
+	image, ok, err := s.whole(files.MaxImage)
 	if !ok {
 		return false, err
 	}
@@ -49,10 +50,10 @@ func endsInResetVector(image []byte) bool {
 
 // origin says whose firmware it is, and whether it takes a program of the
 // host's.
-func (s *subject) origin(r *inspection, image []byte) fields {
+func (s *subject) origin(r *Report, image []byte) fields {
 	whose := "another's"
-	if r.foreign = s.own.Check(sha256.Sum256(image)); r.foreign == nil {
-		whose = strings.TrimSuffix("cocoroot's own, "+s.own.Version(), ", ")
+	if r.Foreign = s.Own.Check(sha256.Sum256(image)); r.Foreign == nil {
+		whose = strings.TrimSuffix("cocoroot's own, "+s.Own.Version(), ", ")
 	}
 	return fields{{"origin", whose}, {"loads_shim", ovmf.FindShim(image).String()}}
 }
@@ -86,6 +87,8 @@ func firmwareFields(image []byte, fw ovmf.Firmware) fields {
 	return f
 }
 
+func address(n uint64) string { return fmt.Sprintf("%#x", n) }
+
 func areaText(a ovmf.Area) string {
 	if !a.Present() {
 		return "none"
@@ -94,7 +97,7 @@ func areaText(a ovmf.Area) string {
 }
 
 // judgeFirmware asks the verb measure what it would make of the firmware.
-func judgeFirmware(r *inspection, image []byte, fw ovmf.Firmware) {
+func judgeFirmware(r *Report, image []byte, fw ovmf.Firmware) {
 	f, err := measure.NewFirmware(image)
 	if err != nil {
 		r.problem("%v", err)
@@ -124,7 +127,7 @@ func judgeFirmware(r *inspection, image []byte, fw ovmf.Firmware) {
 }
 
 // inspectHashesTable goes by the table's GUID.
-func inspectHashesTable(s *subject, r *inspection) (bool, error) {
+func inspectHashesTable(s *subject, r *Report) (bool, error) {
 	if !measure.IsHashesTable(s.head.Bytes()) {
 		return false, nil
 	}
@@ -200,7 +203,7 @@ const (
 )
 
 // inspectKernel goes by the setup header.
-func inspectKernel(s *subject, r *inspection) (bool, error) {
+func inspectKernel(s *subject, r *Report) (bool, error) {
 	h := s.head.Bytes()
 	if len(h) < bzHeaderEnd || string(h[bzMagic:bzMagic+4]) != "HdrS" {
 		return false, nil

@@ -1,4 +1,6 @@
-package main
+// Package files reads and writes the owner's files: what is read is bounded, and
+// what is written appears whole, or not at all.
+package files
 
 import (
 	"errors"
@@ -9,11 +11,13 @@ import (
 	"path/filepath"
 
 	"golang.org/x/sys/unix"
+
+	"cocoroot/initramfs/fault"
 )
 
-// output is a file that exists under its name only once it is whole: it is
+// Output is a file that exists under its name only once it is whole: it is
 // written under a temporary name beside it, synced, and renamed.
-type output struct {
+type Output struct {
 	*os.File
 	path   string
 	force  bool
@@ -21,38 +25,38 @@ type output struct {
 	device bool // it is a block device, written to where it stands
 }
 
-// outputs are files that appear together or not at all. Only what was replaced
+// Outputs are files that appear together or not at all. Only what was replaced
 // with force cannot be taken back.
-type outputs struct {
-	files   []*output
-	scratch *scratch // where an interrupt can find them before that; or nil
+type Outputs struct {
+	Scratch *Scratch // where an interrupt can find them before that; or nil
+	files   []*Output
 }
 
-// create starts one more file. An existing file is an error without force,
+// Create starts one more file. An existing file is an error without force,
 // and stays untouched until commit with it.
-func (all *outputs) create(path string, mode fs.FileMode, force bool) (*output, error) {
+func (all *Outputs) Create(path string, mode fs.FileMode, force bool) (*Output, error) {
 	fi, err := os.Lstat(path)
 	switch {
-	case err == nil && isBlockDevice(path):
+	case err == nil && IsBlockDevice(path):
 		return all.createDevice(path, force)
 	case err == nil && !fi.Mode().IsRegular():
 		return nil, fmt.Errorf("cannot write %s: it is there and is not a regular file", path)
 	case err == nil && !force:
-		return nil, hinted(fmt.Errorf("cannot write %s: %w", path, fs.ErrExist), "--force replaces it")
+		return nil, fault.Hintf(fmt.Errorf("cannot write %s: %w", path, fs.ErrExist), "--force replaces it")
 	case err != nil && !errors.Is(err, fs.ErrNotExist):
 		return nil, fmt.Errorf("cannot write %s: %w", path, err)
 	}
 	for _, o := range all.files {
 		if filepath.Clean(o.path) == filepath.Clean(path) {
-			return nil, usagef("two outputs are to be written to %s", path)
+			return nil, fault.Usagef("two outputs are to be written to %s", path)
 		}
 	}
 	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".tmp-*") // mode 0600
 	if err != nil {
 		return nil, fmt.Errorf("cannot write %s: %w", path, err)
 	}
-	all.scratch.add(f.Name())
-	o := &output{File: f, path: path, force: force}
+	all.Scratch.Add(f.Name())
+	o := &Output{File: f, path: path, force: force}
 	all.files = append(all.files, o)
 	if err := f.Chmod(mode); err != nil {
 		return nil, fmt.Errorf("cannot write %s: %w", path, err)
@@ -62,27 +66,27 @@ func (all *outputs) create(path string, mode fs.FileMode, force bool) (*output, 
 
 // createDevice opens a block device. What is on it is gone from the first write
 // on; one that is mounted, or in use by the kernel otherwise, is refused.
-func (all *outputs) createDevice(path string, force bool) (*output, error) {
+func (all *Outputs) createDevice(path string, force bool) (*Output, error) {
 	if !force {
-		return nil, hinted(fmt.Errorf("cannot write %s: it is a block device", path), "--force writes over what is on it")
+		return nil, fault.Hintf(fmt.Errorf("cannot write %s: it is a block device", path), "--force writes over what is on it")
 	}
 	f, err := os.OpenFile(path, os.O_RDWR|unix.O_EXCL, 0)
 	if err != nil {
 		return nil, fmt.Errorf("cannot write %s: %w", path, err)
 	}
-	o := &output{File: f, path: path, force: true, device: true}
+	o := &Output{File: f, path: path, force: true, device: true}
 	all.files = append(all.files, o)
 	return o, nil
 }
 
-// isBlockDevice reports whether a path leads to one.
-func isBlockDevice(path string) bool {
+// IsBlockDevice reports whether a path leads to one.
+func IsBlockDevice(path string) bool {
 	fi, err := os.Stat(path)
 	return err == nil && fi.Mode()&(fs.ModeDevice|fs.ModeCharDevice) == fs.ModeDevice
 }
 
-// fits sees that a device has room for size bytes; a file has.
-func (o *output) fits(size int64) error {
+// Fits checks that a device has room for size bytes; a file has.
+func (o *Output) Fits(size int64) error {
 	if !o.device {
 		return nil
 	}
@@ -96,8 +100,8 @@ func (o *output) fits(size int64) error {
 	return nil
 }
 
-// commit gives every file its name, after all of them are on the disk.
-func (all *outputs) commit() error {
+// Commit gives every file its name, after all of them are on the disk.
+func (all *Outputs) Commit() error {
 	for _, o := range all.files {
 		if err := o.Sync(); err != nil {
 			return fmt.Errorf("cannot write %s: %w", o.path, err)
@@ -118,7 +122,7 @@ func (all *outputs) commit() error {
 	return nil
 }
 
-func (o *output) rename() error {
+func (o *Output) rename() error {
 	flags := uint(unix.RENAME_NOREPLACE)
 	if o.force {
 		flags = 0
@@ -138,8 +142,8 @@ func (o *output) rename() error {
 	return nil
 }
 
-// discard removes what was not committed.
-func (all *outputs) discard() {
+// Discard removes what was not committed.
+func (all *Outputs) Discard() {
 	for _, o := range all.files {
 		o.Close()
 		if o.device {
@@ -153,12 +157,32 @@ func (all *outputs) discard() {
 	all.files = nil
 }
 
-// isTerminal reports whether w is a terminal, where progress may be shown.
-func isTerminal(w any) bool {
-	f, ok := w.(*os.File)
-	if !ok {
-		return false
+// File is a file to be written.
+type File struct {
+	Path string
+	mode fs.FileMode
+	data []byte
+}
+
+// Public returns a file that everyone may read.
+func Public(path string, data []byte) File { return File{path, 0o644, data} }
+
+// Secret returns a file that only its owner may read.
+func Secret(path string, data []byte) File { return File{path, 0o600, data} }
+
+// Write writes all of the files or none. An existing one is replaced only with
+// force.
+func Write(force bool, all ...File) error {
+	var o Outputs
+	defer o.Discard()
+	for _, n := range all {
+		f, err := o.Create(n.Path, n.mode, force)
+		if err != nil {
+			return err
+		}
+		if _, err := f.Write(n.data); err != nil {
+			return fmt.Errorf("cannot write %s: %w", n.Path, err)
+		}
 	}
-	_, err := unix.IoctlGetTermios(int(f.Fd()), unix.TCGETS)
-	return err == nil
+	return o.Commit()
 }

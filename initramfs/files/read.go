@@ -1,0 +1,109 @@
+package files
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+// MaxImage bounds a firmware's image in bytes.
+const MaxImage = 64 << 20
+
+// hugePage is the size in bytes of a huge page of x86-64.
+const hugePage = 2 << 20
+
+// Read reads a file of at most limit bytes that holds no secret.
+func Read(path string, limit int64) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, fmt.Errorf("cannot read %s: %w", path, err)
+	}
+	defer f.Close()
+	b, err := io.ReadAll(io.LimitReader(f, limit+1))
+	if err != nil {
+		return nil, fmt.Errorf("cannot read %s: %w", path, err)
+	}
+	if int64(len(b)) > limit {
+		return nil, fmt.Errorf("cannot read %s: it has more than %d bytes", path, limit)
+	}
+	return b, nil
+}
+
+// OpenFinite opens a file or a pipe. A device such as /dev/zero has no end.
+func OpenFinite(path string) (*os.File, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	fi, err := f.Stat()
+	if err == nil && fi.Mode()&os.ModeDevice != 0 {
+		err = fmt.Errorf("%s is a device", path)
+	}
+	if err != nil {
+		f.Close()
+		return nil, err
+	}
+	return f, nil
+}
+
+// ReadImage reads a firmware or an SVSM of at most MaxImage bytes.
+func ReadImage(what, path string) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, fmt.Errorf("cannot read the %s: %w", what, err)
+	}
+	defer f.Close()
+	fi, err := f.Stat()
+	if err != nil {
+		return nil, fmt.Errorf("cannot read the %s: %w", what, err)
+	}
+	image := newImageBuffer(min(fi.Size(), MaxImage)) // of length 0 for a pipe
+	if _, err := image.ReadFrom(io.LimitReader(f, MaxImage+1)); err != nil {
+		return nil, fmt.Errorf("cannot read the %s: %w", what, err)
+	}
+	if image.Len() > MaxImage {
+		return nil, fmt.Errorf("cannot read the %s: %s has more than %d bytes", what, path, MaxImage)
+	}
+	return image.Bytes(), nil
+}
+
+// newImageBuffer returns an empty buffer with room for size bytes and the
+// read that sees the end. It asks for huge pages, outside the Go heap, until
+// the process ends: to fault in a thousand small ones and to start the
+// garbage collector over them took longer than to hash what they hold.
+func newImageBuffer(size int64) *bytes.Buffer {
+	room, err := unix.Mmap(-1, 0, int(size)+hugePage, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
+	if err != nil {
+		return new(bytes.Buffer)
+	}
+	_ = unix.Madvise(room, unix.MADV_HUGEPAGE) // without them it is slower
+	return bytes.NewBuffer(room[:0])
+}
+
+// ErrNotFile is returned for what has no size, or no end.
+var ErrNotFile = errors.New("it is neither a regular file nor a block device")
+
+// Open opens a regular file or a block device, and returns its length in bytes.
+func Open(path string) (*os.File, int64, error) {
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0) // a FIFO would keep us waiting
+	if err != nil {
+		return nil, 0, fmt.Errorf("cannot read: %w", err)
+	}
+	fi, err := f.Stat()
+	if err == nil && !fi.Mode().IsRegular() && fi.Mode()&(os.ModeDevice|os.ModeCharDevice) != os.ModeDevice {
+		err = ErrNotFile
+	}
+	var size int64
+	if err == nil {
+		size, err = f.Seek(0, io.SeekEnd)
+	}
+	if err != nil {
+		f.Close()
+		return nil, 0, fmt.Errorf("cannot read %s: %w", path, err)
+	}
+	return f, size, nil
+}
