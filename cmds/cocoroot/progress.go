@@ -20,12 +20,12 @@ const (
 // changes, to a program that asks for it as events, one JSON object a line,
 // and to nobody else.
 type progress struct {
-	w      io.Writer // nil: say nothing
-	events bool
-	step   string
-	begin  time.Time // of the step
-	last   time.Time // when something was said
-	shown  bool
+	w     io.Writer // nil: say nothing
+	app   *app
+	step  string
+	begin time.Time // of the step
+	last  time.Time // when something was said
+	shown bool
 }
 
 // event is what a program is told. Sizes are in bytes, times in seconds.
@@ -38,26 +38,33 @@ type event struct {
 	Left  float64 `json:"left"`  // seconds; 0 when there is no rate yet
 }
 
-// newProgress returns one that speaks on w when w is a terminal, or when
-// events are asked for.
-func newProgress(w io.Writer, events bool) *progress {
-	if !events && !isTerminal(w) {
-		w = nil
+// newProgress returns one that speaks on standard error when that is a terminal,
+// or when events are asked for.
+func (a *app) newProgress() *progress {
+	p := &progress{app: a, w: a.stderr}
+	if !a.json && !isTerminal(p.w) {
+		p.w = nil
 	}
-	return &progress{w: w, events: events}
+	return p
 }
 
-// begins says which step begins.
-func (p *progress) begins(step string) {
+// Warn clears the line, and warns.
+func (p *progress) Warn(format string, args ...any) {
+	p.end()
+	p.app.warn(format, args...)
+}
+
+// Begins says which step begins.
+func (p *progress) Begins(step string) {
 	p.step, p.begin, p.last = step, time.Now(), time.Time{}
-	p.at(0, 0)
+	p.At(0, 0)
 }
 
-// at says how much of the step is done, now and then, and at its end.
-func (p *progress) at(done, total int64) {
+// At says how much of the step is done, now and then, and at its end.
+func (p *progress) At(done, total int64) {
 	now := time.Now()
 	every := showEvery
-	if p.events {
+	if p.app.json {
 		every = tellEvery
 	}
 	if p.w == nil || now.Sub(p.last) < every && (done != total || total == 0) {
@@ -69,7 +76,7 @@ func (p *progress) at(done, total int64) {
 		e.Rate = float64(done) / spent
 		e.Left = float64(total-done) / e.Rate
 	}
-	if p.events {
+	if p.app.json {
 		line, _ := json.Marshal(e) // numbers and words that are ours
 		p.w.Write(append(line, '\n'))
 		return

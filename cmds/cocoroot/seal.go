@@ -1,39 +1,22 @@
 package main
 
 import (
-	"bytes"
 	"context"
-	"crypto/sha256"
-	"errors"
 	"fmt"
-	"io"
 	"strings"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
-	"cocoroot/initramfs/fault"
-	"cocoroot/initramfs/files"
-	"cocoroot/initramfs/image/cmdline"
 	"cocoroot/initramfs/image/manifest"
 	"cocoroot/initramfs/image/rootfs"
-	"cocoroot/initramfs/image/sealed"
-	"cocoroot/unlock/luks2/format"
-	"cocoroot/unlock/policy"
+	"cocoroot/initramfs/image/seal"
 )
 
-// sealOptions is what the verb was told.
+// sealOptions are the options of the verb as they were given.
 type sealOptions struct {
-	root, image, cmdlineOut, manifestOut      string
-	keyFile, keyOut, passphraseFile, seedFile string
-	pbkdfMemory, pbkdfIterations              uint32
-	pbkdfParallel                             uint8
-	disk, init                                string
-	allow                                     []string
-	fs, ociImage                              string
-	rootOwned                                 bool
-	level                                     int
-	line                                      cmdline.Options
-	force, json                               bool
+	seal.Options
+	json bool
 }
 
 func (a *app) seal() *cobra.Command {
@@ -41,179 +24,76 @@ func (a *app) seal() *cobra.Command {
 	c := verb("seal ROOTFS -o IMAGE", "make an encrypted, verifiable image of a folder, a tar, an OCI image or a file system",
 		"  cocoroot seal root/ -o image\n  docker save app | cocoroot seal - -o image --init /bin/app --disk serial:root", oneArg("the root file system"))
 	flags := c.Flags()
-	flags.StringVarP(&o.image, "output", "o", "", "where to write the image")
+	flags.StringVarP(&o.Image, "output", "o", "", "where to write the image")
 	o.keyFlags(flags)
-	flags.StringVar(&o.cmdlineOut, "cmdline-out", "", "where to write the command line (default: IMAGE.cmdline)")
-	flags.StringVar(&o.manifestOut, "manifest-out", "", "where to write the manifest (default: IMAGE.manifest.json)")
+	flags.StringVar(&o.CmdlineOut, "cmdline-out", "", "where to write the command line (default: IMAGE.cmdline)")
+	flags.StringVar(&o.ManifestOut, "manifest-out", "", "where to write the manifest (default: IMAGE.manifest.json)")
 	o.rootFlags(flags)
-	flags.StringVar(&o.disk, "disk", "/dev/vda", "where the guest finds the image: /dev/NAME, serial:NAME, PARTUUID=GUID or PARTLABEL=NAME")
-	flags.StringVar(&o.init, "init", "", "the image's program to start (default: /sbin/init)")
-	flags.StringSliceVar(&o.allow, "allow", nil, "seal a root in which the audit finds this: "+strings.Join(auditNames(), ", "))
-	flags.StringVar(&o.line.Append, "append", "", "text for the end of the command line")
-	flags.BoolVar(&o.line.NoACPI, "no-acpi", false, "for firmware that is not cocoroot's own, which never reads the host's ACPI tables: acpi=off on the command line keeps their code from running, and leaves the guest one CPU, and a reset where it would power off")
-	flags.BoolVar(&o.force, "force", false, "replace existing files")
+	flags.StringVar(&o.Disk, "disk", "/dev/vda", "where the guest finds the image: /dev/NAME, serial:NAME, PARTUUID=GUID or PARTLABEL=NAME")
+	flags.StringVar(&o.Init, "init", "", "the image's program to start (default: /sbin/init)")
+	flags.StringSliceVar(&o.Allow, "allow", nil, "seal a root in which the audit finds this: "+strings.Join(seal.AuditNames(), ", "))
+	flags.StringVar(&o.Line.Append, "append", "", "text for the end of the command line")
+	flags.BoolVar(&o.Line.NoACPI, "no-acpi", false, "for firmware that is not cocoroot's own, which never reads the host's ACPI tables: acpi=off on the command line keeps their code from running, and leaves the guest one CPU, and a reset where it would power off")
+	flags.BoolVar(&o.Force, "force", false, "replace existing files")
 	flags.BoolVar(&o.json, "json", false, "print the manifest; progress as JSON on standard error, one object a line")
 	need(c, "output")
 	choices(c, "fs", "squashfs", "erofs", "ext4")
-	choices(c, "allow", auditNames()...)
+	choices(c, "allow", seal.AuditNames()...)
 	c.RunE = func(c *cobra.Command, args []string) error {
-		o.root = args[0]
-		if err := o.check(c.Flags().Changed); err != nil {
+		o.Root = args[0]
+		if err := o.Check(c.Flags().Changed); err != nil {
 			return err
 		}
-		return seal(c.Context(), a, o)
+		return a.sealRoot(c.Context(), o)
 	}
 	return c
 }
 
-// check completes the options, and refuses those that do not fit together.
-func (o *sealOptions) check(given func(string) bool) error {
-	if err := checkAllowed(o.allow); err != nil {
-		return err
-	}
-	if err := o.checkKey(given); err != nil {
-		return err
-	}
-	if files.IsBlockDevice(o.image) && (o.cmdlineOut == "" || o.manifestOut == "" || o.keyOut == "" && o.makesKey()) {
-		return fault.Usagef("%s is a block device, and nothing goes beside it: give --cmdline-out, --manifest-out and --key-out", o.image)
-	}
-	if o.keyOut == "" {
-		o.keyOut = o.image + ".key"
-	}
-	if o.cmdlineOut == "" {
-		o.cmdlineOut = o.image + ".cmdline"
-	}
-	if o.manifestOut == "" {
-		o.manifestOut = o.image + ".manifest.json"
-	}
-	return o.checkRoot()
+// keyFlags adds the options about the key.
+func (o *sealOptions) keyFlags(flags *pflag.FlagSet) {
+	flags.StringVar(&o.KeyFile, "key-file", "", "use this key: at least 32 random bytes, all of which count (default: make a new one)")
+	flags.StringVar(&o.KeyOut, "key-out", "", "where to write the new key (default: IMAGE.key, mode 0600)")
+	flags.StringVar(&o.PassphraseFile, "passphrase-file", "", "use this passphrase, which argon2id makes dear to guess: at least 12 bytes, all of which count")
+	flags.Uint32Var(&o.PBKDFMemory, "pbkdf-memory", 256<<10, "with a passphrase: argon2id's memory in KiB; the guest gives half of its own at most")
+	flags.Uint32Var(&o.PBKDFIterations, "pbkdf-force-iterations", 4, "with a passphrase: argon2id's passes over the memory")
+	flags.Uint8Var(&o.PBKDFParallel, "pbkdf-parallel", 4, "with a passphrase: argon2id's lanes, which as many CPUs work on")
+	flags.StringVar(&o.SeedFile, "deterministic-from", "", "derive key, volume key, salts and UUIDs from this seed, at least 32 random bytes, and the file system: the same image each time")
 }
 
-// seal makes the image and what belongs to it; all of it appears together.
-func seal(ctx context.Context, a *app, o sealOptions) error {
-	if _, _, err := o.draftLine(policy.Squashfs); err != nil {
-		return err // before the long work begins
-	}
-	// Every output is opened before the long work begins.
-	all := files.Outputs{Scratch: files.ScratchOf(ctx)}
-	defer all.Discard()
-	image, err := all.Create(o.image, 0o644, o.force)
+// rootFlags adds the options about the root file system.
+func (o *sealOptions) rootFlags(flags *pflag.FlagSet) {
+	flags.StringVar(&o.FS, "fs", "", "file system to make: squashfs; of a folder, also erofs or ext4 (default: squashfs; one that is ready stays as it is)")
+	flags.IntVar(&o.Level, "compression", rootfs.DefaultLevel, "of a squashfs: zstd's level, 1 to 22; 15 makes it 5 % smaller and takes seven times as long")
+	flags.BoolVar(&o.RootOwned, "root-owned", false, "all files of a folder belong to root in the image")
+	flags.StringVar(&o.OCIImage, "image", "", "which image of an OCI layout: its tag or its digest (default: the only one)")
+}
+
+func (a *app) sealRoot(ctx context.Context, o sealOptions) error {
+	bar := a.newProgress()
+	defer bar.end()
+	m, err := seal.Seal(ctx, o.Options, bar)
 	if err != nil {
 		return err
 	}
-	line, err := all.Create(o.cmdlineOut, 0o644, o.force)
-	if err != nil {
-		return err
-	}
-	about, err := all.Create(o.manifestOut, 0o644, o.force)
-	if err != nil {
-		return err
-	}
-	var keyOut *files.Output
-	if o.makesKey() {
-		if keyOut, err = all.Create(o.keyOut, 0o600, o.force); err != nil {
+	bar.end()
+	if o.json {
+		text, err := m.Marshal()
+		if err != nil {
 			return err
 		}
-	}
-	result, kind, err := o.writeImage(ctx, a, image, keyOut)
-	if err != nil {
-		return err
-	}
-	p, err := o.policy(kind, result.Params)
-	if err != nil {
-		return err
-	}
-	m := manifest.Manifest{
-		Version: manifest.Version, Image: result.Params, Size: uint64(result.Size), LUKS: result.UUID,
-		FSType: p.FSType, Key: p.Key,
-	}
-	if m.Cmdline, err = cmdline.Build(p, o.lineOptions()); err != nil {
-		return err
-	}
-	if _, err := line.WriteString(m.Cmdline + "\n"); err != nil {
-		return fmt.Errorf("cannot write %s: %w", o.cmdlineOut, err)
-	}
-	text, err := m.Marshal()
-	if err != nil {
-		return err
-	}
-	if _, err := about.Write(text); err != nil {
-		return fmt.Errorf("cannot write %s: %w", o.manifestOut, err)
-	}
-	if err := all.Commit(); err != nil {
-		return err
-	}
-	if o.json {
-		_, err := a.stdout.Write(text)
+		_, err = a.stdout.Write(text)
 		return err
 	}
 	return o.tell(a, m)
 }
 
-// writeImage makes the file system in a folder beside the image and seals it.
-// It returns what kind of file system it is, too.
-func (o sealOptions) writeImage(ctx context.Context, a *app, image, keyOut *files.Output) (result sealed.Result, kind policy.FSType, err error) {
-	brought, err := o.readKey(a)
-	if err != nil {
-		return result, "", err
-	}
-	if brought != nil {
-		defer brought.Close()
-	}
-	bar := newProgress(a.stderr, o.json)
-	defer bar.end()
-	bar.begins("making the file system")
-	root, err := o.makeRoot(ctx)
-	if err != nil {
-		return result, "", err
-	}
-	defer root.Close()
-	for _, w := range root.Warnings {
-		bar.end()
-		a.warn("%s", w)
-	}
-	if err := o.auditRoot(root); err != nil {
-		return result, "", err
-	}
-	size, err := sealed.ImageSize(root.Size)
-	if err == nil {
-		err = image.Fits(size)
-	}
-	if err != nil {
-		return result, "", err
-	}
-	with, err := o.secrets(root, brought, keyOut)
-	if err != nil {
-		return result, "", err
-	}
-	defer with.key.Close()
-	bar.begins("sealing")
-	h := sha256.New()
-	var plain io.Reader = io.NewSectionReader(root.File, 0, root.Size)
-	if with.sum != nil {
-		plain = io.TeeReader(plain, h)
-	}
-	result, err = sealed.Write(ctx, image, plain, root.Size, sealed.Options{
-		Passphrase: with.key.Bytes(), KDF: o.kdf(), Random: with.random, Progress: bar.at,
-	})
-	switch {
-	case errors.Is(err, format.ErrKDF):
-		return result, "", fault.Usagef("the guest would refuse this image: %w", err)
-	case err != nil:
-		return result, "", err
-	case with.sum != nil && !bytes.Equal(h.Sum(nil), with.sum[:]):
-		return result, "", rootfs.ErrChanged
-	}
-	return result, root.Type, root.Check()
-}
-
 // tell says what was made.
 func (o sealOptions) tell(a *app, m manifest.Manifest) error {
-	fmt.Fprintf(a.stdout, "%s: %d bytes, %x\n", o.image, m.Size, m.Image.RootHash)
-	fmt.Fprintf(a.stdout, "%s: the command line to measure\n", o.cmdlineOut)
-	if o.makesKey() {
-		fmt.Fprintf(a.stdout, "%s: the key, to be injected as %s; keep it secret\n", o.keyOut, m.Key)
+	fmt.Fprintf(a.stdout, "%s: %d bytes, %x\n", o.Image, m.Size, m.Image.RootHash)
+	fmt.Fprintf(a.stdout, "%s: the command line to measure\n", o.CmdlineOut)
+	if o.MakesKey() {
+		fmt.Fprintf(a.stdout, "%s: the key, to be injected as %s; keep it secret\n", o.KeyOut, m.Key)
 	}
-	fmt.Fprintf(a.stdout, "%s: the manifest\n", o.manifestOut)
+	fmt.Fprintf(a.stdout, "%s: the manifest\n", o.ManifestOut)
 	return nil
 }

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"fmt"
 	"strings"
 
@@ -12,7 +11,6 @@ import (
 	"cocoroot/initramfs/measure/ovmf"
 	"cocoroot/unlock/efi"
 	"cocoroot/unlock/secmem"
-	"cocoroot/unlock/secret"
 	"cocoroot/unlock/secret/table"
 )
 
@@ -96,18 +94,8 @@ func buildTable(a *app, pairs []string, area int) (*secmem.Buffer, error) {
 		if err != nil {
 			return nil, err
 		}
-		warnOfEnding(a, path, data.Bytes())
+		table.WarnOfEnding(a.warn, path, data.Bytes())
 		entries = append(entries, table.Entry{GUID: g, Data: data})
 	}
 	return table.Build(entries, area)
-}
-
-// warnOfEnding warns of white space at the end of a key, which counts. What
-// has several lines is no key, but text that ends in a newline by right.
-func warnOfEnding(a *app, path string, key []byte) {
-	what := secret.Ending(key)
-	if what == "" || bytes.ContainsRune(bytes.TrimRight(key, "\r\n\x00"), '\n') {
-		return
-	}
-	a.warn("%s ends in %s, which is part of the secret; printf writes a file without, echo does not", path, what)
 }

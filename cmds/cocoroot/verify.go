@@ -12,6 +12,7 @@ import (
 	"cocoroot/initramfs/fault"
 	"cocoroot/initramfs/files"
 	"cocoroot/initramfs/image/fsimage"
+	"cocoroot/initramfs/image/seal"
 	"cocoroot/unlock/luks2"
 	"cocoroot/unlock/luks2/format"
 	"cocoroot/unlock/policy"
@@ -93,9 +94,9 @@ func (v *verification) check(ctx context.Context, a *app, measured policy.Policy
 		return err
 	}
 	defer f.Close()
-	bar := newProgress(a.stderr, asJSON)
-	bar.begins("verifying")
-	verdict, err := tree.Verify(ctx, p, f, func(done int64) { bar.at(done, int64(p.DataSize())) })
+	bar := a.newProgress()
+	bar.Begins("verifying")
+	verdict, err := tree.Verify(ctx, p, f, func(done int64) { bar.At(done, int64(p.DataSize())) })
 	bar.end()
 	switch {
 	case errors.Is(err, tree.ErrShort):
@@ -172,7 +173,7 @@ func superblockState(f io.ReaderAt, p verity.Params) string {
 // hash binds already. Each block is checked against the root hash again as it
 // is read: the file may have changed.
 func openWithKey(measured policy.Policy, f io.ReaderAt, keyFile string) (*luksCheck, error) {
-	key, err := secmem.ReadFile(keyFile, mostKey)
+	key, err := secmem.ReadFile(keyFile, seal.MostKey)
 	if err != nil {
 		return nil, err
 	}

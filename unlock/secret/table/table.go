@@ -12,6 +12,7 @@
 package table
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -94,4 +95,14 @@ func putHeader(p []byte, g efi.GUID, size int) []byte {
 	copy(p, g[:])
 	binary.LittleEndian.PutUint32(p[16:], uint32(size))
 	return p[headerSize:]
+}
+
+// WarnOfEnding warns of white space at the end of a key, which counts. What
+// has several lines is no key, but text that ends in a newline by right.
+func WarnOfEnding(warn func(format string, args ...any), path string, key []byte) {
+	what := secret.Ending(key)
+	if what == "" || bytes.ContainsRune(bytes.TrimRight(key, "\r\n\x00"), '\n') {
+		return
+	}
+	warn("%s ends in %s, which is part of the secret; printf writes a file without, echo does not", path, what)
 }

@@ -1,4 +1,4 @@
-package main
+package seal
 
 import (
 	"fmt"
@@ -14,8 +14,8 @@ import (
 	"cocoroot/unlock/verity"
 )
 
-// auditNames returns the names that --allow takes.
-func auditNames() []string {
+// AuditNames returns the names that --allow takes.
+func AuditNames() []string {
 	var names []string
 	for _, k := range audit.Kinds() {
 		names = append(names, k.Name)
@@ -26,8 +26,8 @@ func auditNames() []string {
 // checkAllowed refuses names that no finding has.
 func checkAllowed(allowed []string) error {
 	for _, name := range allowed {
-		if !slices.Contains(auditNames(), name) {
-			return fault.Usagef("--allow %.64q is not one of %s", name, strings.Join(auditNames(), ", "))
+		if !slices.Contains(AuditNames(), name) {
+			return fault.Usagef("--allow %.64q is not one of %s", name, strings.Join(AuditNames(), ", "))
 		}
 	}
 	return nil
@@ -35,7 +35,7 @@ func checkAllowed(allowed []string) error {
 
 // auditRoot looks through a finished file system, and refuses what obeys the
 // host and was not allowed.
-func (o sealOptions) auditRoot(root *rootfs.Image) error {
+func (o Options) auditRoot(root *rootfs.Image) error {
 	line, init, err := o.draftLine(root.Type)
 	if err != nil {
 		return err
@@ -51,7 +51,7 @@ func (o sealOptions) auditRoot(root *rootfs.Image) error {
 	var text strings.Builder
 	var names []string
 	for _, f := range all {
-		if slices.Contains(o.allow, f.Name) {
+		if slices.Contains(o.Allow, f.Name) {
 			continue
 		}
 		fmt.Fprintf(&text, "\n  %s: %s: %s", f.Name, f.Path, f.Reason)
@@ -62,7 +62,7 @@ func (o sealOptions) auditRoot(root *rootfs.Image) error {
 	switch {
 	case len(names) == 0:
 		return nil
-	case slices.Equal(names, []string{audit.NoInit}) && len(root.Entrypoint) > 0 && o.init == "":
+	case slices.Equal(names, []string{audit.NoInit}) && len(root.Entrypoint) > 0 && o.Init == "":
 		return fault.Hintf(fmt.Errorf("the root file system has no init:%s", text.String()),
 			"the OCI image starts %q: --init takes the program, and --append '-- …' its arguments; it will be the guest's first process", root.Entrypoint)
 	}
@@ -72,7 +72,7 @@ func (o sealOptions) auditRoot(root *rootfs.Image) error {
 
 // draftLine returns the command line, which has no image yet, and the init
 // that it names.
-func (o sealOptions) draftLine(kind policy.FSType) (line, init string, err error) {
+func (o Options) draftLine(kind policy.FSType) (line, init string, err error) {
 	p, err := o.policy(kind, verity.Params{DataBlocks: 1})
 	if err != nil {
 		return "", "", err
@@ -85,22 +85,22 @@ func (o sealOptions) draftLine(kind policy.FSType) (line, init string, err error
 }
 
 // policy returns what the command line is to say.
-func (o sealOptions) policy(kind policy.FSType, image verity.Params) (policy.Policy, error) {
+func (o Options) policy(kind policy.FSType, image verity.Params) (policy.Policy, error) {
 	p := policy.Defaults()
 	p.FSType, p.Image = kind, image
-	if o.init != "" {
-		p.Init = o.init
+	if o.Init != "" {
+		p.Init = o.Init
 	}
 	var err error
-	if p.Disk, err = policy.ParseDisk(o.disk); err != nil {
+	if p.Disk, err = policy.ParseDisk(o.Disk); err != nil {
 		return p, fault.Usagef("--disk: %w", err)
 	}
 	return p, nil
 }
 
 // lineOptions returns what the command line has beside its policy.
-func (o sealOptions) lineOptions() cmdline.Options {
-	line := o.line
-	line.Login = slices.Contains(o.allow, audit.ConsoleLogin)
+func (o Options) lineOptions() cmdline.Options {
+	line := o.Line
+	line.Login = slices.Contains(o.Allow, audit.ConsoleLogin)
 	return line
 }

@@ -1,0 +1,182 @@
+// Package seal makes an encrypted, verifiable image of a root file system, with
+// the key, the command line and the manifest that belong to it, in one call.
+//
+// The plain file system lies in a nameless file while it is sealed, in the
+// folder of the outputs; who can read this machine's disks can read it. What the
+// audit does not know of in the root is not refused.
+package seal
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+
+	"cocoroot/initramfs/fault"
+	"cocoroot/initramfs/files"
+	"cocoroot/initramfs/image/cmdline"
+	"cocoroot/initramfs/image/manifest"
+	"cocoroot/initramfs/image/rootfs"
+	"cocoroot/initramfs/image/sealed"
+	"cocoroot/unlock/luks2/format"
+	"cocoroot/unlock/policy"
+)
+
+// Options say what is sealed, and how.
+type Options struct {
+	Root, Image, CmdlineOut, ManifestOut      string // files; the last three default to names beside Image
+	KeyFile, KeyOut, PassphraseFile, SeedFile string
+	PBKDFMemory, PBKDFIterations              uint32 // of argon2id, for a passphrase; KiB, passes
+	PBKDFParallel                             uint8
+	Disk, Init                                string   // for the command line
+	Allow                                     []string // findings of the audit
+	FS, OCIImage                              string
+	RootOwned                                 bool
+	Level                                     int // of zstd
+	Line                                      cmdline.Options
+	Force                                     bool // replace existing files
+}
+
+// Observer is told what goes on.
+type Observer interface {
+	// Begins says which step begins.
+	Begins(step string)
+	// At says how many bytes of the step are done; a total of 0 is not known.
+	At(done, total int64)
+	// Warn says what is worth knowing and no error.
+	Warn(format string, args ...any)
+}
+
+// Check completes the options, and refuses those that do not fit together; given
+// reports whether an option was given, by its name on the command line.
+func (o *Options) Check(given func(string) bool) error {
+	if err := checkAllowed(o.Allow); err != nil {
+		return err
+	}
+	if err := o.checkKey(given); err != nil {
+		return err
+	}
+	if files.IsBlockDevice(o.Image) && (o.CmdlineOut == "" || o.ManifestOut == "" || o.KeyOut == "" && o.MakesKey()) {
+		return fault.Usagef("%s is a block device, and nothing goes beside it: give --cmdline-out, --manifest-out and --key-out", o.Image)
+	}
+	if o.KeyOut == "" {
+		o.KeyOut = o.Image + ".key"
+	}
+	if o.CmdlineOut == "" {
+		o.CmdlineOut = o.Image + ".cmdline"
+	}
+	if o.ManifestOut == "" {
+		o.ManifestOut = o.Image + ".manifest.json"
+	}
+	return o.checkRoot()
+}
+
+// Seal makes the image and what belongs to it; all of it appears together.
+func Seal(ctx context.Context, o Options, tell Observer) (m manifest.Manifest, err error) {
+	if _, _, err := o.draftLine(policy.Squashfs); err != nil {
+		return m, err // before the long work begins
+	}
+	// Every output is opened before the long work begins.
+	all := files.Outputs{Scratch: files.ScratchOf(ctx)}
+	defer all.Discard()
+	image, err := all.Create(o.Image, 0o644, o.Force)
+	if err != nil {
+		return m, err
+	}
+	line, err := all.Create(o.CmdlineOut, 0o644, o.Force)
+	if err != nil {
+		return m, err
+	}
+	about, err := all.Create(o.ManifestOut, 0o644, o.Force)
+	if err != nil {
+		return m, err
+	}
+	var keyOut *files.Output
+	if o.MakesKey() {
+		if keyOut, err = all.Create(o.KeyOut, 0o600, o.Force); err != nil {
+			return m, err
+		}
+	}
+	result, kind, err := o.writeImage(ctx, tell, image, keyOut)
+	if err != nil {
+		return m, err
+	}
+	p, err := o.policy(kind, result.Params)
+	if err != nil {
+		return m, err
+	}
+	m = manifest.Manifest{
+		Version: manifest.Version, Image: result.Params, Size: uint64(result.Size), LUKS: result.UUID,
+		FSType: p.FSType, Key: p.Key,
+	}
+	if m.Cmdline, err = cmdline.Build(p, o.lineOptions()); err != nil {
+		return m, err
+	}
+	if _, err := line.WriteString(m.Cmdline + "\n"); err != nil {
+		return m, fmt.Errorf("cannot write %s: %w", o.CmdlineOut, err)
+	}
+	text, err := m.Marshal()
+	if err != nil {
+		return m, err
+	}
+	if _, err := about.Write(text); err != nil {
+		return m, fmt.Errorf("cannot write %s: %w", o.ManifestOut, err)
+	}
+	return m, all.Commit()
+}
+
+// writeImage makes the file system in a folder beside the image and seals it.
+// It returns what kind of file system it is, too.
+func (o Options) writeImage(ctx context.Context, tell Observer, image, keyOut *files.Output) (result sealed.Result, kind policy.FSType, err error) {
+	brought, err := o.readKey(tell)
+	if err != nil {
+		return result, "", err
+	}
+	if brought != nil {
+		defer brought.Close()
+	}
+	tell.Begins("making the file system")
+	root, err := o.makeRoot(ctx)
+	if err != nil {
+		return result, "", err
+	}
+	defer root.Close()
+	for _, w := range root.Warnings {
+		tell.Warn("%s", w)
+	}
+	if err := o.auditRoot(root); err != nil {
+		return result, "", err
+	}
+	size, err := sealed.ImageSize(root.Size)
+	if err == nil {
+		err = image.Fits(size)
+	}
+	if err != nil {
+		return result, "", err
+	}
+	with, err := o.secrets(root, brought, keyOut)
+	if err != nil {
+		return result, "", err
+	}
+	defer with.key.Close()
+	tell.Begins("sealing")
+	h := sha256.New()
+	var plain io.Reader = io.NewSectionReader(root.File, 0, root.Size)
+	if with.sum != nil {
+		plain = io.TeeReader(plain, h)
+	}
+	result, err = sealed.Write(ctx, image, plain, root.Size, sealed.Options{
+		Passphrase: with.key.Bytes(), KDF: o.kdf(), Random: with.random, Progress: tell.At,
+	})
+	switch {
+	case errors.Is(err, format.ErrKDF):
+		return result, "", fault.Usagef("the guest would refuse this image: %w", err)
+	case err != nil:
+		return result, "", err
+	case with.sum != nil && !bytes.Equal(h.Sum(nil), with.sum[:]):
+		return result, "", rootfs.ErrChanged
+	}
+	return result, root.Type, root.Check()
+}
