@@ -199,17 +199,11 @@ firmware() {
 		[[ -f $OVMF ]] || die "no firmware $OVMF"
 		put "$OVMF" build/OVMF.amdsev.fd
 		rm -f build/firmware.{inputs,version}
-	elif [[ ! -e templates/firmware/build ]]; then # until there is a platform of our own
-		stock_firmware
-		rm -f build/firmware.version
-		put build/stock/OVMF.amdsev.fd build/OVMF.amdsev.fd
 	else
 		packages 'to build the firmware' "${FIRMWARE_PACKAGES[@]}"
 		firmware_inputs >"$TMP/firmware.inputs"
-		local tarballs=()
-		get orig edk2 && tarballs+=("$FILE")
-		get debian edk2 && tarballs+=("$FILE")
-		recipe firmware "$TMP/firmware.inputs" "$1" templates/firmware/build "${tarballs[@]}"
+		get orig edk2
+		recipe firmware "$TMP/firmware.inputs" "$1" templates/firmware/build "$FILE"
 		put "$MADE" build/OVMF.amdsev.fd
 		put "$TMP/firmware.inputs" build/firmware.inputs
 		printf 'edk2 %s, built with inputs %.16s\n' "$(pin orig edk2 | cut -d ' ' -f 1)" "$(sha256 build/firmware.inputs)" >build/firmware.version
@@ -219,9 +213,9 @@ firmware() {
 
 # firmware_inputs prints all that the bytes of the firmware depend on.
 firmware_inputs() {
-	printf 'source %s %s\n' orig "$(pin orig edk2)" debian "$(pin debian edk2)"
+	printf 'source %s\n' "$(pin orig edk2)"
 	printf 'templates/firmware %s\n' "$(content --exclude='*.md' templates/firmware)"
-	tool_inputs gcc "$(gcc -print-prog-name=cc1)" as ld nasm python3
+	tool_inputs gcc "$(gcc -print-prog-name=cc1)" as ld nasm python3 iasl
 }
 
 # stock_firmware leaves Debian's own build, which tests show to be open where ours is not.

@@ -6,7 +6,7 @@
 
 # A package and what shows that it is there: a command or a file.
 readonly C_PACKAGES=(gcc=gcc libc6-dev=/usr/include/stdio.h)
-readonly FIRMWARE_PACKAGES=("${C_PACKAGES[@]}" "g++=g++" make=make nasm=nasm uuid-dev=/usr/include/uuid/uuid.h python3=python3 patch=patch xz-utils=xz)
+readonly FIRMWARE_PACKAGES=("${C_PACKAGES[@]}" "g++=g++" make=make nasm=nasm uuid-dev=/usr/include/uuid/uuid.h python3=python3 patch=patch xz-utils=xz acpica-tools=iasl)
 readonly KERNEL_PACKAGES=(
 	"${C_PACKAGES[@]}" make=make flex=flex bison=bison bc=bc libelf-dev=/usr/include/libelf.h
 	zstd=zstd xz-utils=xz kmod=/sbin/depmod
@@ -139,7 +139,6 @@ newest() {
 take() {
 	local verb=(download)
 	[[ $1 != orig ]] || verb=(source --download-only --tar-only)
-	[[ $1 != debian ]] || verb=(source --download-only --diff-only)
 	rm -rf "$TMP/get"
 	mkdir "$TMP/get"
 	try "get-${3%%=*}" take_in "$TMP/get" "$2" "${verb[@]}" "$3"
