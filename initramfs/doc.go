@@ -10,8 +10,8 @@
 //	release   check a guest's launch report and release the secrets to it
 //
 // inspect says what any of the files in all this is. files reads and writes
-// them, fault has errors with a next step, strictjson reads the files that pass between owner and host. oracle is for
-// tests only.
+// them, fault has errors with a next step, strictjson reads the files that pass
+// between owner and host. oracle is for tests only.
 //
 // The guest's side is unlock, which these packages import for the formats that
 // both sides share. The guest links nothing of initramfs.

@@ -2,9 +2,13 @@ package main
 
 import (
 	"encoding/json"
+	"go/ast"
+	"go/parser"
+	"go/token"
 	"io"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -12,6 +16,8 @@ import (
 
 type goPackage struct {
 	ImportPath string
+	Dir        string
+	GoFiles    []string
 	Imports    []string
 	Deps       []string
 }
@@ -19,7 +25,7 @@ type goPackage struct {
 // list runs go list -json.
 func list(t *testing.T, args ...string) []goPackage {
 	t.Helper()
-	cmd := exec.Command("go", append([]string{"list", "-json=ImportPath,Imports,Deps"}, args...)...)
+	cmd := exec.Command("go", append([]string{"list", "-json=ImportPath,Dir,GoFiles,Imports,Deps"}, args...)...)
 	cmd.Env = append(os.Environ(), "GOEXPERIMENT=runtimesecret", "CGO_ENABLED=0")
 	out, err := cmd.Output()
 	if err != nil {
@@ -112,4 +118,70 @@ func TestInitLinksLittle(t *testing.T) {
 			t.Errorf("%s links\n%s; want\n%s", tc.program, got, tc.ours)
 		}
 	}
+}
+
+// Every function of the packages that init links can be reached from init, and
+// every function of ours from one of the programs: what only the owner's side
+// calls has no place in the guest, and what only tests call goes.
+func TestNoDeadFunctions(t *testing.T) {
+	for _, programs := range []string{"cocoroot/cmds/init", "cocoroot/cmds/..."} {
+		cmd := exec.Command("go", "tool", "deadcode", "-filter", "^cocoroot/", programs)
+		cmd.Env = append(os.Environ(), "GOEXPERIMENT=runtimesecret", "CGO_ENABLED=0")
+		if out, err := cmd.CombinedOutput(); err != nil || len(out) > 0 {
+			t.Errorf("deadcode %s: %v\n%s", programs, err, out)
+		}
+	}
+}
+
+// Every exported constant, variable and type of the packages that init links
+// is used in them.
+func TestGuestUsesWhatItExports(t *testing.T) {
+	declared, uses := map[string]string{}, map[string]int{}
+	for _, p := range list(t, "-deps", "cocoroot/cmds/init") {
+		if layer(p.ImportPath) == "" {
+			continue
+		}
+		for _, name := range p.GoFiles {
+			file, err := parser.ParseFile(token.NewFileSet(), filepath.Join(p.Dir, name), nil, 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, d := range file.Decls {
+				for _, id := range exports(d) {
+					declared[id.Name] = p.ImportPath
+					uses[id.Name]--
+				}
+			}
+			ast.Inspect(file, func(n ast.Node) bool {
+				if id, ok := n.(*ast.Ident); ok {
+					uses[id.Name]++
+				}
+				return true
+			})
+		}
+	}
+	if len(declared) < 100 {
+		t.Fatalf("%d exported names; the test looks at nothing", len(declared))
+	}
+	for name, in := range declared {
+		if uses[name] == 0 {
+			t.Errorf("%s exports %s, which the guest does not use", in, name)
+		}
+	}
+}
+
+// exports returns the exported constants, variables and types of a declaration.
+func exports(d ast.Decl) []*ast.Ident {
+	var all []*ast.Ident
+	if d, ok := d.(*ast.GenDecl); ok {
+		for _, s := range d.Specs {
+			switch s := s.(type) {
+			case *ast.ValueSpec:
+				all = append(all, s.Names...)
+			case *ast.TypeSpec:
+				all = append(all, s.Name)
+			}
+		}
+	}
+	return slices.DeleteFunc(all, func(id *ast.Ident) bool { return !id.IsExported() })
 }

@@ -8,8 +8,8 @@ import (
 	"github.com/spf13/cobra"
 
 	"cocoroot/initramfs/fault"
+	"cocoroot/initramfs/files"
 	"cocoroot/initramfs/inspect"
-	"cocoroot/unlock/secmem"
 	"cocoroot/unlock/secret/table"
 )
 
@@ -58,7 +58,7 @@ func (a *app) listTable(path, firmware string, show, asJSON bool) error {
 	if err != nil {
 		return err
 	}
-	buf, err := secmem.ReadFile(path, inspect.MaxTable)
+	buf, err := files.ReadSecret(path, inspect.MaxTable)
 	if err != nil {
 		return err
 	}

@@ -20,7 +20,7 @@ import (
 	"cocoroot/initramfs/launch"
 	"cocoroot/initramfs/launch/qmp"
 	"cocoroot/initramfs/measure/ovmf"
-	"cocoroot/unlock/fatal"
+	"cocoroot/unlock/fatal/codes"
 )
 
 // silence is how long a guest may say nothing before the user is told why
@@ -291,8 +291,8 @@ func judge(o launch.Outcome, err error, timeout time.Duration) error {
 	case err != nil:
 		return explainLaunch(err)
 	case o.Fatal != nil:
-		code := map[fatal.Kind]int{fatal.Failed: fault.Failed, fatal.Secret: fault.Secret, fatal.Tampered: fault.Tampered}
-		return &fault.Error{Code: code[fatal.KindOf(o.Fatal.Code)], Err: fmt.Errorf("the guest refused to boot: %s", o.Fatal.Code)}
+		code := map[codes.Kind]int{codes.Failed: fault.Failed, codes.Secret: fault.Secret, codes.Tampered: fault.Tampered}
+		return &fault.Error{Code: code[codes.KindOf(o.Fatal.Code)], Err: fmt.Errorf("the guest refused to boot: %s", o.Fatal.Code)}
 	case strings.Contains(o.Panic, "dm-verity"):
 		return &fault.Error{Code: fault.Tampered, Err: errors.New("the guest stopped at a block that is not the measured one")}
 	case o.Panic != "":

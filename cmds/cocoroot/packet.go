@@ -54,7 +54,7 @@ func (s *secrets) read(a *app, pairs []string) (*secmem.Buffer, error) {
 	if s.table == "" {
 		return buildTable(a, pairs, area)
 	}
-	buf, err := secmem.ReadFile(s.table, inspect.MaxTable)
+	buf, err := files.ReadSecret(s.table, inspect.MaxTable)
 	if err != nil {
 		return nil, err
 	}

@@ -90,7 +90,7 @@ func buildTable(a *app, pairs []string, area int) (*secmem.Buffer, error) {
 		if err != nil {
 			return nil, fault.Usagef("%q: %w", pair, err)
 		}
-		data, err := secmem.ReadFile(path, area)
+		data, err := files.ReadSecret(path, area)
 		if err != nil {
 			return nil, err
 		}

@@ -12,11 +12,10 @@ import (
 	"cocoroot/initramfs/fault"
 	"cocoroot/initramfs/files"
 	"cocoroot/initramfs/image/fsimage"
-	"cocoroot/initramfs/image/seal"
 	"cocoroot/unlock/luks2"
 	"cocoroot/unlock/luks2/format"
 	"cocoroot/unlock/policy"
-	"cocoroot/unlock/secmem"
+	"cocoroot/unlock/secret"
 	"cocoroot/unlock/verity"
 	"cocoroot/unlock/verity/tree"
 )
@@ -173,7 +172,7 @@ func superblockState(f io.ReaderAt, p verity.Params) string {
 // hash binds already. Each block is checked against the root hash again as it
 // is read: the file may have changed.
 func openWithKey(measured policy.Policy, f io.ReaderAt, keyFile string) (*luksCheck, error) {
-	key, err := secmem.ReadFile(keyFile, seal.MostKey)
+	key, err := files.ReadSecret(keyFile, secret.MaxKeySize)
 	if err != nil {
 		return nil, err
 	}
@@ -208,7 +207,7 @@ func openWithKey(measured policy.Policy, f io.ReaderAt, keyFile string) (*luksCh
 	case uint64(size) > info.Size:
 		return nil, fmt.Errorf("the file system has %d bytes, and the image %d for it", size, info.Size)
 	}
-	return &luksCheck{info.UUID, info.KDF.String(), kind, size}, nil
+	return &luksCheck{info.UUID, format.Describe(info.KDF), kind, size}, nil
 }
 
 // checkHeaders holds both copies of the header against the allow-list, and

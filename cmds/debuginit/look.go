@@ -25,8 +25,10 @@ func showPolicy() {
 		return
 	}
 	say("policy: init would take it")
-	for _, word := range p.Words() {
-		say("policy: %s", word)
+	for word := range strings.FieldsSeq(string(line)) {
+		if strings.HasPrefix(word, policy.Prefix) {
+			say("policy: %s", word)
+		}
 	}
 	say("policy: rootfstype=%s rootflags=%q init=%q", p.FSType, p.RootFlags, p.Init)
 }

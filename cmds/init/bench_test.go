@@ -11,11 +11,10 @@ import (
 	"strings"
 	"testing"
 
-	"cocoroot/unlock/secret/table"
-
 	"cocoroot/initramfs/launch"
 	"cocoroot/initramfs/oracle"
 	"cocoroot/unlock/policy"
+	"cocoroot/unlock/secret/table"
 )
 
 // peersUUID is the LUKS UUID that the peers' archives look for (build.sh bench

@@ -8,11 +8,10 @@ import (
 	"strings"
 	"testing"
 
-	"cocoroot/unlock/secret/table"
-
 	"cocoroot/initramfs/image/rootfs"
 	"cocoroot/initramfs/measure"
 	"cocoroot/unlock/policy"
+	"cocoroot/unlock/secret/table"
 	"cocoroot/unlock/verity"
 )
 

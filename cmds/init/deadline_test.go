@@ -9,8 +9,6 @@ import (
 	"testing"
 	"time"
 
-	"cocoroot/unlock/luks2/format"
-
 	"github.com/klauspost/compress/zstd"
 	"github.com/u-root/u-root/pkg/cpio"
 
@@ -18,6 +16,7 @@ import (
 	"cocoroot/initramfs/image/sealed"
 	"cocoroot/initramfs/launch/qmp"
 	"cocoroot/unlock/luks2"
+	"cocoroot/unlock/luks2/format"
 	"cocoroot/unlock/verity"
 )
 

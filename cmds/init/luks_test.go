@@ -10,11 +10,10 @@ import (
 	"strings"
 	"testing"
 
-	"cocoroot/unlock/luks2/format"
-	"cocoroot/unlock/verity/tree"
-
 	"cocoroot/unlock/luks2"
+	"cocoroot/unlock/luks2/format"
 	"cocoroot/unlock/verity"
+	"cocoroot/unlock/verity/tree"
 )
 
 // Hostile LUKS2 headers whose hash is right: the image's owner was made to
@@ -113,7 +112,7 @@ func withTree(t *testing.T, data, salt []byte) (string, verity.Params) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := builder.Write(data); err != nil {
+	if err := builder.Append(tree.AppendDigests(nil, data, salt)); err != nil {
 		t.Fatal(err)
 	}
 	params, err := builder.Finish([16]byte{})

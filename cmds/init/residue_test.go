@@ -8,10 +8,9 @@ import (
 	"slices"
 	"testing"
 
-	"cocoroot/unlock/luks2/format"
-
 	"cocoroot/initramfs/image/cmdline"
 	"cocoroot/initramfs/launch/qmp"
+	"cocoroot/unlock/luks2/format"
 	"cocoroot/unlock/policy"
 )
 

@@ -18,8 +18,6 @@ import (
 	"testing"
 	"time"
 
-	"cocoroot/unlock/secret/table"
-
 	"cocoroot/initramfs/image/rootfs"
 	"cocoroot/initramfs/launch"
 	"cocoroot/initramfs/launch/qmp"
@@ -28,6 +26,7 @@ import (
 	"cocoroot/unlock/efi"
 	"cocoroot/unlock/policy"
 	"cocoroot/unlock/secmem"
+	"cocoroot/unlock/secret/table"
 	"cocoroot/unlock/verity"
 )
 

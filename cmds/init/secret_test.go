@@ -7,10 +7,9 @@ import (
 	"strings"
 	"testing"
 
-	"cocoroot/unlock/secret/table"
-
 	"cocoroot/unlock/efi"
 	"cocoroot/unlock/policy"
+	"cocoroot/unlock/secret/table"
 )
 
 // Secrets as people inject them: with other writers' tables, other ends of

@@ -15,6 +15,7 @@ import (
 	"io"
 	"path"
 	"sort"
+	"strings"
 
 	"github.com/klauspost/compress/zstd"
 	"github.com/u-root/u-root/pkg/cpio"
@@ -105,7 +106,7 @@ func (c Contents) records() ([]cpio.Record, error) {
 		list[i] = m.Entry
 		members = append(members, cpio.StaticFile(m.Path[1:], string(m.Data), 0o644))
 	}
-	text, err := modules.FormatList(list)
+	text, err := formatList(list)
 	if err != nil {
 		return nil, err
 	}
@@ -122,6 +123,21 @@ func (c Contents) records() ([]cpio.Record, error) {
 		members[i].MTime, members[i].UID, members[i].GID, members[i].NLink = 0, 0, 0, 1
 	}
 	return members, nil
+}
+
+// formatList writes the list that modules.ParseList reads.
+func formatList(list []modules.Entry) (string, error) {
+	var b strings.Builder
+	for _, e := range list {
+		if e.Optional {
+			b.WriteString(modules.Optional)
+		}
+		b.WriteString(e.Path + "\n")
+	}
+	if _, err := modules.ParseList(b.String()); err != nil {
+		return "", err
+	}
+	return b.String(), nil
 }
 
 // folders returns the folders that the members lie in.

@@ -8,6 +8,8 @@ import (
 	"os"
 
 	"golang.org/x/sys/unix"
+
+	"cocoroot/unlock/secmem"
 )
 
 // MaxImage bounds a firmware's image in bytes.
@@ -106,4 +108,16 @@ func Open(path string) (*os.File, int64, error) {
 		return nil, 0, fmt.Errorf("cannot read %s: %w", path, err)
 	}
 	return f, size, nil
+}
+
+// ReadSecret reads the whole file at path into locked memory. The errors are
+// those of secmem.Read: secmem.ErrTooLong for more than limit bytes,
+// secmem.ErrEmpty for none.
+func ReadSecret(path string, limit int) (*secmem.Buffer, error) {
+	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("cannot open %s: %w", path, err)
+	}
+	defer unix.Close(fd)
+	return secmem.Read(fd, path, limit)
 }

@@ -166,13 +166,13 @@ func inspectHeader(s *subject, r *Report, f *fields, data uint64) error {
 	}
 	f.add("luks_uuid", info.UUID)
 	f.add("keyslot", info.Keyslot)
-	f.add("kdf", info.KDF.String())
+	f.add("kdf", format.Describe(info.KDF))
 	f.add("encryption", info.Encryption)
 	f.add("segment", info.Segment)
 	f.add("ciphertext_offset", info.Offset)
 	f.add("ciphertext_size", info.Size)
 	f.add("sector_size", info.SectorSize)
-	f.add("iv_tweak", info.IVTweak)
+	f.add("iv_tweak", 0)
 	if err := format.CheckSecondary(both[:n], both[n:]); err != nil {
 		r.problem("%v", err)
 	}

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"strings"
 
+	"cocoroot/initramfs/image/cmdline"
 	"cocoroot/initramfs/image/manifest"
 	"cocoroot/initramfs/measure"
 	"cocoroot/initramfs/release"
@@ -232,9 +233,9 @@ func policyFields(p policy.Policy, line string) fields {
 		{"image", p.Image.String()},
 		{"image_size", p.Image.DeviceSize()},
 		{"key", p.Key.String()},
-		{"overlay", p.Overlay.String()},
+		{"overlay", cmdline.Overlay(p.Overlay)},
 		{"onfail", string(p.OnFail)},
-		{"keep", p.Keep.String()},
+		{"keep", cmdline.Keep(p.Keep)},
 		{"timeout", p.Timeout.String()},
 		{"rootfstype", string(p.FSType)},
 		{"rootflags", p.RootFlags},

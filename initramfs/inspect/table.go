@@ -6,8 +6,8 @@ import (
 	"io"
 	"unicode/utf8"
 
+	"cocoroot/initramfs/files"
 	"cocoroot/unlock/efi"
-	"cocoroot/unlock/secmem"
 	"cocoroot/unlock/secret"
 	"cocoroot/unlock/secret/table"
 )
@@ -72,7 +72,7 @@ func inspectSecretTable(s *subject, r *Report) (bool, error) {
 	s.table = s.head
 	if s.size > inspectHead {
 		var err error
-		if s.table, err = secmem.ReadFile(s.path, MaxTable); err != nil {
+		if s.table, err = files.ReadSecret(s.path, MaxTable); err != nil {
 			return false, err
 		}
 	}

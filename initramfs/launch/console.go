@@ -7,7 +7,7 @@ import (
 	"strings"
 	"sync"
 
-	"cocoroot/unlock/fatal"
+	"cocoroot/unlock/fatal/codes"
 )
 
 // maxLine is the number of bytes of a console line that are looked at.
@@ -102,7 +102,7 @@ func (o *observer) endLine() {
 		return
 	}
 	o.seen.Spoke = true
-	if code, what, ok := fatal.ParseLine(text); ok && o.seen.Fatal == nil {
+	if code, what, ok := codes.ParseLine(text); ok && o.seen.Fatal == nil {
 		o.seen.Fatal = &Fatal{Code: code, Text: what}
 	}
 	if p := panicLine.FindString(text); p != "" && o.seen.Panic == "" {

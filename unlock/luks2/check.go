@@ -3,7 +3,6 @@ package luks2
 import (
 	"crypto/sha256"
 	"crypto/sha512"
-	"fmt"
 
 	"cocoroot/unlock/luks2/internal/layout"
 )
@@ -43,8 +42,16 @@ type Info struct {
 	Offset     uint64 // bytes from the start of the device to the encrypted data
 	Size       uint64 // bytes of encrypted data; "dynamic" is resolved
 	SectorSize uint64 // bytes: 512, 1024, 2048 or 4096
-	IVTweak    uint64 // always 0
 	Encryption string // always Encryption
+}
+
+// A KDF makes the key of a keyslot from a passphrase.
+type KDF struct {
+	Type       string // pbkdf2, argon2i or argon2id
+	Iterations uint32 // PBKDF2
+	Time       uint32 // Argon2: passes over the memory
+	MemoryKiB  uint32 // Argon2
+	CPUs       uint8  // Argon2: lanes
 }
 
 // Check accepts the header of a device of deviceSize bytes, or says why not.
@@ -210,10 +217,4 @@ func (info *Info) checkDigest(top object) {
 	if n := len(o.base64("digest", 0, sha512.Size)); n != size {
 		o.c.fail(o.at("digest"), "%d bytes are not the %d of its hash", n, size)
 	}
-}
-
-// String names the keyslot's number and costs for a log.
-func (info Info) String() string {
-	return fmt.Sprintf("LUKS2 %s, keyslot %d (%s), %s with sectors of %d bytes, %d bytes at %d",
-		info.UUID, info.Keyslot, info.KDF, info.Encryption, info.SectorSize, info.Size, info.Offset)
 }

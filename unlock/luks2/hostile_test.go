@@ -11,10 +11,10 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/anatol/luks.go"
+
 	"cocoroot/unlock/luks2"
 	"cocoroot/unlock/luks2/internal/layout"
-
-	"github.com/anatol/luks.go"
 )
 
 // A hostile header is a file in testdata/hostile; the README there has its

@@ -24,8 +24,8 @@ const (
 	ListPath = "/etc/cocoroot/modules"
 	// Dir is where the archive keeps the modules.
 	Dir = "/lib/modules"
-	// optional stands before the path of an optional module.
-	optional = "-"
+	// Optional stands before the path of an optional module.
+	Optional = "-"
 	// maxModules bounds the list.
 	maxModules = 256
 )
@@ -49,7 +49,7 @@ func ParseList(text string) ([]Entry, error) {
 	seen := make(map[string]bool)
 	for line := range strings.Lines(text) {
 		p, ended := strings.CutSuffix(line, "\n")
-		p, skip := strings.CutPrefix(p, optional)
+		p, skip := strings.CutPrefix(p, Optional)
 		switch {
 		case !ended:
 			return nil, fmt.Errorf("%w: the last line has no end", ErrList)
@@ -64,21 +64,6 @@ func ParseList(text string) ([]Entry, error) {
 		list = append(list, Entry{p, skip})
 	}
 	return list, nil
-}
-
-// FormatList writes the list that ParseList reads.
-func FormatList(list []Entry) (string, error) {
-	var b strings.Builder
-	for _, e := range list {
-		if e.Optional {
-			b.WriteString(optional)
-		}
-		b.WriteString(e.Path + "\n")
-	}
-	if _, err := ParseList(b.String()); err != nil {
-		return "", err
-	}
-	return b.String(), nil
 }
 
 // Load loads the modules that the archive lists, in order, with finit_module.

@@ -15,9 +15,6 @@ func TestParseList(t *testing.T) {
 	if err != nil || !slices.Equal(list, want) {
 		t.Fatalf("ParseList = %v, %v; want %v", list, err, want)
 	}
-	if text, err := FormatList(list); err != nil || text != good {
-		t.Errorf("FormatList = %q, %v; want %q", text, err, good)
-	}
 }
 
 func TestParseListRefuses(t *testing.T) {
@@ -55,8 +52,15 @@ func FuzzParseList(f *testing.F) {
 		if err != nil {
 			return
 		}
-		if again, err := FormatList(list); err != nil || again != text {
-			t.Fatalf("FormatList = %q, %v; want %q", again, err, text)
+		var again string
+		for _, e := range list {
+			if e.Optional {
+				again += Optional
+			}
+			again += e.Path + "\n"
+		}
+		if again != text {
+			t.Fatalf("ParseList = %v, which is %q; want %q", list, again, text)
 		}
 	})
 }

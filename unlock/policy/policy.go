@@ -23,8 +23,8 @@ import (
 // kernel's COMMAND_LINE_SIZE on x86 (arch/x86/include/asm/setup.h).
 const MaxLength = 2048
 
-// prefix begins every parameter that is ours.
-const prefix = "cocoroot."
+// Prefix begins every parameter that is ours.
+const Prefix = "cocoroot."
 
 // What a policy can be refused for.
 var (
@@ -106,7 +106,7 @@ func Parse(cmdline string) (Policy, error) {
 	}
 	for _, need := range []string{"disk", "image"} {
 		if !seen[need] {
-			return p, fmt.Errorf("%w: %s%s=", ErrMissing, prefix, need)
+			return p, fmt.Errorf("%w: %s%s=", ErrMissing, Prefix, need)
 		}
 	}
 	if p.FSType == "" {
@@ -117,7 +117,7 @@ func Parse(cmdline string) (Policy, error) {
 
 // ours takes one parameter that begins with our name.
 func (p *Policy) ours(w word, seen map[string]bool) error {
-	name, ok := strings.CutPrefix(w.name, prefix)
+	name, ok := strings.CutPrefix(w.name, Prefix)
 	if !ok {
 		return fmt.Errorf("%w: %.64q", ErrUnknown, w.name)
 	}
@@ -170,25 +170,4 @@ func (p *Policy) kernels(w word) error {
 		p.Init = w.value
 	}
 	return nil
-}
-
-// Words returns our parameters in the form that Parse reads, without those
-// that have their default value.
-func (p Policy) Words() []string {
-	d := Defaults()
-	out := []string{
-		prefix + "disk=" + p.Disk.String(),
-		prefix + "image=" + p.Image.String(),
-	}
-	add := func(name, value, def string) {
-		if value != def {
-			out = append(out, prefix+name+"="+value)
-		}
-	}
-	add("key", p.Key.String(), d.Key.String())
-	add("overlay", p.Overlay.String(), d.Overlay.String())
-	add("onfail", string(p.OnFail), string(d.OnFail))
-	add("keep", p.Keep.String(), d.Keep.String())
-	add("timeout", p.Timeout.String(), d.Timeout.String())
-	return out
 }

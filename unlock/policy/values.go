@@ -158,26 +158,11 @@ func ParseOverlay(s string) (Overlay, error) {
 	return Overlay{}, fmt.Errorf("%.64q is not ram, ram:SIZE (such as ram:512M or ram:25%%) or none", s)
 }
 
-// String returns the form that ParseOverlay reads.
-func (o Overlay) String() string {
-	switch {
-	case !o.RAM:
-		return "none"
-	case o.Size == "":
-		return "ram"
-	}
-	return "ram:" + o.Size
-}
-
 // Keep says which secret entries, besides the disk key, the workload gets.
 type Keep struct {
 	All   bool
 	GUIDs []efi.GUID // when not All
 }
-
-// maxKeep is the number of entries that the kernel shows at most
-// (EFI_SECRET_NUM_FILES in efi_secret.c).
-const maxKeep = 64
 
 // ParseKeep reads the value of cocoroot.keep=: all, none, or GUIDs with
 // commas between them.
@@ -194,8 +179,8 @@ func ParseKeep(s string) (Keep, error) {
 		if err != nil {
 			return Keep{}, err
 		}
-		if slices.Contains(k.GUIDs, g) || len(k.GUIDs) == maxKeep {
-			return Keep{}, fmt.Errorf("%s stands twice, or there are more than %d", g, maxKeep)
+		if slices.Contains(k.GUIDs, g) {
+			return Keep{}, fmt.Errorf("%s stands twice", g)
 		}
 		k.GUIDs = append(k.GUIDs, g)
 	}
@@ -204,21 +189,6 @@ func ParseKeep(s string) (Keep, error) {
 
 // Has reports whether the entry g stays.
 func (k Keep) Has(g efi.GUID) bool { return k.All || slices.Contains(k.GUIDs, g) }
-
-// String returns the form that ParseKeep reads.
-func (k Keep) String() string {
-	if k.All {
-		return "all"
-	}
-	if len(k.GUIDs) == 0 {
-		return "none"
-	}
-	text := make([]string, len(k.GUIDs))
-	for i, g := range k.GUIDs {
-		text[i] = g.String()
-	}
-	return strings.Join(text, ",")
-}
 
 func parseGUID(s string) (efi.GUID, error) {
 	g, err := efi.Parse(s)

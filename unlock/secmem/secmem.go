@@ -83,19 +83,9 @@ func (b *Buffer) Close() error {
 	return nil
 }
 
-// ReadFile reads the whole file at path into locked memory with plain read
-// calls, so that no buffer in between holds a copy.
+// Read reads all of an open file into locked memory with plain read calls, so
+// that no buffer in between holds a copy; name stands in errors.
 // A file of more than limit bytes is ErrTooLong, an empty one ErrEmpty.
-func ReadFile(path string, limit int) (*Buffer, error) {
-	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return nil, fmt.Errorf("cannot open %s: %w", path, err)
-	}
-	defer unix.Close(fd)
-	return Read(fd, path, limit)
-}
-
-// Read is ReadFile for an open descriptor; name stands in errors.
 func Read(fd int, name string, limit int) (*Buffer, error) {
 	b, err := New(limit + 1)
 	if err != nil {

@@ -2,10 +2,8 @@ package secmem
 
 import (
 	"bytes"
-	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 	"unsafe"
@@ -73,30 +71,4 @@ func vmFlags(t *testing.T, addr uintptr) string {
 	}
 	t.Fatalf("no mapping holds %#x", addr)
 	return ""
-}
-
-func TestReadFile(t *testing.T) {
-	dir := t.TempDir()
-	path := filepath.Join(dir, "key")
-	if err := os.WriteFile(path, []byte("sixteen bytes ok"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	b, err := ReadFile(path, 16)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer b.Close()
-	if string(b.Bytes()) != "sixteen bytes ok" {
-		t.Errorf("ReadFile = %q", b.Bytes())
-	}
-	if _, err := ReadFile(path, 15); !errors.Is(err, ErrTooLong) {
-		t.Errorf("ReadFile(16 bytes, limit 15) error = %v; want ErrTooLong", err)
-	}
-	empty := filepath.Join(dir, "empty")
-	if err := os.WriteFile(empty, nil, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := ReadFile(empty, 16); !errors.Is(err, ErrEmpty) {
-		t.Errorf("ReadFile(empty) error = %v; want ErrEmpty", err)
-	}
 }

@@ -27,9 +27,9 @@ var Dirs = []string{
 // folder there may be any number.
 const MaxEntries = 63
 
-// MaxKeySize bounds the bytes of a key entry. OVMF's whole secret area has
-// 0xC00 bytes.
-const MaxKeySize = 4096
+// MaxKeySize is the longest key in bytes: what OVMF's secret area of 0xC00 bytes
+// has room for, beside the headers of table and entry.
+const MaxKeySize = 0xC00 - 2*20
 
 // What the store of entries can say.
 var (

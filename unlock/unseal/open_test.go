@@ -8,10 +8,9 @@ import (
 	"runtime/debug"
 	"testing"
 
-	"cocoroot/unlock/luks2/format"
-
 	"cocoroot/unlock/fatal"
 	"cocoroot/unlock/luks2"
+	"cocoroot/unlock/luks2/format"
 	"cocoroot/unlock/secmem"
 )
 

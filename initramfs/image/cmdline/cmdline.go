@@ -81,7 +81,7 @@ func Build(p policy.Policy, o Options) (string, error) {
 	if p.Init != policy.Defaults().Init {
 		words = append(words, "init="+p.Init)
 	}
-	words = append(words, p.Words()...)
+	words = append(words, ours(p)...)
 	line := strings.Join(words, " ")
 	if o.Append != "" {
 		line += " " + o.Append
@@ -112,4 +112,51 @@ func ReadFile(path string) (string, error) {
 		return "", fmt.Errorf("cannot use the command line: %w", err)
 	}
 	return strings.TrimSuffix(string(b), "\n"), nil
+}
+
+// ours returns the parameters of the policy in the form that policy.Parse
+// reads, without those that have their default value.
+func ours(p policy.Policy) []string {
+	d := policy.Defaults()
+	out := []string{
+		policy.Prefix + "disk=" + p.Disk.String(),
+		policy.Prefix + "image=" + p.Image.String(),
+	}
+	add := func(name, value, def string) {
+		if value != def {
+			out = append(out, policy.Prefix+name+"="+value)
+		}
+	}
+	add("key", p.Key.String(), d.Key.String())
+	add("overlay", Overlay(p.Overlay), Overlay(d.Overlay))
+	add("onfail", string(p.OnFail), string(d.OnFail))
+	add("keep", Keep(p.Keep), Keep(d.Keep))
+	add("timeout", p.Timeout.String(), d.Timeout.String())
+	return out
+}
+
+// Overlay returns the value of cocoroot.overlay=.
+func Overlay(o policy.Overlay) string {
+	switch {
+	case !o.RAM:
+		return "none"
+	case o.Size == "":
+		return "ram"
+	}
+	return "ram:" + o.Size
+}
+
+// Keep returns the value of cocoroot.keep=.
+func Keep(k policy.Keep) string {
+	if k.All {
+		return "all"
+	}
+	if len(k.GUIDs) == 0 {
+		return "none"
+	}
+	text := make([]string, len(k.GUIDs))
+	for i, g := range k.GUIDs {
+		text[i] = g.String()
+	}
+	return strings.Join(text, ",")
 }

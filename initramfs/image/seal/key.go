@@ -9,11 +9,13 @@ import (
 	"io"
 
 	"cocoroot/initramfs/fault"
+	"cocoroot/initramfs/files"
 	"cocoroot/initramfs/image/rootfs"
 	"cocoroot/initramfs/image/sealed"
 	"cocoroot/unlock/luks2"
 	"cocoroot/unlock/luks2/format"
 	"cocoroot/unlock/secmem"
+	"cocoroot/unlock/secret"
 	"cocoroot/unlock/secret/table"
 )
 
@@ -28,8 +30,6 @@ const (
 	// leastPassphrase is the shortest passphrase in bytes. The host has the
 	// image, and all the time there is to try.
 	leastPassphrase = 12
-	// MostKey is what the guest reads at most.
-	MostKey = 1024
 	// mostSeed bounds a seed file, in bytes.
 	mostSeed = 4096
 )
@@ -85,7 +85,7 @@ func (o Options) readKey(tell Observer) (*secmem.Buffer, error) {
 	if path == "" {
 		return nil, nil
 	}
-	key, err := secmem.ReadFile(path, MostKey)
+	key, err := files.ReadSecret(path, secret.MaxKeySize)
 	if err != nil {
 		return nil, err
 	}
@@ -134,7 +134,7 @@ func (o Options) secrets(root *rootfs.Image, brought *secmem.Buffer, out io.Writ
 
 // derive hashes the file system and derives what stands for randomness.
 func (o Options) derive(root *rootfs.Image, s *keys) (sealed.Derived, error) {
-	seed, err := secmem.ReadFile(o.SeedFile, mostSeed)
+	seed, err := files.ReadSecret(o.SeedFile, mostSeed)
 	if err != nil {
 		return sealed.Derived{}, err
 	}

@@ -10,11 +10,10 @@ import (
 	"strings"
 	"testing"
 
-	"cocoroot/unlock/luks2/format"
-
 	"github.com/anatol/luks.go"
 
 	"cocoroot/initramfs/oracle"
+	"cocoroot/unlock/luks2/format"
 	"cocoroot/unlock/verity"
 )
 

@@ -32,10 +32,9 @@ import (
 	"fmt"
 	"io"
 
-	"cocoroot/unlock/luks2/format"
-
 	"cocoroot/initramfs/image/xts"
 	"cocoroot/unlock/luks2"
+	"cocoroot/unlock/luks2/format"
 	"cocoroot/unlock/secmem"
 	"cocoroot/unlock/verity"
 )

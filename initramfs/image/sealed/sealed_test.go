@@ -14,9 +14,8 @@ import (
 	"testing"
 	"time"
 
-	"cocoroot/unlock/luks2/format"
-
 	"cocoroot/unlock/luks2"
+	"cocoroot/unlock/luks2/format"
 )
 
 var passphrase = []byte("0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef")

@@ -7,13 +7,12 @@ import (
 	"runtime"
 	"sync"
 
-	"cocoroot/unlock/luks2/format"
-	"cocoroot/unlock/verity/tree"
-
 	"golang.org/x/sync/errgroup"
 
 	"cocoroot/initramfs/image/xts"
+	"cocoroot/unlock/luks2/format"
 	"cocoroot/unlock/verity"
+	"cocoroot/unlock/verity/tree"
 )
 
 // chunkSize is how many bytes a worker holds: few enough to stay in its

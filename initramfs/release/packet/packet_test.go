@@ -7,12 +7,11 @@ import (
 	"errors"
 	"testing"
 
-	"cocoroot/unlock/secret/table"
-
 	"cocoroot/initramfs/oracle"
 	"cocoroot/initramfs/release/session"
 	"cocoroot/unlock/efi"
 	"cocoroot/unlock/secmem"
+	"cocoroot/unlock/secret/table"
 )
 
 func locked(t *testing.T, data []byte) *secmem.Buffer {

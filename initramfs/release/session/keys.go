@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 
+	"cocoroot/initramfs/files"
 	"cocoroot/unlock/secmem"
 )
 
@@ -59,7 +60,7 @@ func ReadKeys(tik, tek string) (*Keys, error) {
 }
 
 func readKey(path string) (*secmem.Buffer, error) {
-	b, err := secmem.ReadFile(path, KeySize)
+	b, err := files.ReadSecret(path, KeySize)
 	if errors.Is(err, secmem.ErrTooLong) || errors.Is(err, secmem.ErrEmpty) {
 		return nil, fmt.Errorf("cannot use %s: %w", path, ErrKeySize)
 	}

@@ -21,11 +21,11 @@ import (
 	"fmt"
 	"io"
 
-	"cocoroot/unlock/luks2"
-	"cocoroot/unlock/luks2/internal/layout"
-
 	"golang.org/x/crypto/pbkdf2"
 	"golang.org/x/crypto/xts"
+
+	"cocoroot/unlock/luks2"
+	"cocoroot/unlock/luks2/internal/layout"
 )
 
 var (
@@ -47,6 +47,7 @@ const (
 	// SectorSize is the size of the encryption sectors of the segment.
 	SectorSize = 4096
 
+	offSequence   = 16 // in the binary header: u64, grows with every update
 	keyslotOffset = 2 * HeaderSize
 	keyslotSize   = (layout.Stripes*luks2.KeySize + 4095) / 4096 * 4096
 	areaSector    = 512 // keyslots are encrypted in sectors of this size
@@ -169,7 +170,7 @@ func fillHeader(h []byte, magic string, offset uint64, salt []byte, uuid UUID, t
 	copy(h[layout.OffMagic:], magic)
 	binary.BigEndian.PutUint16(h[layout.OffVersion:], 2)
 	binary.BigEndian.PutUint64(h[layout.OffSize:], uint64(len(h)))
-	binary.BigEndian.PutUint64(h[layout.OffSequence:], 1)
+	binary.BigEndian.PutUint64(h[offSequence:], 1)
 	copy(h[layout.OffAlgorithm:layout.OffSalt], layout.ChecksumName)
 	copy(h[layout.OffSalt:layout.OffUUID], salt)
 	copy(h[layout.OffUUID:layout.OffSubsystem], uuid.String())

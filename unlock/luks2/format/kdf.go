@@ -26,6 +26,14 @@ func Argon2id(time, memoryKiB uint32, cpus uint8) luks2.KDF {
 	return luks2.KDF{Type: layout.Argon2id, Time: time, MemoryKiB: memoryKiB, CPUs: cpus}
 }
 
+// Describe returns type and costs of a KDF for people.
+func Describe(k luks2.KDF) string {
+	if k.Type == layout.PBKDF2 {
+		return fmt.Sprintf("pbkdf2 with %d iterations", k.Iterations)
+	}
+	return fmt.Sprintf("%s with %d passes, %d KiB, %d lanes", k.Type, k.Time, k.MemoryKiB, k.CPUs)
+}
+
 // validKDF holds k against the limits, as the guest will.
 func validKDF(k luks2.KDF) error {
 	var ok bool
@@ -38,7 +46,7 @@ func validKDF(k luks2.KDF) error {
 			uint64(k.Time)*uint64(k.MemoryKiB) <= luks2.MaxKiBPasses && k.Iterations == 0
 	}
 	if !ok {
-		return fmt.Errorf("%w: %s", ErrKDF, k)
+		return fmt.Errorf("%w: %s", ErrKDF, Describe(k))
 	}
 	return nil
 }

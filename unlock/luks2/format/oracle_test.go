@@ -7,10 +7,10 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/anatol/luks.go"
+
 	"cocoroot/initramfs/oracle"
 	"cocoroot/unlock/luks2"
-
-	"github.com/anatol/luks.go"
 )
 
 // kdfs are the ones that the tools' tests format with: cheap, one of each.
@@ -106,7 +106,7 @@ func unseal(t *testing.T, image []byte, size int64) luks2.Info {
 		t.Fatal(err)
 	}
 	if v.UUID != info.UUID || v.StorageOffset != info.Offset || v.StorageSize != info.Size || v.StorageSectorSize != info.SectorSize ||
-		v.StorageEncryption != info.Encryption || v.StorageIvTweak != info.IVTweak || len(v.Flags) != 0 || v.LuksType != "LUKS2" {
+		v.StorageEncryption != info.Encryption || v.StorageIvTweak != 0 || len(v.Flags) != 0 || v.LuksType != "LUKS2" {
 		t.Errorf("the library reads %+v\nCheck reads %+v", v, info)
 	}
 	return info

@@ -32,7 +32,7 @@ func TestCheckSecondary(t *testing.T) {
 			return s
 		},
 		"sequence, summed": func(s []byte) []byte {
-			s[layout.OffSequence+7]++
+			s[offSequence+7]++
 			sum := layout.Checksum(s)
 			copy(s[layout.OffChecksum:], sum[:])
 			return s

@@ -54,18 +54,6 @@ func NewBuilder(dst io.WriterAt, dataBlocks uint64, salt []byte) (*Builder, erro
 	return b, nil
 }
 
-// Write hashes the next blocks of data. len(p) must be a multiple of
-// BlockSize; nothing of p is kept.
-func (b *Builder) Write(p []byte) (int, error) {
-	if len(p)%verity.BlockSize != 0 {
-		return 0, fmt.Errorf("cannot hash %d bytes: not a multiple of %d", len(p), verity.BlockSize)
-	}
-	if err := b.Append(AppendDigests(nil, p, b.params.Salt)); err != nil {
-		return 0, err
-	}
-	return len(p), nil
-}
-
 // Append takes the next blocks' digests, as AppendDigests makes them with the
 // Builder's salt.
 func (b *Builder) Append(digests []byte) error {

@@ -58,8 +58,8 @@ func build(t *testing.T, data, salt []byte, pieces ...int) (verity.Params, []byt
 	}
 	for _, n := range append(pieces, len(data)/verity.BlockSize) {
 		p := data[:min(n*verity.BlockSize, len(data))]
-		if n, err := b.Write(p); n != len(p) || err != nil {
-			t.Fatalf("Write = %d, %v; want %d", n, err, len(p))
+		if err := b.Append(AppendDigests(nil, p, salt)); err != nil {
+			t.Fatal(err)
 		}
 		data = data[len(p):]
 	}
@@ -104,13 +104,10 @@ func TestBuilderRefuses(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := b.Write(make([]byte, verity.BlockSize-1)); err == nil {
-		t.Error("Write(part of a block) succeeded; want an error")
+	if err := b.Append(make([]byte, 3*verity.DigestSize)); !errors.Is(err, ErrDataLength) {
+		t.Errorf("Append(three blocks of two) = %v; want ErrDataLength", err)
 	}
-	if _, err := b.Write(make([]byte, 3*verity.BlockSize)); !errors.Is(err, ErrDataLength) {
-		t.Errorf("Write(three blocks of two) = %v; want ErrDataLength", err)
-	}
-	if _, err := b.Write(make([]byte, verity.BlockSize)); err != nil {
+	if err := b.Append(make([]byte, verity.DigestSize)); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := b.Finish([16]byte{}); !errors.Is(err, ErrDataLength) {
@@ -125,7 +122,7 @@ func TestParamsDoNotAliasTheSalt(t *testing.T) {
 		t.Fatal(err)
 	}
 	salt[0] = 9
-	if _, err := b.Write(pattern(1)); err != nil {
+	if err := b.Append(AppendDigests(nil, pattern(1), []byte{1, 2, 3})); err != nil {
 		t.Fatal(err)
 	}
 	p, err := b.Finish([16]byte{})
@@ -144,7 +141,7 @@ func TestBuilderReportsTheWriter(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		_, err = b.Write(pattern(129))
+		err = b.Append(AppendDigests(nil, pattern(129), nil))
 		if err == nil {
 			_, err = b.Finish([16]byte{})
 		}

@@ -14,9 +14,7 @@ import (
 const (
 	OffMagic     = 0   // 6 bytes
 	OffVersion   = 6   // u16, 2
-	OffSize      = 8   // u64, bytes of binary header and JSON area
-	OffSequence  = 16  // u64, grows with every update
-	OffLabel     = 24  // 48 bytes
+	OffSize      = 8   // u64, bytes of binary header and JSON area; then u64 sequence, label of 48 bytes
 	OffAlgorithm = 72  // 32 bytes, checksum algorithm, padded with NUL
 	OffSalt      = 104 // 64 bytes, only to make headers differ
 	OffUUID      = 168 // 40 bytes, text, padded with NUL

@@ -1,8 +1,10 @@
-package fatal
+package codes
 
 import (
 	"strings"
 	"testing"
+
+	"cocoroot/unlock/fatal"
 )
 
 var lineSeeds = []string{
@@ -23,12 +25,12 @@ func FuzzParseLine(f *testing.F) {
 			}
 			return
 		}
-		if !strings.HasSuffix(line, prefix+string(c)+": "+text) || len(c) == 0 || len(c) > maxCode {
+		if !strings.HasSuffix(line, fatal.Prefix+string(c)+": "+text) || len(c) == 0 || len(c) > maxCode {
 			t.Errorf("ParseLine(%q) = %q, %q, which is not its end", line, c, text)
 		}
 		// What init prints of it is one line, and says the same code.
-		again, _, ok := ParseLine(Line(c, text))
-		if !ok || again != c || strings.ContainsAny(Line(c, text), "\n\r\x1b") {
+		again, _, ok := ParseLine(fatal.Line(c, text))
+		if !ok || again != c || strings.ContainsAny(fatal.Line(c, text), "\n\r\x1b") {
 			t.Errorf("ParseLine(Line(%q, %q)) = %q, %v", c, text, again, ok)
 		}
 	})

@@ -1,0 +1,91 @@
+// Package codes is the owner's side of fatal: what each code means, and the
+// reading of the line on a guest's console. The guest links none of it.
+package codes
+
+import (
+	"strings"
+
+	"cocoroot/unlock/fatal"
+)
+
+// Kind says whose fault a code points at; a simulated launch makes its exit
+// code from it.
+type Kind int
+
+const (
+	// Failed is any other failure.
+	Failed Kind = iota
+	// Secret means that the injected secret is missing or does not fit.
+	Secret
+	// Tampered means that the image is not the one that was measured.
+	Tampered
+)
+
+// Entry is one line of the table.
+type Entry struct {
+	Code    fatal.Code
+	Kind    Kind
+	Meaning string // one sentence, as the README has it
+}
+
+// Table returns every code, in the order of the boot.
+func Table() []Entry {
+	return []Entry{
+		{fatal.Build, Failed, "init was built without GOEXPERIMENT=runtimesecret, so it could leave key copies in memory"},
+		{fatal.Setup, Failed, "the kernel lacks a file system that init needs (proc, sysfs, devtmpfs, securityfs, tmpfs)"},
+		{fatal.Policy, Failed, "the measured command line has no image, or a parameter that is unknown, repeated or malformed"},
+		{fatal.Module, Failed, "a kernel module of the archive could not be loaded"},
+		{fatal.NoDriver, Failed, "the kernel has no efi_secret driver, neither built in nor as a module in the archive"},
+		{fatal.DiskAbsent, Failed, "the disk did not appear in time"},
+		{fatal.DiskAmbiguous, Failed, "more than one disk has the name that the command line gives"},
+		{fatal.DiskSize, Failed, "the disk is smaller than the measured image"},
+		{fatal.Disk, Failed, "the disk could not be read or mapped"},
+		{fatal.Verity, Tampered, "the image is not the measured one: a block does not match the root hash"},
+		{fatal.SecretNone, Secret, "no secret was injected"},
+		{fatal.SecretTable, Secret, "the injected secret table is corrupt; the kernel took none of it"},
+		{fatal.SecretAbsent, Secret, "secrets were injected, but none under the GUID of the disk key"},
+		{fatal.SecretForm, Secret, "the key entry is empty or too long to be a key"},
+		{fatal.LUKSHeader, Tampered, "the LUKS2 header has something that is not on the allow-list"},
+		{fatal.LUKSKey, Secret, "the injected key does not open the image"},
+		{fatal.LUKSMap, Failed, "the kernel refused the decrypted mapping"},
+		{fatal.Wipe, Failed, "a secret could not be removed from memory"},
+		{fatal.RootMount, Failed, "the file system in the image could not be mounted"},
+		{fatal.Seal, Failed, "the kernel did not take the table that stops a running guest at a changed block"},
+		{fatal.RootInit, Failed, "the image has no program to start"},
+		{fatal.Switch, Failed, "switch_root failed"},
+		{fatal.Deadline, Failed, "the boot took too long"},
+		{fatal.Crash, Failed, "a part of init died"},
+	}
+}
+
+// KindOf returns the kind of a code; an unknown code is Failed.
+func KindOf(c fatal.Code) Kind {
+	for _, e := range Table() {
+		if e.Code == c {
+			return e.Kind
+		}
+	}
+	return Failed
+}
+
+// maxCode is the longest code that ParseLine takes, bytes.
+const maxCode = 64
+
+// notInCode reports whether r cannot stand in a code.
+func notInCode(r rune) bool {
+	return r != '-' && r != '_' && (r < '0' || r > '9') && (r < 'A' || r > 'Z') && (r < 'a' || r > 'z')
+}
+
+// ParseLine reads a line that fatal.Line made; ok is false for any other line. Other
+// text may stand before it: the kernel's own half line, which init's cuts.
+func ParseLine(line string) (c fatal.Code, text string, ok bool) {
+	_, rest, found := strings.Cut(line, fatal.Prefix)
+	if !found {
+		return "", "", false
+	}
+	word, text, found := strings.Cut(rest, ": ")
+	if !found || word == "" || len(word) > maxCode || strings.ContainsFunc(word, notInCode) {
+		return "", "", false
+	}
+	return fatal.Code(word), text, true
+}
