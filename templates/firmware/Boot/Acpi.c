@@ -53,14 +53,7 @@ typedef struct {
 #pragma pack ()
 
 /** Fills in the header of a table whose body is complete. **/
-STATIC
-VOID
-Finish (
-  IN OUT VOID    *Table,
-  IN     UINT32  Signature,
-  IN     UINT32  Size,
-  IN     UINT8   Revision
-  )
+STATIC VOID Finish (IN OUT VOID *Table, IN UINT32 Signature, IN UINT32 Size, IN UINT8 Revision)
 {
   HEADER  *Header = Table;
 
@@ -76,12 +69,7 @@ Finish (
   Header->Checksum = CalculateCheckSum8 (Table, Size);
 }
 
-STATIC
-EFI_ACPI_6_5_GENERIC_ADDRESS_STRUCTURE
-Port (
-  IN UINT16  Number,
-  IN UINT8   Bytes
-  )
+STATIC EFI_ACPI_6_5_GENERIC_ADDRESS_STRUCTURE Port (IN UINT16 Number, IN UINT8 Bytes)
 {
   EFI_ACPI_6_5_GENERIC_ADDRESS_STRUCTURE  Address = {
     EFI_ACPI_6_5_SYSTEM_IO, Bytes * 8, 0, EFI_ACPI_6_5_UNDEFINED, Number
@@ -90,11 +78,7 @@ Port (
   return Address;
 }
 
-STATIC
-VOID
-MakeFadt (
-  IN OUT TABLES  *T
-  )
+STATIC VOID MakeFadt (IN OUT TABLES *T)
 {
   EFI_ACPI_6_5_FIXED_ACPI_DESCRIPTION_TABLE  *Fadt = &T->Fadt;
 
@@ -126,11 +110,7 @@ MakeFadt (
   Finish (Fadt, EFI_ACPI_6_5_FIXED_ACPI_DESCRIPTION_TABLE_SIGNATURE, sizeof *Fadt, 6);
 }
 
-STATIC
-VOID
-MakeMcfg (
-  OUT MCFG  *Mcfg
-  )
+STATIC VOID MakeMcfg (OUT MCFG *Mcfg)
 {
   Mcfg->Ecam.BaseAddress  = FixedPcdGet64 (PcdPciExpressBaseAddress);
   Mcfg->Ecam.EndBusNumber = 0xFF;
@@ -142,14 +122,8 @@ MakeMcfg (
     );
 }
 
-STATIC
-VOID
-Override (
-  OUT EFI_ACPI_6_5_INTERRUPT_SOURCE_OVERRIDE_STRUCTURE  *Override,
-  IN  UINT8                                             Source,
-  IN  UINT32                                            Pin,
-  IN  UINT16                                            Flags
-  )
+STATIC VOID Override (
+    OUT EFI_ACPI_6_5_INTERRUPT_SOURCE_OVERRIDE_STRUCTURE *Override, IN UINT8 Source, IN UINT32 Pin, IN UINT16 Flags)
 {
   Override->Type                  = EFI_ACPI_6_5_INTERRUPT_SOURCE_OVERRIDE;
   Override->Length                = sizeof *Override;
@@ -160,13 +134,7 @@ Override (
 
 /** Writes the entry of a CPU, whose kind depends on its APIC ID (ACPI 6.5,
     5.2.12.12), and returns its end. **/
-STATIC
-UINT8 *
-PutCpu (
-  OUT UINT8  *At,
-  IN  UINTN  Index,
-  IN  UINT64 ApicId
-  )
+STATIC UINT8 * PutCpu (OUT UINT8 *At, IN UINTN Index, IN UINT64 ApicId)
 {
   EFI_ACPI_6_5_PROCESSOR_LOCAL_APIC_STRUCTURE    *Short = (VOID *)At;
   EFI_ACPI_6_5_PROCESSOR_LOCAL_X2APIC_STRUCTURE  *Long  = (VOID *)At;
@@ -190,11 +158,7 @@ PutCpu (
 
 /** Returns the table of the CPUs that have come up, with the IDs that they
     themselves gave. **/
-STATIC
-MADT *
-MakeMadt (
-  VOID
-  )
+STATIC MADT * MakeMadt (VOID)
 {
   EFI_MP_SERVICES_PROTOCOL   *Mp;
   EFI_PROCESSOR_INFORMATION  Info;
@@ -232,10 +196,7 @@ MakeMadt (
   return Madt;
 }
 
-VOID
-InstallAcpi (
-  VOID
-  )
+VOID InstallAcpi (VOID)
 {
   TABLES  *T = AllocatePagesOrHalt (EfiACPIReclaimMemory, sizeof *T);
 

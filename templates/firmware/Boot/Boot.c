@@ -27,11 +27,7 @@ STATIC INITRD_PATH  mInitrdPath = {
   { END_DEVICE_PATH_TYPE, END_ENTIRE_DEVICE_PATH_SUBTYPE, { sizeof (EFI_DEVICE_PATH_PROTOCOL) } }
 };
 
-VOID *
-AllocatePagesOrHalt (
-  IN EFI_MEMORY_TYPE  Type,
-  IN UINT64           Size
-  )
+VOID * AllocatePagesOrHalt (IN EFI_MEMORY_TYPE Type, IN UINT64 Size)
 {
   EFI_PHYSICAL_ADDRESS  Address = MAX_UINT32;
   UINTN                 Pages   = EFI_SIZE_TO_PAGES (MAX (Size, 1));
@@ -44,16 +40,8 @@ AllocatePagesOrHalt (
 }
 
 /** EFI_LOAD_FILE2_PROTOCOL of the handle at which Linux looks for its initrd. **/
-STATIC
-EFI_STATUS
-EFIAPI
-LoadInitrd (
-  IN     EFI_LOAD_FILE2_PROTOCOL   *This,
-  IN     EFI_DEVICE_PATH_PROTOCOL  *Path,
-  IN     BOOLEAN                   BootPolicy,
-  IN OUT UINTN                     *Size,
-  IN     VOID                      *Buffer OPTIONAL
-  )
+STATIC EFI_STATUS EFIAPI LoadInitrd (
+    IN EFI_LOAD_FILE2_PROTOCOL *This, IN EFI_DEVICE_PATH_PROTOCOL *Path, IN BOOLEAN BootPolicy, IN OUT UINTN *Size, IN VOID *Buffer OPTIONAL)
 {
   UINTN  Have = *Size;
 
@@ -72,11 +60,7 @@ LoadInitrd (
 
 STATIC EFI_LOAD_FILE2_PROTOCOL  mLoadInitrd = { LoadInitrd };
 
-STATIC
-VOID
-SetCommandLine (
-  OUT EFI_LOADED_IMAGE_PROTOCOL  *Kernel
-  )
+STATIC VOID SetCommandLine (OUT EFI_LOADED_IMAGE_PROTOCOL *Kernel)
 {
   CONST BLOB  *Line = &mBlobs.CommandLine;
   CHAR16      *Wide;
@@ -95,11 +79,7 @@ SetCommandLine (
   Kernel->LoadOptionsSize = Line->Size * sizeof *Wide;
 }
 
-STATIC
-VOID
-StartKernel (
-  VOID
-  )
+STATIC VOID StartKernel (VOID)
 {
   EFI_HANDLE                 Image  = NULL;
   EFI_HANDLE                 Initrd = NULL;
@@ -119,10 +99,8 @@ StartKernel (
   if (mBlobs.Initrd.Size > 0) {
     Status = gBS->InstallMultipleProtocolInterfaces (
                     &Initrd,
-                    &gEfiLoadFile2ProtocolGuid,
-                    &mLoadInitrd,
-                    &gEfiDevicePathProtocolGuid,
-                    &mInitrdPath,
+                    &gEfiLoadFile2ProtocolGuid, &mLoadInitrd,
+                    &gEfiDevicePathProtocolGuid, &mInitrdPath,
                     NULL
                     );
     if (EFI_ERROR (Status)) {
@@ -134,12 +112,7 @@ StartKernel (
   Halt ("the kernel did not start");
 }
 
-STATIC
-VOID
-EFIAPI
-Boot (
-  IN EFI_BDS_ARCH_PROTOCOL  *This
-  )
+STATIC VOID EFIAPI Boot (IN EFI_BDS_ARCH_PROTOCOL *This)
 {
   FetchBlobs (&mBlobs);
   VerifyBlobs (&mBlobs);
@@ -149,49 +122,23 @@ Boot (
 
 // A timer that never ticks, which is all that the core and ExitBootServices need.
 
-STATIC
-EFI_STATUS
-EFIAPI
-RegisterHandler (
-  IN EFI_TIMER_ARCH_PROTOCOL  *This,
-  IN EFI_TIMER_NOTIFY         Notify
-  )
+STATIC EFI_STATUS EFIAPI RegisterHandler (IN EFI_TIMER_ARCH_PROTOCOL *This, IN EFI_TIMER_NOTIFY Notify)
 {
   return EFI_SUCCESS;
 }
 
-STATIC
-EFI_STATUS
-EFIAPI
-SetTimerPeriod (
-  IN EFI_TIMER_ARCH_PROTOCOL  *This,
-  IN UINT64                   Period
-  )
+STATIC EFI_STATUS EFIAPI SetTimerPeriod (IN EFI_TIMER_ARCH_PROTOCOL *This, IN UINT64 Period)
 {
   return EFI_SUCCESS;
 }
 
-STATIC
-EFI_STATUS
-EFIAPI
-GetTimerPeriod (
-  IN  EFI_TIMER_ARCH_PROTOCOL  *This,
-  OUT UINT64                   *Period
-  )
+STATIC EFI_STATUS EFIAPI GetTimerPeriod (IN EFI_TIMER_ARCH_PROTOCOL *This, OUT UINT64 *Period)
 {
   *Period = 0;
   return EFI_SUCCESS;
 }
 
-STATIC
-EFI_STATUS
-EFIAPI
-GenerateSoftInterrupt (
-  IN EFI_TIMER_ARCH_PROTOCOL  *This
-  )
-{
-  return EFI_UNSUPPORTED;
-}
+STATIC EFI_STATUS EFIAPI GenerateSoftInterrupt (IN EFI_TIMER_ARCH_PROTOCOL *This) { return EFI_UNSUPPORTED; }
 
 STATIC EFI_TIMER_ARCH_PROTOCOL  mTimer = {
   RegisterHandler, SetTimerPeriod, GetTimerPeriod, GenerateSoftInterrupt
@@ -200,38 +147,22 @@ STATIC EFI_BDS_ARCH_PROTOCOL    mBoot = { Boot };
 
 /** Installs the boot phase, and what else the core waits for before it comes to
     it. Protocols that are installed empty have no user here. **/
-EFI_STATUS
-EFIAPI
-BootEntry (
-  IN EFI_HANDLE        ImageHandle,
-  IN EFI_SYSTEM_TABLE  *SystemTable
-  )
+EFI_STATUS EFIAPI BootEntry (IN EFI_HANDLE ImageHandle, IN EFI_SYSTEM_TABLE *SystemTable)
 {
   InstallConsole (SystemTable);
   return gBS->InstallMultipleProtocolInterfaces (
                 &ImageHandle,
-                &gEfiBdsArchProtocolGuid,
-                &mBoot,
-                &gEfiTimerArchProtocolGuid,
-                &mTimer,
-                &gEfiCapsuleArchProtocolGuid,
-                NULL,
-                &gEfiMetronomeArchProtocolGuid,
-                NULL,
-                &gEfiMonotonicCounterArchProtocolGuid,
-                NULL,
-                &gEfiRealTimeClockArchProtocolGuid,
-                NULL,
-                &gEfiResetArchProtocolGuid,
-                NULL,
-                &gEfiSecurityArchProtocolGuid,
-                NULL,
-                &gEfiVariableArchProtocolGuid,
-                NULL,
-                &gEfiVariableWriteArchProtocolGuid,
-                NULL,
-                &gEfiWatchdogTimerArchProtocolGuid,
-                NULL,
+                &gEfiBdsArchProtocolGuid, &mBoot,
+                &gEfiTimerArchProtocolGuid, &mTimer,
+                &gEfiCapsuleArchProtocolGuid, NULL,
+                &gEfiMetronomeArchProtocolGuid, NULL,
+                &gEfiMonotonicCounterArchProtocolGuid, NULL,
+                &gEfiRealTimeClockArchProtocolGuid, NULL,
+                &gEfiResetArchProtocolGuid, NULL,
+                &gEfiSecurityArchProtocolGuid, NULL,
+                &gEfiVariableArchProtocolGuid, NULL,
+                &gEfiVariableWriteArchProtocolGuid, NULL,
+                &gEfiWatchdogTimerArchProtocolGuid, NULL,
                 NULL
                 );
 }

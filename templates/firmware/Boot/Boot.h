@@ -24,42 +24,21 @@ typedef struct {
 } BLOBS;
 
 /** Allocates zeroed pages below 4 GiB, or halts. **/
-VOID *
-AllocatePagesOrHalt (
-  IN EFI_MEMORY_TYPE  Type,
-  IN UINT64           Size
-  );
+VOID * AllocatePagesOrHalt (IN EFI_MEMORY_TYPE Type, IN UINT64 Size);
 
 /** Copies kernel, initrd and command line from the host, or halts. **/
-VOID
-FetchBlobs (
-  OUT BLOBS  *Blobs
-  );
+VOID FetchBlobs (OUT BLOBS *Blobs);
 
 /** Halts unless the measured table has exactly one hash for each blob, and it
     is the blob's. **/
-VOID
-VerifyBlobs (
-  IN CONST BLOBS  *Blobs
-  );
+VOID VerifyBlobs (IN CONST BLOBS *Blobs);
 
-VOID
-Sha256 (
-  IN  CONST UINT8  *Data,
-  IN  UINTN        Size,
-  OUT UINT8        Digest[DIGEST_SIZE]
-  );
+VOID Sha256 (IN CONST UINT8 *Data, IN UINTN Size, OUT UINT8 Digest[DIGEST_SIZE]);
 
 /** Installs this firmware's own ACPI tables, or halts. **/
-VOID
-InstallAcpi (
-  VOID
-  );
+VOID InstallAcpi (VOID);
 
 /** Makes the text that the kernel's EFI stub prints go to the serial port. **/
-VOID
-InstallConsole (
-  IN OUT EFI_SYSTEM_TABLE  *SystemTable
-  );
+VOID InstallConsole (IN OUT EFI_SYSTEM_TABLE *SystemTable);
 
 #endif

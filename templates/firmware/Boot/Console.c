@@ -4,13 +4,7 @@
 #include "Boot.h"
 #include <Protocol/SimpleTextOut.h>
 
-STATIC
-EFI_STATUS
-EFIAPI
-OutputString (
-  IN EFI_SIMPLE_TEXT_OUTPUT_PROTOCOL  *This,
-  IN CHAR16                           *Text
-  )
+STATIC EFI_STATUS EFIAPI OutputString (IN EFI_SIMPLE_TEXT_OUTPUT_PROTOCOL *This, IN CHAR16 *Text)
 {
   for ( ; *Text != 0; Text++) {
     SerialPut (*Text < 0x80 ? (CHAR8)*Text : '?');
@@ -19,72 +13,33 @@ OutputString (
   return EFI_SUCCESS;
 }
 
-STATIC
-EFI_STATUS
-EFIAPI
-Reset (
-  IN EFI_SIMPLE_TEXT_OUTPUT_PROTOCOL  *This,
-  IN BOOLEAN                          Extended
-  )
+STATIC EFI_STATUS EFIAPI Reset (IN EFI_SIMPLE_TEXT_OUTPUT_PROTOCOL *This, IN BOOLEAN Extended)
 {
   return EFI_SUCCESS;
 }
 
-STATIC
-EFI_STATUS
-EFIAPI
-TestString (
-  IN EFI_SIMPLE_TEXT_OUTPUT_PROTOCOL  *This,
-  IN CHAR16                           *Text
-  )
+STATIC EFI_STATUS EFIAPI TestString (IN EFI_SIMPLE_TEXT_OUTPUT_PROTOCOL *This, IN CHAR16 *Text)
 {
   return EFI_SUCCESS;
 }
 
-STATIC
-EFI_STATUS
-EFIAPI
-QueryMode (
-  IN  EFI_SIMPLE_TEXT_OUTPUT_PROTOCOL  *This,
-  IN  UINTN                            Mode,
-  OUT UINTN                            *Columns,
-  OUT UINTN                            *Rows
-  )
+STATIC EFI_STATUS EFIAPI QueryMode (
+    IN EFI_SIMPLE_TEXT_OUTPUT_PROTOCOL *This, IN UINTN Mode, OUT UINTN *Columns, OUT UINTN *Rows)
 {
   *Columns = 80;
   *Rows    = 25;
   return EFI_SUCCESS;
 }
 
-STATIC
-EFI_STATUS
-EFIAPI
-SetNumber (
-  IN EFI_SIMPLE_TEXT_OUTPUT_PROTOCOL  *This,
-  IN UINTN                            Number
-  )
+STATIC EFI_STATUS EFIAPI SetNumber (IN EFI_SIMPLE_TEXT_OUTPUT_PROTOCOL *This, IN UINTN Number)
 {
   return EFI_SUCCESS;
 }
 
-STATIC
-EFI_STATUS
-EFIAPI
-ClearScreen (
-  IN EFI_SIMPLE_TEXT_OUTPUT_PROTOCOL  *This
-  )
-{
-  return EFI_SUCCESS;
-}
+STATIC EFI_STATUS EFIAPI ClearScreen (IN EFI_SIMPLE_TEXT_OUTPUT_PROTOCOL *This) { return EFI_SUCCESS; }
 
-STATIC
-EFI_STATUS
-EFIAPI
-SetCursorPosition (
-  IN EFI_SIMPLE_TEXT_OUTPUT_PROTOCOL  *This,
-  IN UINTN                            Column,
-  IN UINTN                            Row
-  )
+STATIC EFI_STATUS EFIAPI SetCursorPosition (
+    IN EFI_SIMPLE_TEXT_OUTPUT_PROTOCOL *This, IN UINTN Column, IN UINTN Row)
 {
   return EFI_SUCCESS;
 }
@@ -103,10 +58,7 @@ STATIC EFI_SIMPLE_TEXT_OUTPUT_PROTOCOL  mConsole = {
   .Mode              = &mMode
 };
 
-VOID
-InstallConsole (
-  IN OUT EFI_SYSTEM_TABLE  *SystemTable
-  )
+VOID InstallConsole (IN OUT EFI_SYSTEM_TABLE *SystemTable)
 {
   SystemTable->ConOut = &mConsole;
   SystemTable->StdErr = &mConsole;

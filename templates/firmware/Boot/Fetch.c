@@ -23,11 +23,7 @@ typedef struct {
 
 STATIC volatile SHARED  *mShared;
 
-STATIC
-VOID
-OpenShared (
-  VOID
-  )
+STATIC VOID OpenShared (VOID)
 {
   mShared = AllocatePagesOrHalt (EfiBootServicesData, sizeof *mShared);
   if (MemEncryptSevIsEnabled () &&
@@ -37,11 +33,7 @@ OpenShared (
   }
 }
 
-STATIC
-VOID
-CloseShared (
-  VOID
-  )
+STATIC VOID CloseShared (VOID)
 {
   if (MemEncryptSevIsEnabled () &&
       RETURN_ERROR (MemEncryptSevSetPageEncMask (0, (UINTN)mShared, EFI_SIZE_TO_PAGES (sizeof *mShared))))
@@ -51,12 +43,7 @@ CloseShared (
 }
 
 /** Runs one request for at most BUFFER_SIZE bytes. **/
-STATIC
-VOID
-Transfer (
-  IN UINT32  Control,
-  IN UINT32  Size
-  )
+STATIC VOID Transfer (IN UINT32 Control, IN UINT32 Size)
 {
   UINT64  Request = (UINTN)&mShared->Request;
   UINT32  Answer;
@@ -77,12 +64,7 @@ Transfer (
 }
 
 /** Reads on in the selected item. **/
-STATIC
-VOID
-Read (
-  IN  UINT32  Size,
-  OUT VOID    *To
-  )
+STATIC VOID Read (IN UINT32 Size, OUT VOID *To)
 {
   UINT8   *At = To;
   UINT32  Part;
@@ -94,23 +76,13 @@ Read (
   }
 }
 
-STATIC
-VOID
-ReadItem (
-  IN  UINT16  Item,
-  IN  UINT32  Size,
-  OUT VOID    *To
-  )
+STATIC VOID ReadItem (IN UINT16 Item, IN UINT32 Size, OUT VOID *To)
 {
   Transfer ((UINT32)Item << 16 | FW_CFG_DMA_CTL_SELECT, 0);
   Read (Size, To);
 }
 
-STATIC
-UINT32
-ReadSize (
-  IN UINT16  Item
-  )
+STATIC UINT32 ReadSize (IN UINT16 Item)
 {
   UINT32  Size;
 
@@ -121,11 +93,7 @@ ReadSize (
 /** Returns the item of QEMU's unchanged copy of the kernel, or 0 where there is
     none: before QEMU 10 the other two items have a header that QEMU filled in
     when the guest is not encrypted. **/
-STATIC
-UINT16
-FindKernelFile (
-  OUT UINT32  *Size
-  )
+STATIC UINT16 FindKernelFile (OUT UINT32 *Size)
 {
   struct {
     UINT32    Size;
@@ -148,16 +116,8 @@ FindKernelFile (
 }
 
 /** Reads the blob that consists of two items; the second may be empty. **/
-STATIC
-VOID
-FetchBlob (
-  OUT BLOB   *Blob,
-  IN UINT64  Max,
-  IN UINT16  Item1,
-  IN UINT64  Size1,
-  IN UINT16  Item2,
-  IN UINT64  Size2
-  )
+STATIC VOID FetchBlob (
+    OUT BLOB *Blob, IN UINT64 Max, IN UINT16 Item1, IN UINT64 Size1, IN UINT16 Item2, IN UINT64 Size2)
 {
   if (Size1 + Size2 > Max) {
     Halt ("the host gave a file that is too large");
@@ -171,10 +131,7 @@ FetchBlob (
   }
 }
 
-VOID
-FetchBlobs (
-  OUT BLOBS  *Blobs
-  )
+VOID FetchBlobs (OUT BLOBS *Blobs)
 {
   UINT32  KernelFileSize;
   UINT16  KernelFile;
@@ -185,23 +142,16 @@ FetchBlobs (
     FetchBlob (&Blobs->Kernel, MAX_BLOB, KernelFile, KernelFileSize, 0, 0);
   } else {
     FetchBlob (
-      &Blobs->Kernel,
-      MAX_BLOB,
-      QemuFwCfgItemKernelSetupData,
-      ReadSize (QemuFwCfgItemKernelSetupSize),
-      QemuFwCfgItemKernelData,
-      ReadSize (QemuFwCfgItemKernelSize)
+      &Blobs->Kernel, MAX_BLOB,
+      QemuFwCfgItemKernelSetupData, ReadSize (QemuFwCfgItemKernelSetupSize),
+      QemuFwCfgItemKernelData, ReadSize (QemuFwCfgItemKernelSize)
       );
   }
 
   FetchBlob (&Blobs->Initrd, MAX_BLOB, QemuFwCfgItemInitrdData, ReadSize (QemuFwCfgItemInitrdSize), 0, 0);
   FetchBlob (
-    &Blobs->CommandLine,
-    MAX_CMDLINE,
-    QemuFwCfgItemCommandLineData,
-    ReadSize (QemuFwCfgItemCommandLineSize),
-    0,
-    0
+    &Blobs->CommandLine, MAX_CMDLINE,
+    QemuFwCfgItemCommandLineData, ReadSize (QemuFwCfgItemCommandLineSize), 0, 0
     );
   CloseShared ();
 }

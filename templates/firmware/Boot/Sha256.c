@@ -15,15 +15,7 @@ STATIC CONST UINT32  mRound[64] = {
   0x748f82ee, 0x78a5636f, 0x84c87814, 0x8cc70208, 0x90befffa, 0xa4506ceb, 0xbef9a3f7, 0xc67178f2
 };
 
-STATIC
-UINT32
-Rotate (
-  IN UINT32  Word,
-  IN UINTN   Bits
-  )
-{
-  return Word >> Bits | Word << (32 - Bits);
-}
+STATIC UINT32 Rotate (IN UINT32 Word, IN UINTN Bits) { return Word >> Bits | Word << (32 - Bits); }
 
 STATIC
 UINT32
@@ -38,12 +30,7 @@ Expand (
          (Rotate (New, 17) ^ Rotate (New, 19) ^ New >> 10);
 }
 
-STATIC
-VOID
-Compress (
-  IN OUT UINT32       State[8],
-  IN     CONST UINT8  *Block
-  )
+STATIC VOID Compress (IN OUT UINT32 State[8], IN CONST UINT8 *Block)
 {
   UINT32  Word[64], S[8], Sum1, Sum2;
   UINTN   Index;
@@ -73,12 +60,7 @@ Compress (
   }
 }
 
-VOID
-Sha256 (
-  IN  CONST UINT8  *Data,
-  IN  UINTN        Size,
-  OUT UINT8        Digest[DIGEST_SIZE]
-  )
+VOID Sha256 (IN CONST UINT8 *Data, IN UINTN Size, OUT UINT8 Digest[DIGEST_SIZE])
 {
   UINT32  State[8] = {
     0x6a09e667, 0xbb67ae85, 0x3c6ef372, 0xa54ff53a, 0x510e527f, 0x9b05688c, 0x1f83d9ab, 0x5be0cd19

@@ -36,11 +36,7 @@ STATIC CONST EFI_GUID  mCommandLine = {
 
 /** Returns the only hash under a GUID; NULL for none. Halts at a malformed
     table. **/
-STATIC
-CONST UINT8 *
-FindDigest (
-  IN CONST EFI_GUID  *Guid
-  )
+STATIC CONST UINT8 * FindDigest (IN CONST EFI_GUID *Guid)
 {
   CONST UINT8   *Table  = (CONST UINT8 *)(UINTN)FixedPcdGet32 (PcdQemuHashTableBase);
   CONST HEADER  *Header = (CONST HEADER *)Table;
@@ -74,14 +70,8 @@ FindDigest (
   return Found;
 }
 
-STATIC
-VOID
-VerifyBlob (
-  IN CONST BLOB      *Blob,
-  IN CONST EFI_GUID  *Guid,
-  IN CONST CHAR8     *NoHash,
-  IN CONST CHAR8     *WrongHash
-  )
+STATIC VOID VerifyBlob (
+    IN CONST BLOB *Blob, IN CONST EFI_GUID *Guid, IN CONST CHAR8 *NoHash, IN CONST CHAR8 *WrongHash)
 {
   CONST UINT8  *Want = FindDigest (Guid);
   UINT8        Digest[DIGEST_SIZE];
@@ -96,27 +86,18 @@ VerifyBlob (
   }
 }
 
-VOID
-VerifyBlobs (
-  IN CONST BLOBS  *Blobs
-  )
+VOID VerifyBlobs (IN CONST BLOBS *Blobs)
 {
   VerifyBlob (
-    &Blobs->Kernel,
-    &mKernel,
-    "the kernel has no measured hash",
-    "the kernel is not the measured one"
+    &Blobs->Kernel, &mKernel,
+    "the kernel has no measured hash", "the kernel is not the measured one"
     );
   VerifyBlob (
-    &Blobs->Initrd,
-    &mInitrd,
-    "the initrd has no measured hash",
-    "the initrd is not the measured one"
+    &Blobs->Initrd, &mInitrd,
+    "the initrd has no measured hash", "the initrd is not the measured one"
     );
   VerifyBlob (
-    &Blobs->CommandLine,
-    &mCommandLine,
-    "the command line has no measured hash",
-    "the command line is not the measured one"
+    &Blobs->CommandLine, &mCommandLine,
+    "the command line has no measured hash", "the command line is not the measured one"
     );
 }

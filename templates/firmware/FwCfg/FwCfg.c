@@ -30,31 +30,11 @@ STATIC UINTN             mMapSize; // bytes; 0 before the map is read
 STATIC UINTN             mAt;      // of the next read, when MAP_ITEM is selected
 STATIC UINT16            mItem;
 
-STATIC
-VOID
-Select (
-  IN UINT16  Item
-  )
-{
-  IoWrite16 (FW_CFG_IO_SELECTOR, Item);
-}
-
-STATIC
-VOID
-Read (
-  IN UINTN  Size,
-  OUT VOID  *To
-  )
-{
-  IoReadFifo8 (FW_CFG_IO_DATA, Size, To);
-}
+STATIC VOID Select (IN UINT16 Item) { IoWrite16 (FW_CFG_IO_SELECTOR, Item); }
+STATIC VOID Read (IN UINTN Size, OUT VOID *To) { IoReadFifo8 (FW_CFG_IO_DATA, Size, To); }
 
 /** Returns the item and size of etc/e820, or halts. **/
-STATIC
-UINT16
-FindMap (
-  OUT UINT32  *Size
-  )
+STATIC UINT16 FindMap (OUT UINT32 *Size)
 {
   struct {
     UINT32    Size;
@@ -79,11 +59,7 @@ FindMap (
 }
 
 /** Halts unless a range is one that this machine can have. **/
-STATIC
-VOID
-CheckRange (
-  IN CONST EFI_E820_ENTRY64  *Range
-  )
+STATIC VOID CheckRange (IN CONST EFI_E820_ENTRY64 *Range)
 {
   UINT64  End = Range->BaseAddr + Range->Length;
 
@@ -114,11 +90,7 @@ CheckRange (
 
 /** Reads the memory map and halts unless it is sound: RAM from 0, the rest of
     it from 4 GiB on, below the PCI window, and no two ranges that overlap. **/
-STATIC
-VOID
-ReadMap (
-  VOID
-  )
+STATIC VOID ReadMap (VOID)
 {
   UINT32                  Size;
   UINT16                  Item;
@@ -150,13 +122,7 @@ ReadMap (
   mMapSize = Size;
 }
 
-RETURN_STATUS
-EFIAPI
-QemuFwCfgFindFile (
-  IN  CONST CHAR8           *Name,
-  OUT FIRMWARE_CONFIG_ITEM  *Item,
-  OUT UINTN                 *Size
-  )
+RETURN_STATUS EFIAPI QemuFwCfgFindFile (IN CONST CHAR8 *Name, OUT FIRMWARE_CONFIG_ITEM *Item, OUT UINTN *Size)
 {
   if (AsciiStrCmp (Name, "etc/e820") != 0) {
     return RETURN_NOT_FOUND;
@@ -171,50 +137,33 @@ QemuFwCfgFindFile (
   return RETURN_SUCCESS;
 }
 
-BOOLEAN
-EFIAPI
-QemuFwCfgIsAvailable (
-  VOID
-  )
-{
-  return TRUE;
-}
+BOOLEAN EFIAPI QemuFwCfgIsAvailable (VOID) { return TRUE; }
 
-VOID
-EFIAPI
-QemuFwCfgSelectItem (
-  IN FIRMWARE_CONFIG_ITEM  Item
-  )
+VOID EFIAPI QemuFwCfgSelectItem (IN FIRMWARE_CONFIG_ITEM Item)
 {
   mItem = (UINT16)Item;
   mAt   = 0;
 }
 
-VOID
-EFIAPI
-QemuFwCfgReadBytes (
-  IN  UINTN  Size,
-  OUT VOID   *Buffer
-  )
+// For whatever else upstream's code could ask for.
+STATIC VOID Refuse (VOID) { Halt ("an item was asked for that this firmware does not read"); }
+
+VOID EFIAPI QemuFwCfgReadBytes (IN UINTN Size, OUT VOID *Buffer)
 {
   if ((mItem != MAP_ITEM) || (Size > mMapSize - mAt)) {
-    Halt ("an item was asked for that this firmware does not read");
+    Refuse ();
   }
 
   CopyMem (Buffer, (UINT8 *)mMap + mAt, Size);
   mAt += Size;
 }
 
-UINT16
-EFIAPI
-QemuFwCfgRead16 (
-  VOID
-  )
+UINT16 EFIAPI QemuFwCfgRead16 (VOID)
 {
   UINT16  Cpus;
 
   if (mItem != QemuFwCfgItemSmpCpuCount) {
-    Halt ("an item was asked for that this firmware does not read");
+    Refuse ();
   }
 
   Select (mItem);
@@ -226,49 +175,7 @@ QemuFwCfgRead16 (
   return Cpus;
 }
 
-// What upstream's code is linked with and does not call.
-
-UINT8
-EFIAPI
-QemuFwCfgRead8 (
-  VOID
-  )
-{
-  UINT8  Value = 0;
-
-  QemuFwCfgReadBytes (sizeof Value, &Value);
-  return Value;
-}
-
-UINT32
-EFIAPI
-QemuFwCfgRead32 (
-  VOID
-  )
-{
-  UINT32  Value = 0;
-
-  QemuFwCfgReadBytes (sizeof Value, &Value);
-  return Value;
-}
-
-UINT64
-EFIAPI
-QemuFwCfgRead64 (
-  VOID
-  )
-{
-  UINT64  Value = 0;
-
-  QemuFwCfgReadBytes (sizeof Value, &Value);
-  return Value;
-}
-
-VOID
-EFIAPI
-QemuFwCfgSkipBytes (
-  IN UINTN  Size
-  )
-{
-  Halt ("an item was asked for that this firmware does not read");
-}
+UINT8 EFIAPI QemuFwCfgRead8 (VOID) { Refuse (); return 0; }
+UINT32 EFIAPI QemuFwCfgRead32 (VOID) { Refuse (); return 0; }
+UINT64 EFIAPI QemuFwCfgRead64 (VOID) { Refuse (); return 0; }
+VOID EFIAPI QemuFwCfgSkipBytes (IN UINTN Size) { Refuse (); }

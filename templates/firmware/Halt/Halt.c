@@ -11,31 +11,19 @@
 #define COM1  0x3f8 // data register of the first serial port
 
 // Plain instructions: IoLib and BaseLib need a DebugLib themselves.
-VOID
-EFIAPI
-SerialPut (
-  IN CHAR8  Character
-  )
+VOID EFIAPI SerialPut (IN CHAR8 Character)
 {
   __asm__ __volatile__ ("outb %b0, %w1" : : "a" (Character), "d" (COM1));
 }
 
-STATIC
-VOID
-Print (
-  IN CONST CHAR8  *Text
-  )
+STATIC VOID Print (IN CONST CHAR8 *Text)
 {
   while (*Text != 0) {
     SerialPut (*Text++);
   }
 }
 
-STATIC
-VOID
-WipeSecret (
-  VOID
-  )
+STATIC VOID WipeSecret (VOID)
 {
   volatile UINT64  *Word = (volatile UINT64 *)(UINTN)FixedPcdGet32 (PcdSevLaunchSecretBase);
   UINTN            Words = FixedPcdGet32 (PcdSevLaunchSecretSize) / sizeof *Word;
@@ -45,11 +33,7 @@ WipeSecret (
   }
 }
 
-STATIC
-VOID
-Stop (
-  VOID
-  )
+STATIC VOID Stop (VOID)
 {
   Print ("\r\n");
   for ( ; ; ) {
@@ -57,11 +41,7 @@ Stop (
   }
 }
 
-VOID
-EFIAPI
-Halt (
-  IN CONST CHAR8  *Reason
-  )
+VOID EFIAPI Halt (IN CONST CHAR8 *Reason)
 {
   WipeSecret ();
   Print ("cocoroot firmware: ");
@@ -69,13 +49,7 @@ Halt (
   Stop ();
 }
 
-VOID
-EFIAPI
-DebugAssert (
-  IN CONST CHAR8  *FileName,
-  IN UINTN        LineNumber,
-  IN CONST CHAR8  *Description
-  )
+VOID EFIAPI DebugAssert (IN CONST CHAR8 *FileName, IN UINTN LineNumber, IN CONST CHAR8 *Description)
 {
   CHAR8  Line[16], *Digit = Line + sizeof Line;
 
@@ -92,87 +66,15 @@ DebugAssert (
   Stop ();
 }
 
-VOID
-EFIAPI
-DebugPrint (
-  IN UINTN        ErrorLevel,
-  IN CONST CHAR8  *Format,
-  ...
-  )
-{
-}
+VOID EFIAPI DebugPrint (IN UINTN ErrorLevel, IN CONST CHAR8 *Format, ...) { }
 
-VOID
-EFIAPI
-DebugVPrint (
-  IN UINTN        ErrorLevel,
-  IN CONST CHAR8  *Format,
-  IN VA_LIST      Arguments
-  )
-{
-}
+VOID EFIAPI DebugVPrint (IN UINTN ErrorLevel, IN CONST CHAR8 *Format, IN VA_LIST Arguments) { }
 
-VOID
-EFIAPI
-DebugBPrint (
-  IN UINTN        ErrorLevel,
-  IN CONST CHAR8  *Format,
-  IN BASE_LIST    Arguments
-  )
-{
-}
+VOID EFIAPI DebugBPrint (IN UINTN ErrorLevel, IN CONST CHAR8 *Format, IN BASE_LIST Arguments) { }
 
-VOID *
-EFIAPI
-DebugClearMemory (
-  OUT VOID  *Buffer,
-  IN UINTN  Length
-  )
-{
-  return Buffer;
-}
-
-BOOLEAN
-EFIAPI
-DebugAssertEnabled (
-  VOID
-  )
-{
-  return TRUE;
-}
-
-BOOLEAN
-EFIAPI
-DebugPrintEnabled (
-  VOID
-  )
-{
-  return FALSE;
-}
-
-BOOLEAN
-EFIAPI
-DebugCodeEnabled (
-  VOID
-  )
-{
-  return FALSE;
-}
-
-BOOLEAN
-EFIAPI
-DebugClearMemoryEnabled (
-  VOID
-  )
-{
-  return FALSE;
-}
-
-BOOLEAN
-EFIAPI
-DebugPrintLevelEnabled (
-  IN CONST UINTN  ErrorLevel
-  )
-{
-  return FALSE;
-}
+VOID *EFIAPI DebugClearMemory (OUT VOID *Buffer, IN UINTN Length) { return Buffer; }
+BOOLEAN EFIAPI DebugAssertEnabled (VOID) { return TRUE; }
+BOOLEAN EFIAPI DebugPrintEnabled (VOID) { return FALSE; }
+BOOLEAN EFIAPI DebugCodeEnabled (VOID) { return FALSE; }
+BOOLEAN EFIAPI DebugClearMemoryEnabled (VOID) { return FALSE; }
+BOOLEAN EFIAPI DebugPrintLevelEnabled (IN CONST UINTN ErrorLevel) { return FALSE; }

@@ -9,17 +9,9 @@
   Callable in every phase after the reset vector. The library that implements
   DebugLib has it, so a failed ASSERT of edk2 ends here too.
 **/
-VOID
-EFIAPI
-Halt (
-  IN CONST CHAR8  *Reason
-  );
+VOID EFIAPI Halt (IN CONST CHAR8 *Reason);
 
 /** Writes one character to the first serial port. **/
-VOID
-EFIAPI
-SerialPut (
-  IN CHAR8  Character
-  );
+VOID EFIAPI SerialPut (IN CHAR8 Character);
 
 #endif

@@ -6,22 +6,9 @@
 #include <Library/UefiBootServicesTableLib.h>
 #include <Library/UefiRuntimeServicesTableLib.h>
 
-STATIC
-EFI_STATUS
-EFIAPI
-Unsupported (
-  VOID
-  )
-{
-  return EFI_UNSUPPORTED;
-}
+STATIC EFI_STATUS EFIAPI Unsupported (VOID) { return EFI_UNSUPPORTED; }
 
-EFI_STATUS
-EFIAPI
-RuntimeEntry (
-  IN EFI_HANDLE        ImageHandle,
-  IN EFI_SYSTEM_TABLE  *SystemTable
-  )
+EFI_STATUS EFIAPI RuntimeEntry (IN EFI_HANDLE ImageHandle, IN EFI_SYSTEM_TABLE *SystemTable)
 {
   EFI_RT_PROPERTIES_TABLE  *Table;
   EFI_STATUS               Status;

@@ -12,11 +12,7 @@
 #define FREQUENCY  3579545ULL
 #define MASK       0xFFFFFF
 
-STATIC
-VOID
-Delay (
-  IN UINT64  Ticks
-  )
+STATIC VOID Delay (IN UINT64 Ticks)
 {
   UINT32  Now, Last = IoRead32 (PORT);
 
@@ -26,41 +22,21 @@ Delay (
   }
 }
 
-UINTN
-EFIAPI
-MicroSecondDelay (
-  IN UINTN  MicroSeconds
-  )
+UINTN EFIAPI MicroSecondDelay (IN UINTN MicroSeconds)
 {
   Delay (MicroSeconds * FREQUENCY / 1000000);
   return MicroSeconds;
 }
 
-UINTN
-EFIAPI
-NanoSecondDelay (
-  IN UINTN  NanoSeconds
-  )
+UINTN EFIAPI NanoSecondDelay (IN UINTN NanoSeconds)
 {
   Delay (NanoSeconds * FREQUENCY / 1000000000);
   return NanoSeconds;
 }
 
-UINT64
-EFIAPI
-GetPerformanceCounter (
-  VOID
-  )
-{
-  return IoRead32 (PORT) & MASK;
-}
+UINT64 EFIAPI GetPerformanceCounter (VOID) { return IoRead32 (PORT) & MASK; }
 
-UINT64
-EFIAPI
-GetPerformanceCounterProperties (
-  OUT UINT64  *Start OPTIONAL,
-  OUT UINT64  *End OPTIONAL
-  )
+UINT64 EFIAPI GetPerformanceCounterProperties (OUT UINT64 *Start OPTIONAL, OUT UINT64 *End OPTIONAL)
 {
   if (Start != NULL) {
     *Start = 0;
@@ -73,11 +49,4 @@ GetPerformanceCounterProperties (
   return FREQUENCY;
 }
 
-UINT64
-EFIAPI
-GetTimeInNanoSecond (
-  IN UINT64  Ticks
-  )
-{
-  return Ticks * 1000000000 / FREQUENCY;
-}
+UINT64 EFIAPI GetTimeInNanoSecond (IN UINT64 Ticks) { return Ticks * 1000000000 / FREQUENCY; }
