@@ -1,7 +1,6 @@
-// Package templates has the files that cocoroot template fills in: commands
-// and descriptions with which QEMU, libvirt and KubeVirt launch a guest, for
-// text/template. It is data: what a field means, and how it is quoted, stands
-// in cmds/cocoroot.
+// Package templates has the descriptions with which libvirt launches a guest,
+// for text/template, and the recipes of kernel and images beside them. It is
+// data: what a field means, and how it is quoted, stands in initramfs/launch.
 package templates
 
 import "embed"

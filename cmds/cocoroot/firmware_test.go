@@ -28,7 +28,7 @@ func TestForeignFirmware(t *testing.T) {
 	other := "00" + strings.Repeat("11", 31) + " other"
 	for name, args := range map[string][]string{
 		"measure":           {"measure", "--mode", "sev", "--firmware", fd},
-		"inspect":           {"inspect", fd, "--json"},
+		"inspect":           {"inspect", fd},
 		"template":          slices.Concat([]string{"template", "qemu-sev-es", "--manifest", r.manifest, "--qmp-socket", "/run/vm/qmp", "--qemu-version", "10.0", "--firmware-unchecked"}, r.with("sev-es")),
 		"launch --mode":     r.hardware("sev-es", "--dry-run", "--firmware-unchecked", "--cbitpos", "51", "--reduced-phys-bits", "1"),
 		"launch --simulate": {"launch", "--simulate", "--firmware", fd, "--kernel", fd, "--initrd", fd, "--cmdline-file", r.cmdline, "--disk", fd, "--qemu", socket},

@@ -1,11 +1,10 @@
 package main
 
 import (
-	"fmt"
 	"strconv"
 	"strings"
 
-	"github.com/spf13/pflag"
+	"github.com/spf13/cobra"
 
 	"cocoroot/initramfs/fault"
 	"cocoroot/initramfs/launch"
@@ -27,13 +26,15 @@ type sevOptions struct {
 	given                    func(name string) bool
 }
 
-func (o *sevOptions) register(flags *pflag.FlagSet) {
+func (o *sevOptions) register(c *cobra.Command) {
+	flags := c.Flags()
 	o.given = flags.Changed
 	flags.StringVar(&o.policy, "policy", "", "the guest's policy (default: 0x3 for sev and 0x7 for sev-es, which forbid debugging and key sharing; 0x30000 for sev-snp)")
 	flags.StringVar(&o.vcpuType, "vcpu-type", "", "QEMU's -cpu, such as EPYC-Milan, or host; as in cocoroot measure (sev: default EPYC)")
 	flags.StringVar(&o.vmType, "vm-type", "legacy", "sev-es: legacy or init2, as in cocoroot measure")
 	flags.StringVar(&o.session, "session-file", "", "sev, sev-es: NAME_session.b64 that cocoroot secret session wrote")
 	flags.StringVar(&o.dhCert, "dh-cert-file", "", "sev, sev-es: NAME_godh.b64 that cocoroot secret session wrote")
+	choices(c, "vm-type", "legacy", "init2")
 	flags.IntVar(&o.cbit, "cbitpos", usualCBit, "position of the C-bit (launch: default as QEMU says)")
 	flags.IntVar(&o.reducedPhysBits, "reduced-phys-bits", usualReducedPhysBits, "address bits that memory encryption takes (launch: default as QEMU says)")
 	flags.BoolVar(&o.unchecked, "firmware-unchecked", false, "take firmware that is not cocoroot's own: it may let the host in before the measured kernel runs")
@@ -72,37 +73,23 @@ func (o *sevOptions) read(mode launch.Mode) (launch.SEV, error) {
 	return s, nil
 }
 
-// missingSession is the error for a guest that could be given no secret.
-func (o *sevOptions) missingSession(mode launch.Mode) error {
-	if mode == launch.ModeSNP || o.session != "" && o.dhCert != "" {
+// missingSession names the options without which the guest could be given no
+// secret.
+func (o *sevOptions) missingSession(mode launch.Mode) (names []string) {
+	if mode == launch.ModeSNP {
 		return nil
 	}
-	return fault.New(fault.Usage, fmt.Errorf("options --session-file and --dh-cert-file are missing: without a session the guest can be given no secret"),
-		"cocoroot secret session makes both files")
+	if o.session == "" {
+		names = append(names, "--session-file")
+	}
+	if o.dhCert == "" {
+		names = append(names, "--dh-cert-file")
+	}
+	return names
 }
 
 // parseDisk reads FILE or FILE,serial=NAME.
 func parseDisk(s string) launch.Disk {
 	path, serial, _ := strings.Cut(s, ",serial=")
 	return launch.Disk{Path: path, Serial: serial}
-}
-
-// shellWords quotes words for a shell.
-func shellWords(words []string) string {
-	quoted := make([]string, len(words))
-	for i, w := range words {
-		quoted[i] = shellWord(w)
-	}
-	return strings.Join(quoted, " ")
-}
-
-// shellWord quotes a word unless all of its characters are known to be plain.
-func shellWord(w string) string {
-	plain := func(r rune) bool {
-		return r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || strings.ContainsRune("_@%+=:,./-", r)
-	}
-	if w != "" && !strings.ContainsFunc(w, func(r rune) bool { return !plain(r) }) {
-		return w
-	}
-	return "'" + strings.ReplaceAll(w, "'", `'\''`) + "'"
 }

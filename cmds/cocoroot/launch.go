@@ -42,8 +42,8 @@ type launchOptions struct {
 	given    func(name string) bool
 }
 
-func (o *launchOptions) register(flags *pflag.FlagSet) {
-	c := &o.config
+func (o *launchOptions) register(cmd *cobra.Command) {
+	c, flags := &o.config, cmd.Flags()
 	o.given = flags.Changed
 	flags.BoolVar(&o.simulate, "simulate", false, "launch without SEV; protects nothing")
 	flags.StringVar(&o.mode, "mode", "", "launch on SEV hardware: sev, sev-es or sev-snp")
@@ -61,7 +61,7 @@ func (o *launchOptions) register(flags *pflag.FlagSet) {
 	flags.StringArrayVar(&o.secrets, "secret", nil, "with --simulate: secret to inject, GUID=FILE; may be repeated")
 	flags.StringVar(&c.Accel, "accel", "tcg", "with --simulate: tcg, or kvm where it can run firmware")
 	flags.StringVar(&c.QMPSocket, "qmp-socket", "", "with --mode: where QEMU makes its QMP socket, for cocoroot release; in a folder of mode 0700")
-	o.sev.register(flags)
+	o.sev.register(cmd)
 	flags.SetNormalizeFunc(func(_ *pflag.FlagSet, name string) pflag.NormalizedName {
 		if name == "cpus" { // its name before there was --mode
 			name = "vcpus"
@@ -74,7 +74,7 @@ func (a *app) launch() *cobra.Command {
 	var o launchOptions
 	c := verb("launch --mode MODE|--simulate --firmware F --kernel F --initrd F --cmdline-file F --disk IMAGE", "start a guest under QEMU, on SEV hardware or without",
 		"  cocoroot launch --simulate --firmware OVMF.amdsev.fd --kernel bzImage --initrd initrd.img --cmdline-file image.cmdline \\\n    --disk image --secret 736869e5-84f0-4973-92ec-06879ce3da0b=image.key", noArgs)
-	o.register(c.Flags())
+	o.register(c)
 	need(c, "firmware", "kernel", "initrd", "cmdline-file", "disk")
 	choices(c, "mode", "sev", "sev-es", "sev-snp")
 	choices(c, "accel", "tcg", "kvm")
@@ -153,7 +153,7 @@ func (o *launchOptions) printCommand(ctx context.Context, a *app) error {
 	if err != nil {
 		return explainLaunch(err)
 	}
-	_, err = fmt.Fprintln(a.stdout, shellWords(words))
+	_, err = fmt.Fprintln(a.stdout, launch.ShellWords(words))
 	return err
 }
 
@@ -196,7 +196,7 @@ func (o *launchOptions) launchSEV(ctx context.Context, a *app) error {
 	if err != nil {
 		return fault.Usagef("%w", err)
 	}
-	if err := o.sev.missingSession(mode); err != nil {
+	if err := missingOptions(o.sev.missingSession(mode)...); err != nil {
 		return err
 	}
 	sev, err := o.sev.read(mode)
@@ -229,7 +229,7 @@ func (o *launchOptions) launchSEV(ctx context.Context, a *app) error {
 	}
 	if sev.TakesSecret() {
 		o.config.OnStart = func(context.Context, *qmp.Client) error {
-			a.note("the guest waits for its secret: cocoroot release collect --qmp %s", shellWord(o.config.QMPSocket))
+			a.note("the guest waits for its secret: cocoroot release collect --qmp %s", launch.ShellWord(o.config.QMPSocket))
 			return nil
 		}
 	} else {

@@ -94,7 +94,7 @@ func (o *packetOutput) write(w io.Writer, p packet.Packet, m session.Measurement
 	if err := files.Write(o.force, all...); err != nil {
 		return err
 	}
-	fmt.Fprintf(w, "%s: for cocoroot release inject, or KubeVirt's injectlaunchsecret\n", all[0].Path)
+	fmt.Fprintf(w, "%s: for cocoroot release inject\n", all[0].Path)
 	fmt.Fprintf(w, "%s, %s: for virsh domsetlaunchsecstate --secrethdr, --secret\n", all[1].Path, all[2].Path)
 	fmt.Fprintln(w, "the packet fits this one launch; another launch needs another report and another packet")
 	return nil

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"crypto/ecdh"
+	"crypto/rand"
 	"encoding/base64"
 	"encoding/json"
 	"encoding/xml"
@@ -17,6 +19,7 @@ import (
 	"cocoroot/initramfs/launch"
 	"cocoroot/initramfs/oracle"
 	"cocoroot/initramfs/release/psptest"
+	"cocoroot/initramfs/release/sevcert"
 	"cocoroot/unlock/policy"
 )
 
@@ -57,11 +60,28 @@ func newGuestRig(t *testing.T) *guestRig {
 	}
 	r.manifest = file("manifest.json", string(m))
 	r.session = file("vm_session.b64", base64.StdEncoding.EncodeToString(make([]byte, 128)))
-	r.dhCert = file("vm_godh.b64", base64.StdEncoding.EncodeToString([]byte("certificate")))
+	r.dhCert = file("vm_godh.b64", base64.StdEncoding.EncodeToString(ownerCertificate(t)))
 	firmware := file("OVMF, 1.fd", string(oracle.Vector(t, "ovmf_AmdSev_suffix.bin")))
 	r.shared = []string{"--firmware", firmware, "--kernel", file("kernel", "k"), "--initrd", file("initrd", "i"),
 		"--disk", file("image", "d"), "--vcpus", "4", "--memory", "2048", "--vcpu-type", "EPYC-Milan"}
 	return r
+}
+
+// secretKey is a key as cocoroot seal makes it. It must never be printed.
+const secretKey = "5ec2e75ec2e75ec2e75ec2e75ec2e75ec2e75ec2e75ec2e75ec2e75ec2e75ec2"
+
+// ownerCertificate is the public half of a session.
+func ownerCertificate(t *testing.T) []byte {
+	t.Helper()
+	key, err := ecdh.P384().GenerateKey(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cert, err := sevcert.Owner(key.PublicKey())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return cert
 }
 
 // with returns the options for a mode, with a session where it has one.
@@ -269,48 +289,9 @@ func TestTemplateLibvirt(t *testing.T) {
 	}
 }
 
-// What KubeVirt is given starts a launch on a platform, and the guest gets the
-// secret.
-func TestTemplateKubeVirt(t *testing.T) {
-	r := newRig(t, "0x7")
-	fill := func(to any, name string, args ...string) {
-		t.Helper()
-		code, text, stderr := call(t, append([]string{"template", name}, args...)...)
-		if code != fault.OK {
-			t.Fatalf("template %s = %d, %q", name, code, stderr)
-		}
-		d := json.NewDecoder(strings.NewReader(text))
-		d.DisallowUnknownFields()
-		if err := d.Decode(to); err != nil {
-			t.Fatal(err)
-		}
-	}
-	var session struct {
-		Session []byte `json:"session"`
-		DHCert  []byte `json:"dhCert"`
-	}
-	fill(&session, "kubevirt-session", "--session-file", r.path("vm_session.b64"), "--dh-cert-file", r.path("vm_godh.b64"))
-	var status psptest.Status
-	if r.guest, status = r.platform.LaunchStart(session.Session, session.DHCert, 7, [32]byte{1, 2, 3}); status != psptest.Success {
-		t.Fatalf("LAUNCH_START = %#x", status)
-	}
-	r.collect(&psptest.QEMU{Guest: r.guest, Type: "sev"})
-	if code, _, stderr := r.verify(); code != fault.OK {
-		t.Fatalf("release verify = %d, %q", code, stderr)
-	}
-	var secret struct {
-		Header []byte `json:"header"`
-		Secret []byte `json:"secret"`
-	}
-	fill(&secret, "kubevirt-secret", "--packet", r.path("p_packet.json"))
-	if s := r.guest.LaunchSecret(secret.Header, secret.Secret); s != psptest.Success || !strings.Contains(string(r.guest.Table), passphrase) {
-		t.Errorf("LAUNCH_SECRET = %#x", s)
-	}
-}
-
 func TestTemplateList(t *testing.T) {
 	code, out, _ := call(t, "template")
-	if code != fault.OK || strings.Count(out, "\n") != len(launchTemplates()) {
+	if code != fault.OK || strings.Count(out, "\n") != len(templateNames()) {
 		t.Errorf("template = %d, %q", code, out)
 	}
 }
@@ -322,38 +303,42 @@ func TestTemplateBadInput(t *testing.T) {
 	}
 	junk := put(t, filepath.Join(r.dir, "junk"), "junk\n")
 	control := put(t, filepath.Join(r.dir, "control"), "x=\x01 "+r.line)
+	key := put(t, filepath.Join(r.dir, "key"), secretKey)
 	out := filepath.Join(t.TempDir(), "out")
 	for name, tc := range map[string]struct {
 		args []string
 		code int
 	}{
-		"unknown name":       {[]string{"template", "xen"}, fault.Usage},
-		"two names":          {[]string{"template", "qemu-sev", "qemu-sev"}, fault.Usage},
-		"nothing else":       {[]string{"template", "qemu-sev"}, fault.Usage},
-		"two command lines":  {good("qemu-sev", "--cmdline-file", r.cmdline), fault.Usage},
-		"junk manifest":      {good("qemu-sev", "--manifest", junk), fault.Failed},
-		"absent manifest":    {good("qemu-sev", "--manifest", r.dir+"/absent"), fault.Failed},
-		"other serial":       {good("qemu-sev", "--disk", "/x,serial=other"), fault.Usage},
-		"no socket":          {good("qemu-sev-es", "--qmp-socket", ""), fault.Usage},
-		"no session":         {good("libvirt-sev-es", "--session-file", ""), fault.Usage},
-		"junk session":       {good("libvirt-sev-es", "--session-file", r.cmdline), fault.Failed},
-		"no kernel":          {good("qemu-sev", "--kernel", ""), fault.Usage},
-		"relative kernel":    {good("qemu-sev", "--kernel", "bzImage"), fault.Usage},
-		"relative session":   {good("qemu-sev", "--session-file", "vm_session.b64"), fault.Usage},
-		"relative socket":    {good("qemu-sev", "--qmp-socket", "qmp"), fault.Usage},
-		"no CPUs":            {good("qemu-sev", "--vcpus", "0"), fault.Usage},
-		"no type":            {good("qemu-sev-es", "--vcpu-type", ""), fault.Usage},
-		"unknown type":       {good("qemu-sev-es", "--vcpu-type", "x"), fault.Usage},
-		"bad policy":         {good("qemu-sev-es", "--policy", "x"), fault.Usage},
-		"ES without ES":      {good("qemu-sev-es", "--policy", "3"), fault.Usage},
-		"bad VM type":        {good("qemu-sev-es", "--vm-type", "x"), fault.Usage},
-		"libvirt with init2": {good("libvirt-sev-es", "--vm-type", "init2"), fault.Usage},
-		"bad version":        {good("qemu-sev-es", "--qemu-version", "ten"), fault.Usage},
-		"old QEMU":           {good("qemu-sev-snp", "--qemu-version", "9.0"), fault.Failed},
-		"slash in the name":  {good("libvirt-sev", "--name", "a/b"), fault.Usage},
-		"no XML":             {good("libvirt-sev", "--manifest", "", "--cmdline-file", control), fault.Failed},
-		"no packet":          {[]string{"template", "kubevirt-secret"}, fault.Usage},
-		"junk packet":        {[]string{"template", "kubevirt-secret", "--packet", junk}, fault.Failed},
+		"unknown name":                {[]string{"template", "xen"}, fault.Usage},
+		"two names":                   {[]string{"template", "qemu-sev", "qemu-sev"}, fault.Usage},
+		"nothing else":                {[]string{"template", "qemu-sev"}, fault.Usage},
+		"two command lines":           {good("qemu-sev", "--cmdline-file", r.cmdline), fault.Usage},
+		"junk manifest":               {good("qemu-sev", "--manifest", junk), fault.Failed},
+		"absent manifest":             {good("qemu-sev", "--manifest", r.dir+"/absent"), fault.Failed},
+		"other serial":                {good("qemu-sev", "--disk", "/x,serial=other"), fault.Usage},
+		"no socket":                   {good("qemu-sev-es", "--qmp-socket", ""), fault.Usage},
+		"no session":                  {good("libvirt-sev-es", "--session-file", ""), fault.Usage},
+		"junk session":                {good("libvirt-sev-es", "--session-file", r.cmdline), fault.Failed},
+		"no kernel":                   {good("qemu-sev", "--kernel", ""), fault.Usage},
+		"relative kernel":             {good("qemu-sev", "--kernel", "bzImage"), fault.Usage},
+		"relative session":            {good("qemu-sev", "--session-file", "vm_session.b64"), fault.Usage},
+		"relative socket":             {good("qemu-sev", "--qmp-socket", "qmp"), fault.Usage},
+		"no CPUs":                     {good("qemu-sev", "--vcpus", "0"), fault.Usage},
+		"no type":                     {good("qemu-sev-es", "--vcpu-type", ""), fault.Usage},
+		"unknown type":                {good("qemu-sev-es", "--vcpu-type", "x"), fault.Usage},
+		"bad policy":                  {good("qemu-sev-es", "--policy", "x"), fault.Usage},
+		"ES without ES":               {good("qemu-sev-es", "--policy", "3"), fault.Usage},
+		"bad VM type":                 {good("qemu-sev-es", "--vm-type", "x"), fault.Usage},
+		"libvirt with init2":          {good("libvirt-sev-es", "--vm-type", "init2"), fault.Usage},
+		"bad version":                 {good("qemu-sev-es", "--qemu-version", "ten"), fault.Usage},
+		"old QEMU":                    {good("qemu-sev-snp", "--qemu-version", "9.0"), fault.Failed},
+		"slash in the name":           {good("libvirt-sev", "--name", "a/b"), fault.Usage},
+		"no XML":                      {good("libvirt-sev", "--manifest", "", "--cmdline-file", control), fault.Failed},
+		"key as session":              {good("libvirt-sev-es", "--session-file", key), fault.Failed},
+		"key as certificate":          {good("libvirt-sev-es", "--dh-cert-file", key), fault.Failed},
+		"key for QEMU":                {good("qemu-sev-es", "--session-file", key), fault.Failed},
+		"key as certificate for QEMU": {good("qemu-sev-es", "--dh-cert-file", key), fault.Failed},
+		"key as line":                 {good("qemu-sev-es", "--manifest", "", "--cmdline-file", key), fault.Failed},
 	} {
 		code, text, stderr := call(t, append(tc.args, "-o", out)...)
 		if code != tc.code || text != "" || strings.Count(stderr, "cocoroot: error: ") != 1 {
@@ -361,6 +346,9 @@ func TestTemplateBadInput(t *testing.T) {
 		}
 		if _, err := os.Stat(out); err == nil {
 			t.Fatalf("%s wrote a file", name)
+		}
+		if strings.Contains(stderr, secretKey[:16]) {
+			t.Errorf("%s prints the key: %q", name, stderr)
 		}
 	}
 }

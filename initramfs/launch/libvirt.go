@@ -1,0 +1,72 @@
+package launch
+
+import (
+	"encoding/xml"
+	"errors"
+	"fmt"
+	"io/fs"
+	"strings"
+	"text/template"
+	"unicode/utf8"
+
+	"cocoroot/initramfs/measure"
+)
+
+// overhead is what QEMU may need beside the guest's memory, in MiB.
+const overhead = 1024
+
+// ErrNoXML is returned for text that no XML document can hold.
+var ErrNoXML = errors.New("a control character, or no UTF-8, which XML cannot hold")
+
+// Domain is what libvirt's description of a guest takes beside a Config.
+type Domain struct {
+	Config
+	Name                    string // of the domain
+	SessionText, DHCertText string // what the session's files hold, in base64
+}
+
+// Libvirt fills in the description of a domain for the mode of d, from the
+// files of cocoroot/templates.
+func Libvirt(templates fs.FS, d Domain) ([]byte, error) {
+	file := "libvirt-sev.xml"
+	if d.SEV.Mode == ModeSNP {
+		file = "libvirt-sev-snp.xml"
+	}
+	if d.Name == "" || strings.ContainsAny(d.Name, "/\n") {
+		return nil, fmt.Errorf("%w: %.80q is no name of a domain", ErrConfig, d.Name)
+	}
+	if d.SEV.VMType != measure.Legacy {
+		return nil, fmt.Errorf("%w: libvirt has no way to ask for the VM type init2", ErrConfig)
+	}
+	t, err := template.New(file).Funcs(template.FuncMap{
+		"xml": xmlText,
+		"hex": func(n uint64) string { return fmt.Sprintf("%#x", n) },
+	}).ParseFS(templates, "launch/"+file)
+	if err != nil {
+		return nil, err
+	}
+	disk := d.Disks[0]
+	var b strings.Builder
+	err = t.Execute(&b, struct {
+		Domain
+		SEV
+		Disk, Serial string
+		Block        bool // the disk is a block device
+		HardLimit    int  // MiB
+	}{d, *d.SEV, disk.Path, disk.Serial, strings.HasPrefix(disk.Path, "/dev/"), d.Memory + overhead})
+	return []byte(b.String()), err
+}
+
+// xmlText escapes text for an element or an attribute. What XML cannot hold is
+// an error, for EscapeText would replace it.
+func xmlText(s string) (string, error) {
+	for i, r := range s {
+		_, size := utf8.DecodeRuneInString(s[i:])
+		if r < ' ' || r == utf8.RuneError && size == 1 || r == 0xfffe || r == 0xffff {
+			return "", fmt.Errorf("%w: %.40q", ErrNoXML, s)
+		}
+	}
+	var b strings.Builder
+	err := xml.EscapeText(&b, []byte(s))
+	return b.String(), err
+}
