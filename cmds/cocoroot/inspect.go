@@ -10,6 +10,7 @@ import (
 	"cocoroot/initramfs/fault"
 	"cocoroot/initramfs/files"
 	"cocoroot/initramfs/inspect"
+	"cocoroot/initramfs/release"
 	"cocoroot/unlock/secret/table"
 )
 
@@ -24,7 +25,7 @@ func (a *app) inspect() *cobra.Command {
 }
 
 func (a *app) inspectFile(path, firmware string, show, asJSON bool) error {
-	area, err := tableArea(firmware)
+	area, err := release.TableArea(firmware)
 	if err != nil {
 		return err
 	}
@@ -54,7 +55,7 @@ func (a *app) secretInspect() *cobra.Command {
 }
 
 func (a *app) listTable(path, firmware string, show, asJSON bool) error {
-	area, err := tableArea(firmware)
+	area, err := release.TableArea(firmware)
 	if err != nil {
 		return err
 	}

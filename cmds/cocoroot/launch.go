@@ -20,6 +20,7 @@ import (
 	"cocoroot/initramfs/launch"
 	"cocoroot/initramfs/launch/qmp"
 	"cocoroot/initramfs/measure/ovmf"
+	"cocoroot/initramfs/release"
 	"cocoroot/unlock/fatal/codes"
 )
 
@@ -162,11 +163,11 @@ func (o *launchOptions) launchSimulated(ctx context.Context, a *app) error {
 		return o.printCommand(ctx, a)
 	}
 	if len(o.secrets) > 0 {
-		area, err := secretArea(o.config.Firmware)
+		area, err := release.TableArea(o.config.Firmware)
 		if err != nil {
 			return err
 		}
-		table, err := buildTable(a, o.secrets, area)
+		table, err := release.BuildTable(a.warn, o.secrets, area)
 		if err != nil {
 			return err
 		}

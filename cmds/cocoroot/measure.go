@@ -2,7 +2,6 @@ package main
 
 import (
 	"cmp"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -66,11 +65,11 @@ func (a *app) printMeasurement(o measureOptions) error {
 	if err != nil {
 		return err
 	}
-	if err := in.read(o); err != nil {
+	if err := o.read(&in); err != nil {
 		return err
 	}
-	a.warnForeign(in.firmware.SHA256())
-	result, err := in.digest(o.mode)
+	a.warnForeign(in.Firmware.SHA256())
+	result, err := in.Digest(o.mode)
 	switch {
 	case errors.Is(err, measure.ErrCPUs):
 		return fault.Usagef("%w", err)
@@ -83,25 +82,11 @@ func (a *app) printMeasurement(o measureOptions) error {
 		_, err = fmt.Fprintf(a.stdout, "%x\n", result.Digest)
 		return err
 	}
-	text, err := json.MarshalIndent(newMeasurement(o.mode, in, result), "", "  ")
-	if err != nil {
-		return err
-	}
-	_, err = fmt.Fprintf(a.stdout, "%s\n", text)
-	return err
-}
-
-// measureInput is what a launch is computed from.
-type measureInput struct {
-	firmware measure.Firmware
-	table    *measure.HashesTable // nil without a kernel
-	cpus     measure.CPUs         // not for sev
-	vmType   measure.VMType       // sev-es
-	svsm     *measure.SVSM        // sev-snp
+	return printJSON(a.stdout, measure.NewMeasurement(o.mode, in, result))
 }
 
 // check sees that the options fit together and reads those that name no file.
-func (o *measureOptions) check() (in measureInput, err error) {
+func (o *measureOptions) check() (in measure.Input, err error) {
 	switch {
 	case o.mode != "sev" && o.mode != "sev-es" && o.mode != "sev-snp":
 		return in, fault.Usagef("there is no mode %q; it is sev, sev-es or sev-snp", o.mode)
@@ -135,7 +120,7 @@ func (o *measureOptions) check() (in measureInput, err error) {
 // checkCPUs reads the options about virtual CPUs. Mode sev measures none:
 // there they may be given, and are checked, so that a script can use the same
 // options for each mode.
-func (o *measureOptions) checkCPUs(in *measureInput) error {
+func (o *measureOptions) checkCPUs(in *measure.Input) error {
 	if o.mode != "sev" {
 		if !o.given("vcpus") {
 			return fault.Usagef("option --vcpus is missing: mode %s measures each virtual CPU", o.mode)
@@ -169,14 +154,14 @@ func (o *measureOptions) checkCPUs(in *measureInput) error {
 		return fault.Usagef("%w", err)
 	}
 	if o.given("vcpus") {
-		if in.cpus, err = measure.NewCPUs(o.vcpus, signature, features); err != nil {
+		if in.CPUs, err = measure.NewCPUs(o.vcpus, signature, features); err != nil {
 			return fault.Usagef("%w", err)
 		}
-		in.cpus = in.cpus.Under(vmm)
+		in.CPUs = in.CPUs.Under(vmm)
 	}
 	switch {
 	case o.vmType == "init2", !o.given("vm-type") && features != 0:
-		in.vmType = measure.Init2
+		in.VMType = measure.Init2
 	case o.given("vm-type") && o.vmType != "legacy":
 		return fault.Usagef("there is no VM type %q; it is legacy or init2", o.vmType)
 	}
@@ -184,36 +169,36 @@ func (o *measureOptions) checkCPUs(in *measureInput) error {
 }
 
 // read reads what the options name.
-func (in *measureInput) read(o measureOptions) error {
+func (o *measureOptions) read(in *measure.Input) error {
 	var err, tableErr error
 	var hashing sync.WaitGroup // kernel and initrd are most of the work
-	hashing.Go(func() { in.table, tableErr = o.table() })
-	err = in.readImages(o)
+	hashing.Go(func() { in.Table, tableErr = o.table() })
+	err = o.readImages(in)
 	if err == nil && o.mode != "sev-snp" { // which takes other hashes
-		in.firmware.SHA256()
+		in.Firmware.SHA256()
 	}
 	hashing.Wait()
 	return cmp.Or(err, tableErr)
 }
 
 // readImages reads the firmware and the SVSM.
-func (in *measureInput) readImages(o measureOptions) error {
+func (o *measureOptions) readImages(in *measure.Input) error {
 	image, err := files.ReadImage("firmware", o.firmware)
 	if err != nil {
 		return err
 	}
-	if in.firmware, err = measure.NewFirmware(image); err != nil {
+	if in.Firmware, err = measure.NewFirmware(image); err != nil {
 		return fault.Hintf(fmt.Errorf("cannot measure %s: %w", o.firmware, err), "--firmware takes the OVMF file that the guest starts with")
 	}
 	if o.given("svsm") {
 		if image, err = files.ReadImage("SVSM", o.svsm); err != nil {
 			return err
 		}
-		s, err := measure.NewSVSM(image, in.firmware, o.varsSize)
+		s, err := measure.NewSVSM(image, in.Firmware, o.varsSize)
 		if err != nil {
 			return fmt.Errorf("cannot measure %s: %w", o.svsm, err)
 		}
-		in.svsm = &s
+		in.SVSM = &s
 	}
 	return nil
 }
@@ -254,17 +239,4 @@ func hashFiles(kernel, initrd, cmdline string) (*measure.HashesTable, error) {
 		return nil, err
 	}
 	return &table, nil
-}
-
-// digest computes the measurement.
-func (in measureInput) digest(mode string) (measure.Result, error) {
-	switch {
-	case mode == "sev":
-		return measure.SEV(in.firmware, in.table)
-	case mode == "sev-es":
-		return measure.SEVES(in.firmware, in.table, in.cpus, in.vmType)
-	case in.svsm != nil:
-		return measure.SNPWithSVSM(in.firmware, *in.svsm, in.cpus)
-	}
-	return measure.SNP(in.firmware, in.table, in.cpus)
 }

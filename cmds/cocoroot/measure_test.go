@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"cocoroot/initramfs/fault"
+	"cocoroot/initramfs/measure"
 	"cocoroot/initramfs/oracle"
 )
 
@@ -82,7 +83,7 @@ func TestMeasureVMType(t *testing.T) {
 func TestMeasureJSON(t *testing.T) {
 	fd, empty, line := measureFiles(t)
 	code, stdout, stderr := call(t, "measure", "--mode", "sev-snp", "--firmware", fd, "--kernel", empty, "--cmdline-file", line, "--vcpus", "4", "--vcpu-type", "EPYC-v4", "--json")
-	var m measurement
+	var m measure.Measurement
 	if err := json.Unmarshal([]byte(stdout), &m); code != fault.OK || err != nil {
 		t.Fatalf("%d, %v, %s", code, err, stderr)
 	}

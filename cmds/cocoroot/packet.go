@@ -1,7 +1,6 @@
 package main
 
 import (
-	"encoding/base64"
 	"fmt"
 	"io"
 	"os"
@@ -12,6 +11,7 @@ import (
 	"cocoroot/initramfs/fault"
 	"cocoroot/initramfs/files"
 	"cocoroot/initramfs/inspect"
+	"cocoroot/initramfs/release"
 	"cocoroot/initramfs/release/packet"
 	"cocoroot/initramfs/release/session"
 	"cocoroot/unlock/secmem"
@@ -47,12 +47,12 @@ func (s *secrets) read(a *app, pairs []string) (*secmem.Buffer, error) {
 	if (s.table != "") == (len(pairs) > 0) {
 		return nil, fault.Usagef("give either --table or GUID=FILE…")
 	}
-	area, err := tableArea(s.firmware)
+	area, err := release.TableArea(s.firmware)
 	if err != nil {
 		return nil, err
 	}
 	if s.table == "" {
-		return buildTable(a, pairs, area)
+		return release.BuildTable(a.warn, pairs, area)
 	}
 	buf, err := files.ReadSecret(s.table, inspect.MaxTable)
 	if err != nil {
@@ -79,17 +79,9 @@ func (o *packetOutput) register(flags *pflag.FlagSet) {
 
 // write writes the packet's files, all of them or none.
 func (o *packetOutput) write(w io.Writer, p packet.Packet, m session.Measurement) error {
-	file, err := packet.Encode(p, m)
+	all, err := packet.Files(o.name, p, m, o.raw)
 	if err != nil {
 		return err
-	}
-	all := []files.File{
-		files.Public(o.name+"_packet.json", file),
-		files.Public(o.name+"_header.b64", inBase64(p.Header.Bytes())),
-		files.Public(o.name+"_secret.b64", inBase64(p.Payload)),
-	}
-	if o.raw {
-		all = append(all, files.Public(o.name+"_header.bin", p.Header.Bytes()), files.Public(o.name+"_secret.bin", p.Payload))
 	}
 	if err := files.Write(o.force, all...); err != nil {
 		return err
@@ -99,9 +91,6 @@ func (o *packetOutput) write(w io.Writer, p packet.Packet, m session.Measurement
 	fmt.Fprintln(w, "the packet fits this one launch; another launch needs another report and another packet")
 	return nil
 }
-
-// inBase64 returns one line without its newline, as sevctl writes it.
-func inBase64(b []byte) []byte { return base64.StdEncoding.AppendEncode(nil, b) }
 
 func (a *app) secretPacket() *cobra.Command {
 	var s secrets

@@ -12,6 +12,7 @@ import (
 	"testing"
 
 	"cocoroot/initramfs/fault"
+	"cocoroot/initramfs/release"
 	"cocoroot/initramfs/release/psptest"
 )
 
@@ -221,13 +222,13 @@ func TestVerifyJSON(t *testing.T) {
 	r.collect(&psptest.QEMU{Guest: r.guest})
 	other := strings.Repeat("00", 32)
 	_, out, _ := r.verify("--json", "--digest", other)
-	var v verdict
+	var v release.Verdict
 	if err := json.Unmarshal([]byte(out), &v); err != nil || !v.Match || v.Digest != r.digest || len(v.Expected) != 2 {
 		t.Errorf("verify --json = %s, %v", out, err)
 	}
 	r.digest = other
 	code, out, _ := r.verify("--json")
-	if v = (verdict{}); json.Unmarshal([]byte(out), &v) != nil || v.Match || v.Digest != "" || len(v.Causes) == 0 || code != fault.Mismatch {
+	if v = (release.Verdict{}); json.Unmarshal([]byte(out), &v) != nil || v.Match || v.Digest != "" || len(v.Causes) == 0 || code != fault.Mismatch {
 		t.Errorf("verify --json of a mismatch = %d, %s", code, out)
 	}
 }

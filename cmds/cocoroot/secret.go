@@ -2,21 +2,12 @@ package main
 
 import (
 	"fmt"
-	"strings"
 
 	"github.com/spf13/cobra"
 
-	"cocoroot/initramfs/fault"
 	"cocoroot/initramfs/files"
-	"cocoroot/initramfs/measure/ovmf"
-	"cocoroot/unlock/efi"
-	"cocoroot/unlock/secmem"
-	"cocoroot/unlock/secret/table"
+	"cocoroot/initramfs/release"
 )
-
-// amdSevArea is the secret area in bytes of OVMF's AmdSev build
-// (OvmfPkg/AmdSev/AmdSevX64.fdf); --firmware reads another one's.
-const amdSevArea = 0xc00
 
 func (a *app) secret() *cobra.Command {
 	return group("secret", "build the table of secrets, the session with a platform, the packet for a launch", "",
@@ -36,11 +27,11 @@ func (a *app) secretBuild() *cobra.Command {
 }
 
 func (a *app) writeTable(pairs []string, out, firmware string, force bool) error {
-	area, err := tableArea(firmware)
+	area, err := release.TableArea(firmware)
 	if err != nil {
 		return err
 	}
-	table, err := buildTable(a, pairs, area)
+	table, err := release.BuildTable(a.warn, pairs, area)
 	if err != nil {
 		return err
 	}
@@ -50,52 +41,4 @@ func (a *app) writeTable(pairs []string, out, firmware string, force bool) error
 	}
 	fmt.Fprintf(a.stdout, "%s: %d entries, %d of %d bytes\n", out, len(pairs), len(table.Bytes()), area)
 	return nil
-}
-
-// tableArea returns the size in bytes of the area that a table has to fit.
-func tableArea(firmware string) (int, error) {
-	if firmware == "" {
-		return amdSevArea, nil
-	}
-	return secretArea(firmware)
-}
-
-// secretArea returns the size in bytes of a firmware's secret area.
-func secretArea(path string) (int, error) {
-	image, err := files.ReadImage("firmware", path)
-	if err != nil {
-		return 0, err
-	}
-	fw, err := ovmf.Parse(image)
-	if err != nil {
-		return 0, fmt.Errorf("cannot read the firmware %s: %w", path, err)
-	}
-	return int(fw.Secret.Size), nil
-}
-
-// buildTable reads GUID=FILE pairs into a secret table that fits area bytes.
-func buildTable(a *app, pairs []string, area int) (*secmem.Buffer, error) {
-	var entries []table.Entry
-	defer func() {
-		for _, e := range entries {
-			e.Data.Close()
-		}
-	}()
-	for _, pair := range pairs {
-		name, path, ok := strings.Cut(pair, "=")
-		if !ok || path == "" {
-			return nil, fault.Usagef("%q is not of the form GUID=FILE", pair)
-		}
-		g, err := efi.Parse(name)
-		if err != nil {
-			return nil, fault.Usagef("%q: %w", pair, err)
-		}
-		data, err := files.ReadSecret(path, area)
-		if err != nil {
-			return nil, err
-		}
-		table.WarnOfEnding(a.warn, path, data.Bytes())
-		entries = append(entries, table.Entry{GUID: g, Data: data})
-	}
-	return table.Build(entries, area)
 }

@@ -1,13 +1,12 @@
 package main
 
 import (
-	"errors"
 	"fmt"
 
 	"github.com/spf13/cobra"
 
 	"cocoroot/initramfs/fault"
-	"cocoroot/initramfs/files"
+	"cocoroot/initramfs/release"
 	"cocoroot/initramfs/release/session"
 	"cocoroot/initramfs/release/sevcert"
 )
@@ -44,17 +43,17 @@ func (a *app) startSession(certificates []string, o sessionOptions) error {
 	if err != nil {
 		return err
 	}
-	pdh, found, err := verifyPlatform(roots, certificates, o.ca)
+	pdh, found, err := release.VerifyPlatform(roots, certificates, o.ca)
 	if err != nil {
 		return err
 	}
-	if err := checkGeneration(found, o.generation); err != nil {
+	if err := release.CheckGeneration(found, o.generation); err != nil {
 		return err
 	}
 	if !policy.Has(session.Strict) {
 		a.warn("the policy %s protects less than %s", policy, session.Strict)
 	}
-	if err := writeSession(pdh, policy, o.name, o.force); err != nil {
+	if err := release.WriteSession(pdh, policy, o.name, o.force); err != nil {
 		return err
 	}
 	fmt.Fprintf(a.stdout, "platform: genuine, up to AMD's root of %s\npolicy: %s\n", found, policy)
@@ -75,74 +74,4 @@ func trustedRoots(added string) (sevcert.Roots, error) {
 	}
 	roots.Trust(f)
 	return roots, nil
-}
-
-// verifyPlatform reads the certificates and verifies their chain.
-func verifyPlatform(roots sevcert.Roots, paths []string, ca string) (*sevcert.Certificate, string, error) {
-	if ca != "" {
-		paths = append(paths, ca)
-	}
-	var bundle sevcert.Bundle
-	for _, path := range paths {
-		data, err := files.Read(path, sevcert.MaxFile)
-		if err != nil {
-			return nil, "", err
-		}
-		if err := bundle.Add(data); err != nil {
-			return nil, "", fmt.Errorf("cannot read %s: %w", path, err)
-		}
-	}
-	pdh, generation, err := bundle.Verify(roots)
-	switch {
-	case errors.Is(err, sevcert.ErrCEK):
-		return nil, "", fault.Hintf(err, "get the signed one from https://kdsintf.amd.com/cek/id/ID, where ID is the platform's cpu0-id, and name its file too")
-	case errors.Is(err, sevcert.ErrMissing):
-		return nil, "", fault.Hintf(err, "sevctl export, cocoroot release platform, or QEMU's pdh and cert-chain have the platform's; AMD's go to --amd-ca")
-	case errors.Is(err, sevcert.ErrRoot):
-		return nil, "", fault.Hintf(err, "if you know this key to be AMD's, --amd-root believes it")
-	case errors.Is(err, sevcert.ErrSignature) && ca == "":
-		return nil, "", fault.Hintf(err, "for Naples and Rome, and generations after Turin, AMD's certificates are named with --amd-ca")
-	}
-	return pdh, generation, err
-}
-
-// checkGeneration refuses a platform of another generation than the one wanted.
-// It is the host who chooses which chip's certificates he shows, and one whose
-// keys he has is as good to him as any: so a generation that lost its keys must
-// be asked for.
-func checkGeneration(found, want string) error {
-	switch {
-	case want != "" && found != want:
-		return fmt.Errorf("the platform is up to AMD's root of %s, and not of %s", found, want)
-	case want == "" && found == sevcert.Naples:
-		return fault.Hintf(errors.New("the platform is of Naples, whose chips' keys can be extracted"),
-			"whoever has one such key can play the platform; --generation Naples accepts that")
-	}
-	return nil
-}
-
-// writeSession starts the session and writes its four files.
-func writeSession(pdh *sevcert.Certificate, policy session.Policy, name string, force bool) error {
-	platform, err := pdh.ECDH()
-	if err != nil {
-		return err
-	}
-	keys, err := session.NewKeys()
-	if err != nil {
-		return err
-	}
-	defer keys.Close()
-	blob, own, err := session.Start(platform, keys, policy)
-	if err != nil {
-		return err
-	}
-	godh, err := sevcert.Owner(own)
-	if err != nil {
-		return err
-	}
-	return files.Write(force,
-		files.Secret(name+"_tik.bin", keys.TIK.Bytes()),
-		files.Secret(name+"_tek.bin", keys.TEK.Bytes()),
-		files.Public(name+"_session.b64", inBase64(blob[:])),
-		files.Public(name+"_godh.b64", inBase64(godh)))
 }

@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"cocoroot/initramfs/fault"
+	"cocoroot/initramfs/release"
 	"cocoroot/initramfs/release/psptest"
 	"cocoroot/initramfs/release/sevcert"
 )
@@ -19,8 +20,8 @@ func TestGeneration(t *testing.T) {
 		{"Milan", "", true}, {"Rome", "", true}, {sevcert.Naples, "", false},
 		{"Milan", "Milan", true}, {"Rome", "Milan", false}, {sevcert.Naples, "Milan", false}, {sevcert.Naples, "Naples", true},
 	} {
-		if err := checkGeneration(tt.found, tt.want); (err == nil) != tt.ok {
-			t.Errorf("checkGeneration(%q, %q) = %v; want ok %v", tt.found, tt.want, err, tt.ok)
+		if err := release.CheckGeneration(tt.found, tt.want); (err == nil) != tt.ok {
+			t.Errorf("release.CheckGeneration(%q, %q) = %v; want ok %v", tt.found, tt.want, err, tt.ok)
 		}
 	}
 	p, dir := psptest.NewPlatform(t, 2048), t.TempDir()

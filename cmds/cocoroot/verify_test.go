@@ -8,6 +8,8 @@ import (
 	"strings"
 	"testing"
 
+	imageverify "cocoroot/initramfs/image/verify"
+
 	"cocoroot/initramfs/fault"
 	"cocoroot/unlock/policy"
 )
@@ -49,7 +51,7 @@ func TestVerify(t *testing.T) {
 			t.Errorf("byte %d = %d, %q, %q; want 5 and %q", at, code, out, stderr, what)
 		}
 	}
-	var v verification
+	var v imageverify.Result
 	if code, out, _ := verify(append(reference, bad, "--json")...); code != fault.Tampered || json.Unmarshal([]byte(out), &v) != nil || v.OK || v.First == nil {
 		t.Errorf("verify --json = %d, %q", code, out)
 	}
@@ -59,7 +61,7 @@ func TestVerify(t *testing.T) {
 		t.Errorf("shortened = %d, %q; want 5", code, stderr)
 	}
 	put(t, bad, string(good)+"more")
-	if code, _, stderr := verify(append(reference, bad)...); code != fault.OK || !strings.Contains(stderr, "4 bytes behind the image") {
+	if code, _, stderr := verify(append(reference, bad)...); code != fault.OK || !strings.Contains(stderr, "4 bytes after the image") {
 		t.Errorf("longer = %d, %q; want 0 and a warning", code, stderr)
 	}
 	broken := bytes.Clone(good)

@@ -1,10 +1,12 @@
 package packet
 
 import (
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
 
+	"cocoroot/initramfs/files"
 	"cocoroot/initramfs/release/session"
 	"cocoroot/initramfs/strictjson"
 )
@@ -56,3 +58,24 @@ func Decode(b []byte) (Packet, session.Measurement, error) {
 	}
 	return p, f.Measurement, nil
 }
+
+// Files returns the files of a packet, whose names begin with name: as JSON,
+// header and payload in base64, and with raw those two in binary.
+func Files(name string, p Packet, m session.Measurement, raw bool) ([]files.File, error) {
+	file, err := Encode(p, m)
+	if err != nil {
+		return nil, err
+	}
+	all := []files.File{
+		files.Public(name+"_packet.json", file),
+		files.Public(name+"_header.b64", Base64(p.Header.Bytes())),
+		files.Public(name+"_secret.b64", Base64(p.Payload)),
+	}
+	if raw {
+		all = append(all, files.Public(name+"_header.bin", p.Header.Bytes()), files.Public(name+"_secret.bin", p.Payload))
+	}
+	return all, nil
+}
+
+// Base64 returns one line without its newline, as sevctl writes it.
+func Base64(b []byte) []byte { return base64.StdEncoding.AppendEncode(nil, b) }

@@ -9,8 +9,8 @@ import (
 	"cocoroot/initramfs/release/session"
 )
 
-// files are seeds, and whether they are taken.
-func files(t testing.TB) map[string]bool {
+// seedFiles are seeds, and whether they are taken.
+func seedFiles(t testing.TB) map[string]bool {
 	m := session.Measurement{Nonce: [16]byte{1}}
 	good, err := Encode(Packet{Payload: make([]byte, 16)}, m)
 	if err != nil {
@@ -36,7 +36,7 @@ func files(t testing.TB) map[string]bool {
 
 // TestFuzzDecodeSeeds sees that the seeds reach every end of the parser.
 func TestFuzzDecodeSeeds(t *testing.T) {
-	for text, want := range files(t) {
+	for text, want := range seedFiles(t) {
 		_, m, err := Decode([]byte(text))
 		if (err == nil) != want || (err != nil && !errors.Is(err, ErrFile) && !errors.Is(err, session.ErrMeasurement)) {
 			t.Errorf("Decode(%.60q) error = %v; want taken: %v", text, err, want)
@@ -48,7 +48,7 @@ func TestFuzzDecodeSeeds(t *testing.T) {
 }
 
 func FuzzDecode(f *testing.F) {
-	for text := range files(f) {
+	for text := range seedFiles(f) {
 		f.Add([]byte(text))
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {

@@ -1,16 +1,36 @@
-package main
+package measure
 
 import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
-
-	"cocoroot/initramfs/measure"
 )
 
-// measurement is what cocoroot measure --json prints. Digests are hex,
+// Input is what a launch digest is computed from.
+type Input struct {
+	Firmware Firmware
+	Table    *HashesTable // nil without a kernel
+	CPUs     CPUs         // not for sev
+	VMType   VMType       // sev-es
+	SVSM     *SVSM        // sev-snp
+}
+
+// Digest computes the launch digest for mode sev, sev-es or sev-snp.
+func (in Input) Digest(mode string) (Result, error) {
+	switch {
+	case mode == "sev":
+		return SEV(in.Firmware, in.Table)
+	case mode == "sev-es":
+		return SEVES(in.Firmware, in.Table, in.CPUs, in.VMType)
+	case in.SVSM != nil:
+		return SNPWithSVSM(in.Firmware, *in.SVSM, in.CPUs)
+	}
+	return SNP(in.Firmware, in.Table, in.CPUs)
+}
+
+// Measurement is a digest with all that went into it, as JSON. Digests are hex,
 // addresses and registers hex with 0x, sizes decimal bytes.
-type measurement struct {
+type Measurement struct {
 	Version  int               `json:"version"` // of this format
 	Mode     string            `json:"mode"`
 	Digest   string            `json:"digest"`
@@ -54,25 +74,26 @@ type measurementStep struct {
 	Digest   string `json:"digest"`
 }
 
-func newMeasurement(mode string, in measureInput, r measure.Result) measurement {
-	sum := in.firmware.SHA256()
-	m := measurement{
+// NewMeasurement describes what Digest returned for the mode.
+func NewMeasurement(mode string, in Input, r Result) Measurement {
+	sum := in.Firmware.SHA256()
+	m := Measurement{
 		Version: 1, Mode: mode, Digest: hex.EncodeToString(r.Digest),
-		Firmware: measuredFirmware{in.firmware.Size(), address(in.firmware.Base()), hex.EncodeToString(sum[:])},
+		Firmware: measuredFirmware{in.Firmware.Size(), address(in.Firmware.Base()), hex.EncodeToString(sum[:])},
 	}
-	if t := in.table; t != nil {
+	if t := in.Table; t != nil {
 		m.Hashes = &measuredHashes{
 			hex.EncodeToString(t.Kernel[:]), hex.EncodeToString(t.Initrd[:]), hex.EncodeToString(t.Cmdline[:]),
-			hex.EncodeToString(t.Marshal()), address(in.firmware.HashesBase()),
+			hex.EncodeToString(t.Marshal()), address(in.Firmware.HashesBase()),
 		}
 	}
 	if r.BSP != nil {
 		m.VCPUs = &measuredCPUs{
-			Count: in.cpus.Count(), Signature: address(uint64(in.cpus.Signature())), Features: address(uint64(in.cpus.Features())),
+			Count: in.CPUs.Count(), Signature: address(uint64(in.CPUs.Signature())), Features: address(uint64(in.CPUs.Features())),
 			BSP: vmsaSum(r.BSP), AP: vmsaSum(r.AP),
 		}
 		if mode == "sev-es" {
-			m.VCPUs.VMType = in.vmType.String()
+			m.VCPUs.VMType = in.VMType.String()
 		}
 	}
 	for _, s := range r.Steps {
@@ -90,7 +111,7 @@ func newMeasurement(mode string, in measureInput, r measure.Result) measurement 
 
 func address(n uint64) string { return fmt.Sprintf("%#x", n) }
 
-func vmsaSum(v *measure.VMSA) string {
+func vmsaSum(v *VMSA) string {
 	if v == nil {
 		return ""
 	}

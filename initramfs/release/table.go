@@ -1,0 +1,64 @@
+package release
+
+import (
+	"fmt"
+	"strings"
+
+	"cocoroot/initramfs/fault"
+	"cocoroot/initramfs/files"
+	"cocoroot/initramfs/measure/ovmf"
+	"cocoroot/unlock/efi"
+	"cocoroot/unlock/secmem"
+	"cocoroot/unlock/secret/table"
+)
+
+// AMDSevArea is the secret area in bytes of OVMF's AmdSev build
+// (OvmfPkg/AmdSev/AmdSevX64.fdf); --firmware reads another one's.
+const AMDSevArea = 0xc00
+
+// TableArea returns the size in bytes of a firmware's secret area, which a table
+// has to fit; without a firmware that of the AmdSev build.
+func TableArea(firmware string) (int, error) {
+	if firmware == "" {
+		return AMDSevArea, nil
+	}
+	image, err := files.ReadImage("firmware", firmware)
+	if err != nil {
+		return 0, err
+	}
+	fw, err := ovmf.Parse(image)
+	if err == nil && !fw.Secret.Present() {
+		err = fault.Hintf(fmt.Errorf("%w: it has no secret area", ovmf.ErrNoArea), "OVMF's AmdSev build has one; ./build.sh firmware builds it")
+	}
+	if err != nil {
+		return 0, fmt.Errorf("cannot use the firmware %s: %w", firmware, err)
+	}
+	return int(fw.Secret.Size), nil
+}
+
+// BuildTable reads GUID=FILE pairs into a secret table that fits area bytes.
+func BuildTable(warn func(format string, args ...any), pairs []string, area int) (*secmem.Buffer, error) {
+	var entries []table.Entry
+	defer func() {
+		for _, e := range entries {
+			e.Data.Close()
+		}
+	}()
+	for _, pair := range pairs {
+		name, path, ok := strings.Cut(pair, "=")
+		if !ok || path == "" {
+			return nil, fault.Usagef("%q is not of the form GUID=FILE", pair)
+		}
+		g, err := efi.Parse(name)
+		if err != nil {
+			return nil, fault.Usagef("%q: %w", pair, err)
+		}
+		data, err := files.ReadSecret(path, area)
+		if err != nil {
+			return nil, err
+		}
+		table.WarnOfEnding(warn, path, data.Bytes())
+		entries = append(entries, table.Entry{GUID: g, Data: data})
+	}
+	return table.Build(entries, area)
+}
