@@ -357,7 +357,7 @@ func TestTemplateBadInput(t *testing.T) {
 // platform's MAC is good for.
 func TestReportFromVirsh(t *testing.T) {
 	oracle.Tool(t, "awk")
-	readme, err := os.ReadFile("../../README.md")
+	readme, err := os.ReadFile("../../initramfs/release/README.md")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -26,7 +26,7 @@ func TestLineRoundTrip(t *testing.T) {
 }
 
 func TestREADMEHasTheTable(t *testing.T) {
-	readme, err := os.ReadFile("../../../README.md")
+	readme, err := os.ReadFile("../../../cmds/init/README.md")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -37,7 +37,7 @@ func TestREADMEHasTheTable(t *testing.T) {
 		}
 		seen[e.Code] = true
 		if row := fmt.Sprintf("| `%s` | %s |", e.Code, e.Meaning); !strings.Contains(string(readme), row) {
-			t.Errorf("README.md lacks the row %s", row)
+			t.Errorf("cmds/init/README.md lacks the row %s", row)
 		}
 	}
 }
