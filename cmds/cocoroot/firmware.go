@@ -32,7 +32,7 @@ func (a *app) warnForeign(sum [sha256.Size]byte) {
 // at, unless it is to be taken unchecked.
 func (a *app) wantOwn(path string, unchecked bool) error {
 	const hint = "./build.sh firmware builds cocoroot's own; --firmware-unchecked takes this one all the same"
-	image, err := files.ReadImage("firmware", path)
+	image, err := files.Read(path, files.MaxImage)
 	switch {
 	case unchecked && errors.Is(err, fs.ErrNotExist):
 		return nil // it is the host's to have

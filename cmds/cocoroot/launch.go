@@ -174,7 +174,7 @@ func (o *launchOptions) launchSimulated(ctx context.Context, a *app) error {
 		defer table.Close()
 		o.config.SecretTable = table.Bytes()
 	}
-	image, err := files.ReadImage("firmware", o.config.Firmware)
+	image, err := files.Read(o.config.Firmware, files.MaxImage)
 	if err != nil {
 		return err
 	}

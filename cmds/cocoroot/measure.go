@@ -174,16 +174,13 @@ func (o *measureOptions) read(in *measure.Input) error {
 	var hashing sync.WaitGroup // kernel and initrd are most of the work
 	hashing.Go(func() { in.Table, tableErr = o.table() })
 	err = o.readImages(in)
-	if err == nil && o.mode != "sev-snp" { // which takes other hashes
-		in.Firmware.SHA256()
-	}
 	hashing.Wait()
 	return cmp.Or(err, tableErr)
 }
 
 // readImages reads the firmware and the SVSM.
 func (o *measureOptions) readImages(in *measure.Input) error {
-	image, err := files.ReadImage("firmware", o.firmware)
+	image, err := files.Read(o.firmware, files.MaxImage)
 	if err != nil {
 		return err
 	}
@@ -191,7 +188,7 @@ func (o *measureOptions) readImages(in *measure.Input) error {
 		return fault.Hintf(fmt.Errorf("cannot measure %s: %w", o.firmware, err), "--firmware takes the OVMF file that the guest starts with")
 	}
 	if o.given("svsm") {
-		if image, err = files.ReadImage("SVSM", o.svsm); err != nil {
+		if image, err = files.Read(o.svsm, files.MaxImage); err != nil {
 			return err
 		}
 		s, err := measure.NewSVSM(image, in.Firmware, o.varsSize)

@@ -12,11 +12,8 @@ import (
 	"cocoroot/unlock/secmem"
 )
 
-// MaxImage bounds a firmware's image in bytes.
+// MaxImage bounds the image of a firmware or of an SVSM, in bytes.
 const MaxImage = 64 << 20
-
-// hugePage is the size in bytes of a huge page of x86-64.
-const hugePage = 2 << 20
 
 // Read reads a file of at most limit bytes that holds no secret.
 func Read(path string, limit int64) ([]byte, error) {
@@ -25,14 +22,18 @@ func Read(path string, limit int64) ([]byte, error) {
 		return nil, fmt.Errorf("cannot read %s: %w", path, err)
 	}
 	defer f.Close()
-	b, err := io.ReadAll(io.LimitReader(f, limit+1))
+	fi, err := f.Stat()
 	if err != nil {
 		return nil, fmt.Errorf("cannot read %s: %w", path, err)
 	}
-	if int64(len(b)) > limit {
+	b := bytes.NewBuffer(make([]byte, 0, min(fi.Size(), limit)+bytes.MinRead)) // a pipe's size is 0
+	if _, err := b.ReadFrom(io.LimitReader(f, limit+1)); err != nil {
+		return nil, fmt.Errorf("cannot read %s: %w", path, err)
+	}
+	if int64(b.Len()) > limit {
 		return nil, fmt.Errorf("cannot read %s: it has more than %d bytes", path, limit)
 	}
-	return b, nil
+	return b.Bytes(), nil
 }
 
 // OpenFinite opens a file or a pipe. A device such as /dev/zero has no end.
@@ -50,40 +51,6 @@ func OpenFinite(path string) (*os.File, error) {
 		return nil, err
 	}
 	return f, nil
-}
-
-// ReadImage reads a firmware or an SVSM of at most MaxImage bytes.
-func ReadImage(what, path string) ([]byte, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, fmt.Errorf("cannot read the %s: %w", what, err)
-	}
-	defer f.Close()
-	fi, err := f.Stat()
-	if err != nil {
-		return nil, fmt.Errorf("cannot read the %s: %w", what, err)
-	}
-	image := newImageBuffer(min(fi.Size(), MaxImage)) // of length 0 for a pipe
-	if _, err := image.ReadFrom(io.LimitReader(f, MaxImage+1)); err != nil {
-		return nil, fmt.Errorf("cannot read the %s: %w", what, err)
-	}
-	if image.Len() > MaxImage {
-		return nil, fmt.Errorf("cannot read the %s: %s has more than %d bytes", what, path, MaxImage)
-	}
-	return image.Bytes(), nil
-}
-
-// newImageBuffer returns an empty buffer with room for size bytes and the
-// read that sees the end. It asks for huge pages, outside the Go heap, until
-// the process ends: to fault in a thousand small ones and to start the
-// garbage collector over them took longer than to hash what they hold.
-func newImageBuffer(size int64) *bytes.Buffer {
-	room, err := unix.Mmap(-1, 0, int(size)+hugePage, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
-	if err != nil {
-		return new(bytes.Buffer)
-	}
-	_ = unix.Madvise(room, unix.MADV_HUGEPAGE) // without them it is slower
-	return bytes.NewBuffer(room[:0])
 }
 
 // ErrNotFile is returned for what has no size, or no end.

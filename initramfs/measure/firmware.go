@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"hash"
-	"sync"
 
 	"cocoroot/initramfs/measure/ovmf"
 )
@@ -20,10 +19,10 @@ var ErrFirmware = errors.New("this image cannot be measured")
 type Firmware struct {
 	image  []byte
 	footer ovmf.Firmware
-	hashed func() hash.Cloner // SHA-256 with the image written to it; to be cloned
+	hashed hash.Cloner // SHA-256 with the image written to it; to be cloned
 }
 
-// NewFirmware reads the footer of an image, and keeps the image. Its errors
+// NewFirmware reads the footer of an image, hashes it and keeps it. Its errors
 // are those of ovmf.Parse, and ErrFirmware.
 func NewFirmware(image []byte) (Firmware, error) {
 	footer, err := ovmf.Parse(image)
@@ -33,11 +32,8 @@ func NewFirmware(image []byte) (Firmware, error) {
 	if len(image)%pageSize != 0 {
 		return Firmware{}, fmt.Errorf("%w: %d bytes are not a number of whole pages", ErrFirmware, len(image))
 	}
-	hashed := sync.OnceValue(func() hash.Cloner {
-		h := sha256.New().(hash.Cloner)
-		h.Write(image)
-		return h
-	})
+	hashed := sha256.New().(hash.Cloner)
+	hashed.Write(image)
 	return Firmware{image, footer, hashed}, nil
 }
 
@@ -69,9 +65,8 @@ func (f Firmware) Size() int { return len(f.image) }
 // Base returns the guest-physical address of the image's first byte.
 func (f Firmware) Base() uint64 { return f.footer.Base() }
 
-// SHA256 returns the hash of the image. The first call computes it, for SEV
-// and SEV-ES too.
-func (f Firmware) SHA256() [sha256.Size]byte { return [sha256.Size]byte(f.hashed().Sum(nil)) }
+// SHA256 returns the hash of the image.
+func (f Firmware) SHA256() [sha256.Size]byte { return [sha256.Size]byte(f.hashed.Sum(nil)) }
 
 // HashesBase returns the guest-physical address of the hashes table; 0 when
 // the firmware has no place for one.

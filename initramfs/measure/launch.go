@@ -74,7 +74,7 @@ func (r *Result) sev(f Firmware, table *HashesTable) (hash.Hash, error) {
 			return nil, err
 		}
 	}
-	h, err := f.hashed().Clone()
+	h, err := f.hashed.Clone()
 	if err != nil {
 		return nil, err
 	}

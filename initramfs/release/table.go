@@ -22,7 +22,7 @@ func TableArea(firmware string) (int, error) {
 	if firmware == "" {
 		return AMDSevArea, nil
 	}
-	image, err := files.ReadImage("firmware", firmware)
+	image, err := files.Read(firmware, files.MaxImage)
 	if err != nil {
 		return 0, err
 	}
