@@ -119,7 +119,7 @@ func (o *launchOptions) check() error {
 
 // readFiles reads what the options name.
 func (o *launchOptions) readFiles() error {
-	line, err := cmdline.ReadFile(o.cmdline)
+	line, _, err := cmdline.ReadPolicy(o.cmdline)
 	if err != nil {
 		return err
 	}

@@ -9,8 +9,10 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
+	"slices"
 	"strings"
 
+	"cocoroot/initramfs/fault"
 	"cocoroot/initramfs/files"
 	"cocoroot/unlock/policy"
 )
@@ -24,6 +26,7 @@ var (
 	ErrTooLong = errors.New("the command line is too long")
 	ErrText    = errors.New("text for the command line has a character that cannot stand there")
 	ErrACPI    = errors.New("the appended text has its own acpi=")
+	ErrNoLine  = errors.New("it is not a kernel command line")
 	ErrInit    = errors.New("the line would start another init than the one that was asked for")
 )
 
@@ -106,12 +109,42 @@ func Build(p policy.Policy, o Options) (string, error) {
 }
 
 // ReadFile reads a command-line file: one line, whose newline is not part of it.
+// The line is sent to the host and printed, so another file, which may be a key,
+// is an ErrNoLine that shows nothing of it.
 func ReadFile(path string) (string, error) {
 	b, err := files.Read(path, policy.MaxLength+1)
 	if err != nil {
 		return "", fmt.Errorf("cannot use the command line: %w", err)
 	}
-	return strings.TrimSuffix(string(b), "\n"), nil
+	line := strings.TrimSuffix(string(b), "\n")
+	if line != "" && !slices.ContainsFunc(strings.Fields(line), isParameter) {
+		return "", fault.Hintf(fmt.Errorf("cannot use %s: %w", path, ErrNoLine), "cocoroot seal writes IMAGE.cmdline")
+	}
+	return line, nil
+}
+
+// isParameter reports whether a word is of the form name=value, which a key in
+// hex, in base64 or in words never is.
+func isParameter(word string) bool {
+	name, value, ok := strings.Cut(word, "=")
+	odd := func(r rune) bool {
+		return (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && (r < '0' || r > '9') && !strings.ContainsRune("_.-", r)
+	}
+	return ok && name != "" && !strings.ContainsFunc(name, odd) && strings.Trim(value, "=") != ""
+}
+
+// ReadPolicy is ReadFile for a line that the guest accepts, which it returns as
+// the guest reads it, too.
+func ReadPolicy(path string) (string, policy.Policy, error) {
+	line, err := ReadFile(path)
+	if err != nil {
+		return "", policy.Policy{}, err
+	}
+	p, err := policy.Parse(line)
+	if err != nil {
+		return "", p, fmt.Errorf("cannot use %s: the guest would refuse the line: %w", path, err)
+	}
+	return line, p, nil
 }
 
 // ours returns the parameters of the policy in the form that policy.Parse

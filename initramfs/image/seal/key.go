@@ -7,9 +7,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
+	"os"
 
 	"cocoroot/initramfs/fault"
 	"cocoroot/initramfs/files"
+	"cocoroot/initramfs/image/cmdline"
 	"cocoroot/initramfs/image/rootfs"
 	"cocoroot/initramfs/image/sealed"
 	"cocoroot/unlock/luks2"
@@ -153,4 +156,37 @@ func (o Options) derive(root *rootfs.Image, s *keys) (sealed.Derived, error) {
 	}
 	s.random, err = derived.Stream()
 	return derived, err
+}
+
+// keepKey gives the key that is about to be replaced another name as well, with
+// the hash of the image that it opens: that image may be deployed. It returns
+// the name, or "" where no key is replaced.
+func (o Options) keepKey() (string, error) {
+	if !o.MakesKey() {
+		return "", nil
+	}
+	old, err := os.Stat(o.KeyOut)
+	if errors.Is(err, fs.ErrNotExist) {
+		return "", nil
+	}
+	if err != nil {
+		return "", fmt.Errorf("cannot keep the key: %w", err)
+	}
+	of := old.ModTime().UTC().Format("20060102T150405") // the best that is known without a command line
+	if _, p, err := cmdline.ReadPolicy(o.CmdlineOut); err == nil {
+		of = hex.EncodeToString(p.Image.RootHash[:8])
+	}
+	name := o.KeyOut + "." + of
+	err = os.Link(o.KeyOut, name)
+	if err != nil && !sameFile(name, o.KeyOut) { // it may be, from a seal that was interrupted
+		return "", fault.Hintf(fmt.Errorf("cannot keep the key %s as %s: %w", o.KeyOut, name, err), "move the old key away, or choose another name with --key-out")
+	}
+	return name, nil
+}
+
+// sameFile reports whether two names are of one file.
+func sameFile(a, b string) bool {
+	x, errX := os.Stat(a)
+	y, errY := os.Stat(b)
+	return errX == nil && errY == nil && os.SameFile(x, y)
 }

@@ -13,6 +13,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 
 	"cocoroot/initramfs/fault"
 	"cocoroot/initramfs/files"
@@ -99,6 +100,15 @@ func Seal(ctx context.Context, o Options, tell Observer) (m manifest.Manifest, e
 			return m, err
 		}
 	}
+	kept, err := o.keepKey()
+	if err != nil {
+		return m, err
+	}
+	defer func() {
+		if err != nil && kept != "" && sameFile(kept, o.KeyOut) {
+			os.Remove(kept) // nothing was replaced
+		}
+	}()
 	result, kind, err := o.writeImage(ctx, tell, image, keyOut)
 	if err != nil {
 		return m, err
@@ -124,7 +134,13 @@ func Seal(ctx context.Context, o Options, tell Observer) (m manifest.Manifest, e
 	if _, err := about.Write(text); err != nil {
 		return m, fmt.Errorf("cannot write %s: %w", o.ManifestOut, err)
 	}
-	return m, all.Commit()
+	if err := all.Commit(); err != nil {
+		return m, err
+	}
+	if kept != "" {
+		tell.Warn("%s was replaced; the key of the image before is kept as %s", o.KeyOut, kept)
+	}
+	return m, nil
 }
 
 // writeImage makes the file system in a folder beside the image and seals it.
