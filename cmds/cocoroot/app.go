@@ -59,13 +59,14 @@ func (a *app) report(command string, err error) int {
 	if code == fault.OK {
 		return code
 	}
-	if f, ok := errors.AsType[*fault.Error](err); ok {
+	f, explained := errors.AsType[*fault.Error](err)
+	if explained {
 		hint = f.Hint
 	}
 	if code == fault.Usage && hint == "" {
 		hint = command + " --help shows how it is called"
 	}
-	if code == fault.Interrupted {
+	if code == fault.Interrupted && !explained {
 		err = errors.New("interrupted; nothing was written")
 	}
 	if a.json {

@@ -172,3 +172,11 @@ func columns(w io.Writer) int {
 	}
 	return max(least, cmp.Or(int(size.Col), usual))
 }
+
+// count returns a number with the word for one, or for another number.
+func count(n int, one, other string) string {
+	if n == 1 {
+		return "1 " + one
+	}
+	return fmt.Sprintf("%d %s", n, other)
+}

@@ -57,11 +57,8 @@ func (o *sevOptions) read(mode launch.Mode) (launch.SEV, error) {
 			return s, fault.Usagef("--policy: %.32q is not a number such as %#x", o.policy, mode.Policy())
 		}
 	}
-	switch {
-	case o.vcpuType == "" && mode != launch.ModeSEV:
-		return s, fault.Usagef("option --vcpu-type is missing: mode %s measures each virtual CPU with its type", mode)
-	case o.vcpuType == "":
-		s.CPUType = "EPYC" // every processor with SEV has what it has
+	if o.vcpuType == "" {
+		s.CPUType = "EPYC" // for sev, which measures none; every processor with SEV has what it has
 	}
 	switch o.vmType {
 	case "legacy":
@@ -73,17 +70,17 @@ func (o *sevOptions) read(mode launch.Mode) (launch.SEV, error) {
 	return s, nil
 }
 
-// missingSession names the options without which the guest could be given no
-// secret.
-func (o *sevOptions) missingSession(mode launch.Mode) (names []string) {
-	if mode == launch.ModeSNP {
-		return nil
-	}
-	if o.session == "" {
+// missing names the options without which a guest of the mode could be given no
+// secret, or could not be measured.
+func (o *sevOptions) missing(mode launch.Mode) (names []string) {
+	if mode != launch.ModeSNP && o.session == "" {
 		names = append(names, "--session-file")
 	}
-	if o.dhCert == "" {
+	if mode != launch.ModeSNP && o.dhCert == "" {
 		names = append(names, "--dh-cert-file")
+	}
+	if mode != launch.ModeSEV && o.vcpuType == "" {
+		names = append(names, "--vcpu-type")
 	}
 	return names
 }

@@ -73,7 +73,7 @@ func (a *app) writeInitrd(o initrdOptions) error {
 		carries = "DEBUG: debuginit, a shell"
 		a.warn("a DEBUG archive gives a shell to whoever has the console; its measurement is another one: release no secret to it")
 	}
-	fmt.Fprintf(a.stdout, "%s: %d bytes, %s and %d kernel modules\n", o.out, archived.Len(), carries, len(c.Modules))
+	fmt.Fprintf(a.stdout, "%s: %d bytes, %s and %s\n", o.out, archived.Len(), carries, count(len(c.Modules), "kernel module", "kernel modules"))
 	return nil
 }
 

@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"slices"
 	"strconv"
@@ -17,6 +18,7 @@ import (
 	"cocoroot/initramfs/fault"
 	"cocoroot/initramfs/files"
 	"cocoroot/initramfs/image/cmdline"
+	"cocoroot/initramfs/inspect"
 	"cocoroot/initramfs/launch"
 	"cocoroot/initramfs/launch/qmp"
 	"cocoroot/initramfs/measure/ovmf"
@@ -40,6 +42,7 @@ type launchOptions struct {
 	sev      sevOptions
 	timeout  time.Duration
 	dryRun   bool
+	version  string
 	given    func(name string) bool
 }
 
@@ -59,6 +62,7 @@ func (o *launchOptions) register(cmd *cobra.Command) {
 	flags.StringVar(&c.QEMU, "qemu", "qemu-system-x86_64", "QEMU program")
 	flags.DurationVar(&o.timeout, "timeout", 0, "end the guest after this time (default: never)")
 	flags.BoolVar(&o.dryRun, "dry-run", false, "print the QEMU command and do nothing; needs no SEV hardware")
+	flags.StringVar(&o.version, "qemu-version", "", "with --dry-run: QEMU's version on the host, such as 10.0 (default: as the program says here)")
 	flags.StringArrayVar(&o.secrets, "secret", nil, "with --simulate: secret to inject, GUID=FILE; may be repeated")
 	flags.StringVar(&c.Accel, "accel", "tcg", "with --simulate: tcg, or kvm where it can run firmware")
 	flags.StringVar(&c.QMPSocket, "qmp-socket", "", "with --mode: where QEMU makes its QMP socket, for cocoroot release; in a folder of mode 0700")
@@ -111,6 +115,9 @@ func (o *launchOptions) check() error {
 	if o.simulate {
 		others, why = append(o.sev.names(), "qmp-socket"), "is for --mode"
 	}
+	if o.version != "" && !o.dryRun {
+		return fault.Usagef("option --qemu-version is for --dry-run: the QEMU that is started says which one it is")
+	}
 	if i := slices.IndexFunc(others, o.given); i >= 0 {
 		return fault.Usagef("option --%s %s", others[i], why)
 	}
@@ -124,6 +131,9 @@ func (o *launchOptions) readFiles() error {
 		return err
 	}
 	o.config.Cmdline = line
+	if err := inspect.CheckBoot(o.config.Kernel, o.config.Initrd); err != nil {
+		return err
+	}
 	for _, text := range o.forwards {
 		f, err := parseForward(text)
 		if err != nil {
@@ -132,7 +142,16 @@ func (o *launchOptions) readFiles() error {
 		o.config.Forwards = append(o.config.Forwards, f)
 	}
 	for _, d := range o.disks {
-		o.config.Disks = append(o.config.Disks, parseDisk(d))
+		disk := parseDisk(d)
+		if f, err := os.Open(disk.Path); err == nil {
+			head := make([]byte, 4)
+			_, err := io.ReadFull(f, head)
+			f.Close()
+			if err == nil && files.IsQcow2(head) {
+				return fmt.Errorf("cannot use the disk %s: %s", disk.Path, files.Raw)
+			}
+		}
+		o.config.Disks = append(o.config.Disks, disk)
 	}
 	return nil
 }
@@ -150,18 +169,22 @@ func parseForward(text string) (launch.Forward, error) {
 
 // printCommand is --dry-run.
 func (o *launchOptions) printCommand(ctx context.Context, a *app) error {
-	words, err := launch.CommandLine(ctx, o.config)
+	v, err := qemuVersion(ctx, o.version, o.config.QEMU)
+	if err != nil {
+		return err
+	}
+	words, err := launch.CommandLine(o.config, v)
 	if err != nil {
 		return explainLaunch(err)
+	}
+	if o.simulate {
+		a.note("the command reads %s and, with --secret, %s; launch makes both itself, in memory: cocoroot secret build makes the second one", launch.HashesFile, launch.SecretFile)
 	}
 	_, err = fmt.Fprintln(a.stdout, launch.ShellWords(words))
 	return err
 }
 
 func (o *launchOptions) launchSimulated(ctx context.Context, a *app) error {
-	if o.dryRun {
-		return o.printCommand(ctx, a)
-	}
 	if len(o.secrets) > 0 {
 		area, err := release.TableArea(o.config.Firmware)
 		if err != nil {
@@ -179,9 +202,12 @@ func (o *launchOptions) launchSimulated(ctx context.Context, a *app) error {
 		return err
 	}
 	a.warnForeign(sha256.Sum256(image))
+	if o.dryRun {
+		return o.printCommand(ctx, a)
+	}
 	a.note("a simulated launch protects nothing: this host sees the secret and all of the guest's memory")
 	o.listen(a)
-	outcome, err := launch.Run(ctx, o.config, a.stdout)
+	outcome, err := launch.Run(ctx, o.config, &launch.Plain{Out: a.stdout})
 	return judge(outcome, err, o.timeout)
 }
 
@@ -197,15 +223,16 @@ func (o *launchOptions) launchSEV(ctx context.Context, a *app) error {
 	if err != nil {
 		return fault.Usagef("%w", err)
 	}
-	if err := missingOptions(o.sev.missingSession(mode)...); err != nil {
+	lacks := o.sev.missing(mode)
+	if mode != launch.ModeSNP && o.config.QMPSocket == "" {
+		lacks = append(lacks, "--qmp-socket") // cocoroot release needs it
+	}
+	if err := missingOptions(lacks...); err != nil {
 		return err
 	}
 	sev, err := o.sev.read(mode)
 	if err != nil {
 		return err
-	}
-	if sev.TakesSecret() && o.config.QMPSocket == "" {
-		return fault.Usagef("option --qmp-socket is missing: cocoroot release needs it to give the guest its secret")
 	}
 	o.config.Accel, o.config.SEV = "", &sev
 	if err := o.config.Check(); err != nil {
@@ -236,7 +263,7 @@ func (o *launchOptions) launchSEV(ctx context.Context, a *app) error {
 	} else {
 		o.listen(a)
 	}
-	outcome, err := launch.Run(ctx, o.config, a.stdout)
+	outcome, err := launch.Run(ctx, o.config, &launch.Plain{Out: a.stdout})
 	return judge(outcome, err, o.timeout)
 }
 
@@ -287,6 +314,8 @@ func explainLaunch(err error) error {
 // judge turns the end of the guest into the verb's.
 func judge(o launch.Outcome, err error, timeout time.Duration) error {
 	switch {
+	case errors.Is(err, context.Canceled):
+		return fault.New(fault.Interrupted, errors.New("interrupted: QEMU was ended, and the guest with it"), "")
 	case errors.Is(err, context.DeadlineExceeded):
 		return fault.Hintf(fmt.Errorf("the guest did not end within %s", timeout), "--timeout gives it more time")
 	case err != nil:

@@ -12,6 +12,7 @@ import (
 	"cocoroot/initramfs/fault"
 	"cocoroot/initramfs/files"
 	"cocoroot/initramfs/image/cmdline"
+	"cocoroot/initramfs/inspect"
 	"cocoroot/initramfs/measure"
 	"cocoroot/initramfs/measure/ovmf"
 	"cocoroot/unlock/policy"
@@ -121,13 +122,15 @@ func (o *measureOptions) check() (in measure.Input, err error) {
 // there they may be given, and are checked, so that a script can use the same
 // options for each mode.
 func (o *measureOptions) checkCPUs(in *measure.Input) error {
-	if o.mode != "sev" {
-		if !o.given("vcpus") {
-			return fault.Usagef("option --vcpus is missing: mode %s measures each virtual CPU", o.mode)
-		}
-		if !o.given("vcpu-type") && !o.given("vcpu-sig") {
-			return fault.Usagef("option --vcpu-type is missing: mode %s measures each virtual CPU with its type", o.mode)
-		}
+	var lacks []string
+	if o.mode != "sev" && !o.given("vcpus") {
+		lacks = append(lacks, "--vcpus")
+	}
+	if o.mode != "sev" && !o.given("vcpu-type") && !o.given("vcpu-sig") {
+		lacks = append(lacks, "--vcpu-type")
+	}
+	if err := missingOptions(lacks...); err != nil {
+		return err
 	}
 	signature := measure.Signature(1) // any
 	var err error
@@ -209,6 +212,11 @@ func (o *measureOptions) table() (*measure.HashesTable, error) {
 	if o.given("cmdline-file") {
 		var err error
 		if line, err = cmdline.ReadFile(o.cmdlineFile); err != nil {
+			return nil, err
+		}
+	}
+	if o.initrd != "" {
+		if err := inspect.CheckBoot(o.kernel, o.initrd); err != nil {
 			return nil, err
 		}
 	}

@@ -39,6 +39,6 @@ func (a *app) writeTable(pairs []string, out, firmware string, force bool) error
 	if err := files.Write(force, files.Secret(out, table.Bytes())); err != nil {
 		return err
 	}
-	fmt.Fprintf(a.stdout, "%s: %d entries, %d of %d bytes\n", out, len(pairs), len(table.Bytes()), area)
+	fmt.Fprintf(a.stdout, "%s: %s, %d of %d bytes\n", out, count(len(pairs), "entry", "entries"), len(table.Bytes()), area)
 	return nil
 }

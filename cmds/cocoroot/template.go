@@ -131,7 +131,7 @@ func (o *templateOptions) read(mode launch.Mode) error {
 			return err
 		}
 	}
-	if err := missingOptions(append(lacks, o.sev.missingSession(mode)...)...); err != nil {
+	if err := missingOptions(append(lacks, o.sev.missing(mode)...)...); err != nil {
 		return err
 	}
 	if c.CPUs < 1 || c.Memory < 1 {
@@ -190,7 +190,7 @@ func readReference(manifestFile, cmdlineFile string) (string, error) {
 func (o *templateOptions) script(ctx context.Context) ([]byte, error) {
 	c, s := &o.config, o.config.SEV
 	if s.TakesSecret() && c.QMPSocket == "" {
-		return nil, fault.Usagef("option --qmp-socket is missing: cocoroot release needs it to give the guest its secret")
+		return nil, missingOptions("--qmp-socket") // cocoroot release needs it
 	}
 	for _, p := range [][2]string{{"qmp-socket", c.QMPSocket}, {"session-file", s.Session}, {"dh-cert-file", s.DHCert}} {
 		if err := onHost(p[0], p[1]); err != nil {

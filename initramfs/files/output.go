@@ -53,13 +53,13 @@ func (all *Outputs) Create(path string, mode fs.FileMode, force bool) (*Output, 
 	}
 	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".tmp-*") // mode 0600
 	if err != nil {
-		return nil, fmt.Errorf("cannot write %s: %w", path, err)
+		return nil, fmt.Errorf("cannot write %s: %w", path, withoutName(err))
 	}
 	all.Scratch.Add(f.Name())
 	o := &Output{File: f, path: path, force: force}
 	all.files = append(all.files, o)
 	if err := f.Chmod(mode); err != nil {
-		return nil, fmt.Errorf("cannot write %s: %w", path, err)
+		return nil, fmt.Errorf("cannot write %s: %w", path, withoutName(err))
 	}
 	return o, nil
 }
@@ -85,6 +85,33 @@ func IsBlockDevice(path string) bool {
 	return err == nil && fi.Mode()&(fs.ModeDevice|fs.ModeCharDevice) == fs.ModeDevice
 }
 
+// Write is the file's; its errors have the name that the file is to have.
+func (o *Output) Write(b []byte) (int, error) {
+	n, err := o.File.Write(b)
+	return n, o.named(err)
+}
+
+// WriteAt is the file's; its errors have the name that the file is to have.
+func (o *Output) WriteAt(b []byte, off int64) (int, error) {
+	n, err := o.File.WriteAt(b, off)
+	return n, o.named(err)
+}
+
+func (o *Output) named(err error) error {
+	if err == nil {
+		return nil
+	}
+	return &fs.PathError{Op: "write", Path: o.path, Err: withoutName(err)}
+}
+
+// withoutName returns an error without the temporary name that it has.
+func withoutName(err error) error {
+	if e, ok := errors.AsType[*fs.PathError](err); ok {
+		return e.Err
+	}
+	return err
+}
+
 // Fits checks that a device has room for size bytes; a file has.
 func (o *Output) Fits(size int64) error {
 	if !o.device {
@@ -104,10 +131,10 @@ func (o *Output) Fits(size int64) error {
 func (all *Outputs) Commit() error {
 	for _, o := range all.files {
 		if err := o.Sync(); err != nil {
-			return fmt.Errorf("cannot write %s: %w", o.path, err)
+			return fmt.Errorf("cannot write %s: %w", o.path, withoutName(err))
 		}
 		if err := o.Close(); err != nil {
-			return fmt.Errorf("cannot write %s: %w", o.path, err)
+			return fmt.Errorf("cannot write %s: %w", o.path, withoutName(err))
 		}
 	}
 	for _, o := range all.files {

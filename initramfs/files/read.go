@@ -53,6 +53,13 @@ func OpenFinite(path string) (*os.File, error) {
 	return f, nil
 }
 
+// IsQcow2 reports whether a file begins as a disk image of QEMU's own format
+// (docs/interop/qcow2.rst), which is none of the formats that are used here.
+func IsQcow2(head []byte) bool { return bytes.HasPrefix(head, []byte("QFI\xfb")) }
+
+// Raw is what to do with a qcow2.
+const Raw = "it is a qcow2; qemu-img convert -O raw makes a raw image of it"
+
 // ErrNotFile is returned for what has no size, or no end.
 var ErrNotFile = errors.New("it is neither a regular file nor a block device")
 

@@ -9,6 +9,8 @@ import (
 	"io"
 	"strings"
 
+	"cocoroot/initramfs/archive"
+	"cocoroot/initramfs/fault"
 	"cocoroot/initramfs/files"
 	"cocoroot/initramfs/measure"
 	"cocoroot/initramfs/measure/ovmf"
@@ -205,7 +207,7 @@ const (
 // inspectKernel goes by the setup header.
 func inspectKernel(s *subject, r *Report) (bool, error) {
 	h := s.head.Bytes()
-	if len(h) < bzHeaderEnd || string(h[bzMagic:bzMagic+4]) != "HdrS" {
+	if !isKernel(h) {
 		return false, nil
 	}
 	r.Kind, r.title = "kernel", "a Linux kernel (bzImage)"
@@ -239,4 +241,27 @@ func inspectKernel(s *subject, r *Report) (bool, error) {
 		r.problem("it has no EFI stub (CONFIG_EFI_STUB): OVMF cannot start it")
 	}
 	return true, nil
+}
+
+// CheckBoot returns an error when a kernel and an initrd are given in the place
+// of each other. What cannot be read twice, such as a pipe, is not looked at.
+func CheckBoot(kernel, initrd string) error {
+	head := func(path string) []byte {
+		f, _, err := files.Open(path)
+		if err != nil {
+			return nil
+		}
+		defer f.Close()
+		b := make([]byte, inspectHead)
+		n, _ := f.ReadAt(b, 0)
+		return b[:n]
+	}
+	if isKernel(head(initrd)) || archive.IsArchive(head(kernel)) {
+		return fault.Usagef("%s is no kernel, or %s no initrd: are --kernel and --initrd in the place of each other?", kernel, initrd)
+	}
+	return nil
+}
+
+func isKernel(head []byte) bool {
+	return len(head) >= bzHeaderEnd && string(head[bzMagic:bzMagic+4]) == "HdrS"
 }

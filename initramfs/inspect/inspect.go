@@ -112,7 +112,11 @@ func File(path string, o Options) (*Report, error) {
 			return r, nil
 		}
 	}
+	qcow2 := files.IsQcow2(s.head.Bytes())
 	s.close()
+	if qcow2 {
+		return nil, fmt.Errorf("cannot inspect %s: %w: %s", path, ErrKind, files.Raw)
+	}
 	return nil, fault.Hintf(fmt.Errorf("cannot inspect %s: %w", path, ErrKind), "%s", knownKinds)
 }
 

@@ -271,16 +271,21 @@ func Run(ctx context.Context, cfg Config, console io.Writer) (Outcome, error) {
 	return vm.finish(ctx, err)
 }
 
-// CommandLine returns QEMU's program and arguments for cfg, to be read or to
-// be tried by hand: with the console on standard output, and with
-// hashes-table.bin and secret-table.bin in the place of the two tables, which
-// on SEV hardware the platform writes.
-func CommandLine(ctx context.Context, cfg Config) ([]string, error) {
+// The names that CommandLine has in the place of the two tables.
+const (
+	HashesFile = "hashes-table.bin"
+	SecretFile = "secret-table.bin"
+)
+
+// CommandLine returns the program and arguments for cfg and a release of QEMU,
+// to be read or to be tried by hand: with the console on standard output, and
+// with HashesFile and SecretFile in the place of the two tables, which on SEV
+// hardware the platform writes.
+func CommandLine(cfg Config, v Version) ([]string, error) {
 	cfg, err := cfg.withDefaults()
-	if err != nil {
-		return nil, err
+	if err == nil && cfg.SEV != nil {
+		err = cfg.SEV.CheckVersion(v)
 	}
-	version, err := cfg.version(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -291,10 +296,10 @@ func CommandLine(ctx context.Context, cfg Config) ([]string, error) {
 	defer in.close()
 	n := names{firmware: cfg.Firmware, kernel: cfg.Kernel, initrd: cfg.Initrd}
 	if in.hashes != nil && cfg.SEV == nil {
-		n.hashes = "hashes-table.bin"
+		n.hashes = HashesFile
 	}
 	if in.secret != nil {
-		n.secret = "secret-table.bin"
+		n.secret = SecretFile
 	}
-	return append([]string{cfg.QEMU}, arguments(cfg, version, in.layout, n)...), nil
+	return append([]string{cfg.QEMU}, arguments(cfg, v, in.layout, n)...), nil
 }

@@ -363,7 +363,7 @@ func TestQEMURefuses(t *testing.T) {
 func TestCommandLine(t *testing.T) {
 	c := guest(t, "hello\n", powerOff)
 	c.SecretTable = []byte("secret")
-	got, err := CommandLine(within(t, time.Minute), c)
+	got, err := CommandLine(c, Version{7, 2})
 	if err != nil {
 		t.Fatal(err)
 	}

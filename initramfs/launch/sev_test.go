@@ -115,7 +115,7 @@ func TestOldQEMU(t *testing.T) {
 	paper := onPaper(t)
 	c.Firmware, c.Kernel = paper.Firmware, paper.Kernel
 	c.QEMU = script(t, "exit 1") // says that it is 7.2
-	if _, err := CommandLine(t.Context(), c); !errors.Is(err, ErrQEMU) {
+	if _, err := CommandLine(c, Version{7, 2}); !errors.Is(err, ErrQEMU) {
 		t.Errorf("CommandLine error = %v; want ErrQEMU", err)
 	}
 	if _, err := Run(t.Context(), c, nil); !errors.Is(err, ErrQEMU) {
@@ -245,7 +245,7 @@ func TestQEMUUnderstands(t *testing.T) {
 		if m != ModeSNP {
 			c.SEV.Session, c.SEV.DHCert = write(t, "a,session", nil), write(t, "dh", nil)
 		}
-		words, err := CommandLine(t.Context(), c)
+		words, err := CommandLine(c, version)
 		if m == ModeSNP && !version.AtLeast(9, 1) {
 			if !errors.Is(err, ErrQEMU) {
 				t.Errorf("%s on %v: %v; want ErrQEMU", m, version, err)

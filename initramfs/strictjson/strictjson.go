@@ -12,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 )
 
 // What Decode refuses besides what encoding/json does.
@@ -29,10 +30,32 @@ func Decode(b []byte, limit int, v any) error {
 	d := json.NewDecoder(bytes.NewReader(b))
 	d.DisallowUnknownFields()
 	if err := d.Decode(v); err != nil {
-		return err
+		return Plain(err)
 	}
 	if _, err := d.Token(); err != io.EOF {
 		return ErrTrailer
 	}
 	return nil
+}
+
+// Plain returns an error of encoding/json in words that are not Go's. Others
+// stay as they are.
+func Plain(err error) error {
+	if e, ok := errors.AsType[*json.UnmarshalTypeError](err); ok {
+		what, _, _ := strings.Cut(e.Value, " ") // the value itself may be long
+		if e.Field == "" {
+			return fmt.Errorf("it is of the wrong kind: %s", what)
+		}
+		return fmt.Errorf("the %s at %q is of the wrong kind, or too large", what, e.Field)
+	}
+	if e, ok := errors.AsType[*json.SyntaxError](err); ok {
+		return fmt.Errorf("it is not JSON from byte %d on", e.Offset)
+	}
+	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+		return errors.New("it ends too early")
+	}
+	if text, ok := strings.CutPrefix(err.Error(), "json: "); ok {
+		return errors.New(text)
+	}
+	return err
 }

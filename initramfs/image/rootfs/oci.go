@@ -15,6 +15,8 @@ import (
 	"slices"
 	"strings"
 
+	"cocoroot/initramfs/strictjson"
+
 	"github.com/opencontainers/go-digest"
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 )
@@ -267,7 +269,7 @@ func decodeJSON(r io.Reader, name string, to any) error {
 		return fmt.Errorf("%w: %.80q has more than %d bytes", ErrOCI, name, maxJSON)
 	}
 	if err := json.Unmarshal(text, to); err != nil {
-		return fmt.Errorf("%w: %.80q: %w", ErrOCI, name, err)
+		return fmt.Errorf("%w: %.80q: %w", ErrOCI, name, strictjson.Plain(err))
 	}
 	return nil
 }

@@ -16,6 +16,7 @@ import (
 	"github.com/klauspost/compress/zstd"
 	"github.com/ulikunitz/xz"
 
+	"cocoroot/initramfs/files"
 	"cocoroot/initramfs/image/fsimage"
 	"cocoroot/unlock/policy"
 )
@@ -105,6 +106,10 @@ func look(f *os.File, name string) (*source, error) {
 		return nil, fmt.Errorf("cannot use %s: %w", name, err)
 	}
 	if err := checkTar(f); err != nil {
+		head := make([]byte, 4)
+		if _, readErr := f.ReadAt(head, 0); readErr == nil && files.IsQcow2(head) {
+			err = fmt.Errorf("%w: %s", ErrInput, files.Raw)
+		}
 		f.Close()
 		return nil, fmt.Errorf("cannot use %s: %w", name, err)
 	}

@@ -2,6 +2,7 @@ package seal
 
 import (
 	"fmt"
+	"io/fs"
 	"slices"
 	"strings"
 
@@ -66,6 +67,10 @@ func (o Options) auditRoot(root *rootfs.Image) error {
 		return fault.Hintf(fmt.Errorf("the root file system has no init:%s", text.String()),
 			"the OCI image starts %q: --init takes the program, and --append '-- …' its arguments; it will be the guest's first process", root.Entrypoint)
 	}
+	if top := onlyFolder(tree); top != "" && slices.Contains(names, audit.NoInit) {
+		return fault.Hintf(fmt.Errorf("the root file system has no init, and all of it lies in one folder, %q:%s", top, text.String()),
+			"make the tar from inside that folder: tar -C %s -c .", top)
+	}
 	return fault.Hintf(fmt.Errorf("the root file system is not sealed as it is:%s", text.String()),
 		"mend the root; or --allow %s seals it all the same", strings.Join(names, ","))
 }
@@ -103,4 +108,15 @@ func (o Options) lineOptions() cmdline.Options {
 	line := o.Line
 	line.Login = slices.Contains(o.Allow, audit.ConsoleLogin)
 	return line
+}
+
+// onlyFolder returns the name of the one folder in which all of a root lies, or
+// "": whoever packs a root from above it makes such a one.
+func onlyFolder(tree fs.FS) string {
+	top, err := fs.ReadDir(tree, ".")
+	top = slices.DeleteFunc(top, func(d fs.DirEntry) bool { return d.Name() == "lost+found" })
+	if err != nil || len(top) != 1 || !top[0].IsDir() {
+		return ""
+	}
+	return top[0].Name()
 }

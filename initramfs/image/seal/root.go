@@ -26,13 +26,16 @@ func (o Options) makeRoot(ctx context.Context) (*rootfs.Image, error) {
 	}
 	dir, err := os.MkdirTemp(filepath.Dir(o.CmdlineOut), ".cocoroot-seal-*") // mode 0700
 	if err != nil {
-		return nil, fmt.Errorf("cannot make a folder for the file system: %w", err)
+		return nil, fmt.Errorf("cannot make a folder for the file system in %s: %w", filepath.Dir(o.CmdlineOut), errors.Unwrap(err))
 	}
 	defer os.RemoveAll(dir)
 	files.ScratchOf(ctx).Add(dir)
 	image, err := rootfs.Make(ctx, o.Root, dir, rootfs.Options{
 		Type: policy.FSType(o.FS), Epoch: epoch, Owned: o.RootOwned, Level: o.Level, Image: o.OCIImage, Stdin: os.Stdin,
 	})
+	if err != nil {
+		err = &inFolder{err, dir}
+	}
 	switch {
 	case errors.Is(err, rootfs.ErrFormat):
 		return nil, fault.Usagef("--fs %s: %w", o.FS, err)
@@ -47,6 +50,15 @@ func (o Options) makeRoot(ctx context.Context) (*rootfs.Image, error) {
 	}
 	return image, err
 }
+
+// inFolder is an error about files in a temporary folder, whose name says nothing.
+type inFolder struct {
+	error
+	dir string
+}
+
+func (e *inFolder) Error() string { return strings.ReplaceAll(e.error.Error(), e.dir+"/", "") }
+func (e *inFolder) Unwrap() error { return e.error }
 
 // checkRoot refuses options about the root that cannot be meant, before there
 // is any work.

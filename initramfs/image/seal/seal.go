@@ -124,7 +124,7 @@ func Seal(ctx context.Context, o Options, tell Observer) (m manifest.Manifest, e
 	if m.Cmdline, err = cmdline.Build(p, o.lineOptions()); err != nil {
 		return m, err
 	}
-	if _, err := line.WriteString(m.Cmdline + "\n"); err != nil {
+	if _, err := line.Write([]byte(m.Cmdline + "\n")); err != nil {
 		return m, fmt.Errorf("cannot write %s: %w", o.CmdlineOut, err)
 	}
 	text, err := m.Marshal()

@@ -68,6 +68,16 @@ func (v *Result) check(ctx context.Context, measured policy.Policy, keyFile stri
 		return err
 	}
 	defer f.Close()
+	head := make([]byte, 4)
+	if _, err := f.ReadAt(head, 0); err == nil && files.IsQcow2(head) {
+		return tampered(fmt.Errorf("%s is not the measured image: %s", v.Image, files.Raw))
+	}
+	switch {
+	case size == 0:
+		return tampered(fmt.Errorf("%s is not the measured image: it is empty", v.Image))
+	case size < v.Size:
+		return tampered(fmt.Errorf("%s is not the measured image: it has %d bytes, and the image %d: it was cut, or copied only in part", v.Image, size, v.Size))
+	}
 	verdict, err := tree.Verify(ctx, p, f, func(done int64) { progress(done, int64(p.DataSize())) })
 	switch {
 	case errors.Is(err, tree.ErrShort):
@@ -78,7 +88,7 @@ func (v *Result) check(ctx context.Context, measured policy.Policy, keyFile stri
 	v.BadBlocks, v.Unchecked = verdict.Bad, verdict.Unchecked
 	if verdict.First != nil {
 		v.First = &BadBlock{verdict.First.Offset, whatLies(p, *verdict.First)}
-		return tampered(fmt.Errorf("%s is not the measured image: %d blocks differ, the first at byte %d: %s", v.Image, v.BadBlocks, v.First.Offset, v.First.What))
+		return tampered(fmt.Errorf("%s is not the measured image: %s, the first at byte %d: %s", v.Image, differ(v.BadBlocks), v.First.Offset, v.First.What))
 	}
 	v.Superblock = superblockState(f, p)
 	if keyFile != "" {
@@ -88,6 +98,14 @@ func (v *Result) check(ctx context.Context, measured policy.Policy, keyFile stri
 	}
 	v.OK, v.Rest = true, size-v.Size
 	return nil
+}
+
+// differ counts blocks that differ.
+func differ(n uint64) string {
+	if n == 1 {
+		return "1 block differs"
+	}
+	return fmt.Sprintf("%d blocks differ", n)
 }
 
 func tampered(err error) error {

@@ -22,6 +22,8 @@ import (
 	"sync"
 	"time"
 	"unicode"
+
+	"cocoroot/initramfs/strictjson"
 )
 
 const (
@@ -175,7 +177,7 @@ func (c *Client) Execute(ctx context.Context, command string, args, result any) 
 		return nil
 	}
 	if err := json.Unmarshal(m.Return, result); err != nil {
-		return fmt.Errorf("cannot read the answer to %s: %w: %w", command, ErrProtocol, err)
+		return fmt.Errorf("cannot read the answer to %s: %w: %w", command, ErrProtocol, strictjson.Plain(err))
 	}
 	return nil
 }
@@ -313,7 +315,7 @@ func (c *Client) read(greeted chan struct{}) {
 	for first := true; lines.Scan(); first = false {
 		var m message
 		if err := json.Unmarshal(lines.Bytes(), &m); err != nil {
-			c.fail(fmt.Errorf("%w: %w", ErrProtocol, err))
+			c.fail(fmt.Errorf("%w: %w", ErrProtocol, strictjson.Plain(err)))
 			return
 		}
 		if first != (m.QMP != nil) {
