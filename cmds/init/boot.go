@@ -117,7 +117,7 @@ func (b *boot) boot() error {
 		{"unseal", fatal.Crash, b.unseal},
 		{"wipe", fatal.Wipe, b.wipe},
 		{"root", fatal.RootMount, b.mountRoot},
-		{"seal", fatal.Seal, b.seal},
+		{"arm", fatal.Arm, b.arm},
 		{"status", fatal.Setup, b.writeStatus},
 		{"switch", fatal.Switch, b.switchRoot},
 	} {
@@ -129,7 +129,7 @@ func (b *boot) boot() error {
 			return fatal.Errorf(fatal.CodeOf(err, s.code), "%w", err)
 		}
 		if s.name != "unseal" { // which reports its own three
-			b.steps = append(b.steps, unseal.Step{Name: s.name, Duration: time.Since(began)})
+			b.steps = append(b.steps, unseal.Finished(s.name, began))
 		}
 	}
 	return errors.New("nothing was started") // not reached: switchRoot does not succeed and return
@@ -235,7 +235,8 @@ func (b *boot) verity() *dm.Verity {
 	return dm.OpenVerity(unseal.VerityName, b.disk.Path, b.policy.Image)
 }
 
-func (b *boot) seal() error { return b.verity().PanicOnCorruption() }
+// arm makes the guest stop at the first changed block, from now on.
+func (b *boot) arm() error { return b.verity().PanicOnCorruption() }
 
 func (b *boot) switchRoot() error {
 	say("starting %s", b.policy.Init)

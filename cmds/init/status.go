@@ -22,7 +22,7 @@ type status struct {
 	Disk    string        `json:"disk"`
 	Key     efi.GUID      `json:"key"`     // the entry that opened the image
 	Secrets []efi.GUID    `json:"secrets"` // the entries that were injected
-	Steps   []statusStep  `json:"steps"`
+	Steps   []unseal.Step `json:"steps"`
 	Usage   struct {
 		Init   usage `json:"init"`   // the first process
 		Unseal usage `json:"unseal"` // the child that unsealed
@@ -35,19 +35,11 @@ type usage struct {
 	PeakKiB      int64   `json:"peak_memory_kib"`
 }
 
-type statusStep struct {
-	Name         string  `json:"name"`
-	Milliseconds float64 `json:"ms"`
-}
-
 func (b *boot) writeStatus() error {
 	if err := b.tellUdev(); err != nil {
 		return err
 	}
-	s := status{Version: 1, Image: b.policy.Image, Disk: b.disk.Path, Key: b.policy.Key, Secrets: b.guids}
-	for _, step := range b.steps {
-		s.Steps = append(s.Steps, toStatus(step))
-	}
+	s := status{Version: 1, Image: b.policy.Image, Disk: b.disk.Path, Key: b.policy.Key, Secrets: b.guids, Steps: b.steps}
 	s.Usage.Init, s.Usage.Unseal = usageOf(unix.RUSAGE_SELF), usageOf(unix.RUSAGE_CHILDREN)
 	s.Usage.Init.Milliseconds -= b.before
 	text, err := json.MarshalIndent(s, "", "  ")
@@ -68,10 +60,6 @@ func (b *boot) tellUdev() error {
 		}
 	}
 	return nil
-}
-
-func toStatus(s unseal.Step) statusStep {
-	return statusStep{s.Name, float64(s.Duration.Microseconds()) / 1000}
 }
 
 func usageOf(who int) usage {

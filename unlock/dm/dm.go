@@ -17,8 +17,8 @@ import (
 	"cocoroot/unlock/verity"
 )
 
-// ErrTable means that the kernel holds another table than the one loaded.
-var ErrTable = errors.New("the kernel holds another table")
+// errTable means that the kernel holds another table than the one loaded.
+var errTable = errors.New("the kernel holds another table")
 
 // Options of the verity target that stop the guest
 // (Documentation/admin-guide/device-mapper/verity.rst).
@@ -107,7 +107,7 @@ func (v *Verity) readBack(options ...string) error {
 		return err
 	}
 	if len(targets) != 1 || targets[0].kind != "verity" || targets[0].start != 0 || targets[0].length != v.params.DataSize()/devmapper.SectorSize {
-		return fmt.Errorf("cannot use %s: %w: it is not one verity target over the image", v.name, ErrTable)
+		return fmt.Errorf("cannot use %s: %w: it is not one verity target over the image", v.name, errTable)
 	}
 	want := []string{"1", "-", "-", "4096", "4096", strconv.FormatUint(v.params.DataBlocks, 10),
 		strconv.FormatUint(v.params.HashStart(), 10), "sha256", fmt.Sprintf("%x", v.params.RootHash), v.params.SaltText()}
@@ -116,11 +116,11 @@ func (v *Verity) readBack(options ...string) error {
 	}
 	got := strings.Fields(targets[0].text)
 	if len(got) != len(want) {
-		return fmt.Errorf("cannot use %s: %w: %.512q", v.name, ErrTable, targets[0].text)
+		return fmt.Errorf("cannot use %s: %w: %.512q", v.name, errTable, targets[0].text)
 	}
 	got[1], got[2] = "-", "-"
 	if !slices.Equal(got, want) {
-		return fmt.Errorf("cannot use %s: %w: %.512q", v.name, ErrTable, targets[0].text)
+		return fmt.Errorf("cannot use %s: %w: %.512q", v.name, errTable, targets[0].text)
 	}
 	return nil
 }
@@ -133,7 +133,7 @@ func (v *Verity) Corrupted() (bool, error) {
 		return false, err
 	}
 	if len(targets) != 1 {
-		return false, fmt.Errorf("cannot read the state of %s: %w", v.name, ErrTable)
+		return false, fmt.Errorf("cannot read the state of %s: %w", v.name, errTable)
 	}
 	switch targets[0].text {
 	case "V":

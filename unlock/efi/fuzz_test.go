@@ -19,8 +19,8 @@ func FuzzParse(f *testing.F) {
 	f.Fuzz(func(t *testing.T, s string) {
 		g, err := Parse(s)
 		if err != nil {
-			if !errors.Is(err, ErrGUID) || g != (GUID{}) {
-				t.Errorf("Parse(%q) = %v, %v; want ErrGUID and no GUID", s, g, err)
+			if !errors.Is(err, errGUID) || g != (GUID{}) {
+				t.Errorf("Parse(%q) = %v, %v; want errGUID and no GUID", s, g, err)
 			}
 			return
 		}

@@ -15,8 +15,8 @@ import (
 // Python calls it bytes_le).
 type GUID [16]byte
 
-// ErrGUID is returned for a text that is not a GUID.
-var ErrGUID = errors.New("not a GUID of the form 01234567-89ab-cdef-0123-456789abcdef")
+// errGUID is returned for a text that is not a GUID.
+var errGUID = errors.New("not a GUID of the form 01234567-89ab-cdef-0123-456789abcdef")
 
 // order[i] is where byte i of the memory form stands in the text.
 var order = [16]int{3, 2, 1, 0, 5, 4, 7, 6, 8, 9, 10, 11, 12, 13, 14, 15}
@@ -26,11 +26,11 @@ var order = [16]int{3, 2, 1, 0, 5, 4, 7, 6, 8, 9, 10, 11, 12, 13, 14, 15}
 func Parse(s string) (GUID, error) {
 	var g GUID
 	if len(s) != 36 || s[8] != '-' || s[13] != '-' || s[18] != '-' || s[23] != '-' {
-		return g, fmt.Errorf("%w: %.64q", ErrGUID, s)
+		return g, fmt.Errorf("%w: %.64q", errGUID, s)
 	}
 	text, err := hex.DecodeString(s[:8] + s[9:13] + s[14:18] + s[19:23] + s[24:])
 	if err != nil {
-		return g, fmt.Errorf("%w: %.64q", ErrGUID, s)
+		return g, fmt.Errorf("%w: %.64q", errGUID, s)
 	}
 	for i, from := range order {
 		g[i] = text[from]

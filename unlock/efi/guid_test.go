@@ -34,8 +34,8 @@ func TestParseRefuses(t *testing.T) {
 		"1e74f542-71dd-4d66-963e-ef4287ff173b ",
 		"1e74f5427-1dd-4d66-963e-ef4287ff173b",
 	} {
-		if _, err := Parse(s); !errors.Is(err, ErrGUID) {
-			t.Errorf("Parse(%q) error = %v; want ErrGUID", s, err)
+		if _, err := Parse(s); !errors.Is(err, errGUID) {
+			t.Errorf("Parse(%q) error = %v; want errGUID", s, err)
 		}
 	}
 }

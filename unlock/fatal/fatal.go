@@ -40,7 +40,7 @@ const (
 	LUKSMap       Code = "LUKS-MAP"
 	Wipe          Code = "WIPE"
 	RootMount     Code = "ROOT-MOUNT"
-	Seal          Code = "SEAL"
+	Arm           Code = "SEAL" // the word is the first release's and stays
 	RootInit      Code = "ROOT-INIT"
 	Switch        Code = "SWITCH"
 	Deadline      Code = "DEADLINE"

@@ -38,8 +38,8 @@ const (
 	primaryLBA = 1
 )
 
-// ErrTable is returned for a disk without an intact table.
-var ErrTable = errors.New("no intact GUID partition table")
+// errTable is returned for a disk without an intact table.
+var errTable = errors.New("no intact GUID partition table")
 
 // Partition is a used entry of the table.
 type Partition struct {
@@ -53,11 +53,11 @@ type Partition struct {
 // same. It makes four reads at most.
 func Read(disk io.ReaderAt, size uint64, sector int) ([]Partition, error) {
 	if sector < minSector || sector > maxSector || sector&(sector-1) != 0 {
-		return nil, fmt.Errorf("%w: logical sectors of %d bytes", ErrTable, sector)
+		return nil, fmt.Errorf("%w: logical sectors of %d bytes", errTable, sector)
 	}
 	sectors := size / uint64(sector)
 	if sectors <= primaryLBA+1 {
-		return nil, fmt.Errorf("%w: the disk has %d sectors", ErrTable, sectors)
+		return nil, fmt.Errorf("%w: the disk has %d sectors", errTable, sectors)
 	}
 	parts, err := readTable(disk, primaryLBA, sectors, sector)
 	if err == nil {
@@ -65,7 +65,7 @@ func Read(disk io.ReaderAt, size uint64, sector int) ([]Partition, error) {
 	}
 	parts, backupErr := readTable(disk, sectors-1, sectors, sector)
 	if backupErr != nil {
-		return nil, fmt.Errorf("%w: primary: %w; backup: %w", ErrTable, err, backupErr)
+		return nil, fmt.Errorf("%w: primary: %w; backup: %w", errTable, err, backupErr)
 	}
 	return parts, nil
 }

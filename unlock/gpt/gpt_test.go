@@ -75,7 +75,7 @@ func TestReadRefuses(t *testing.T) {
 			fault(d[len(d)-sector:])
 			sum(d, sector)
 			if parts, err := gpt.Read(bytes.NewReader(d), uint64(len(d)), sector); !errors.Is(err, gpt.ErrTable) {
-				t.Errorf("%s: Read = %v, %v; want ErrTable", name, parts, err)
+				t.Errorf("%s: Read = %v, %v; want errTable", name, parts, err)
 			}
 		}
 	}
@@ -83,14 +83,14 @@ func TestReadRefuses(t *testing.T) {
 	d[sector+60] ^= 1
 	d[len(d)-sector+60] ^= 1
 	if parts, err := gpt.Read(bytes.NewReader(d), uint64(len(d)), sector); !errors.Is(err, gpt.ErrTable) {
-		t.Errorf("wrong header checksums: Read = %v, %v; want ErrTable", parts, err)
+		t.Errorf("wrong header checksums: Read = %v, %v; want errTable", parts, err)
 	}
 	for _, tc := range []struct {
 		size   int
 		sector int
 	}{{len(d), 0}, {len(d), 256}, {len(d), 513}, {len(d), 8192}, {len(d), -512}, {0, sector}, {2 * sector, sector}} {
 		if parts, err := gpt.Read(bytes.NewReader(d), uint64(tc.size), tc.sector); !errors.Is(err, gpt.ErrTable) {
-			t.Errorf("Read(%d bytes, sectors of %d) = %v, %v; want ErrTable", tc.size, tc.sector, parts, err)
+			t.Errorf("Read(%d bytes, sectors of %d) = %v, %v; want errTable", tc.size, tc.sector, parts, err)
 		}
 	}
 }
@@ -101,7 +101,7 @@ func (brokenDisk) ReadAt([]byte, int64) (int, error) { return 0, io.ErrUnexpecte
 
 func TestReadError(t *testing.T) {
 	if _, err := gpt.Read(brokenDisk{}, 1<<30, 512); !errors.Is(err, io.ErrUnexpectedEOF) || !errors.Is(err, gpt.ErrTable) {
-		t.Errorf("Read of a disk that fails = %v; want ErrTable and its error", err)
+		t.Errorf("Read of a disk that fails = %v; want errTable and its error", err)
 	}
 }
 
@@ -216,7 +216,7 @@ func FuzzRead(f *testing.F) {
 		d := diskOf(head, table, sector, backup, sum)
 		parts, err := gpt.Read(bytes.NewReader(d), uint64(len(d)), sector)
 		if err != nil && (!errors.Is(err, gpt.ErrTable) || parts != nil) {
-			t.Errorf("Read = %v, %v; want ErrTable alone", parts, err)
+			t.Errorf("Read = %v, %v; want errTable alone", parts, err)
 		}
 		for i, p := range parts {
 			if p.Number < 1 || p.Number > 1024 || i > 0 && p.Number <= parts[i-1].Number {

@@ -58,8 +58,6 @@ type KDF struct {
 // The header is as long as HeaderSize says: the binary header and the JSON
 // area behind it. The bytes may be anybody's; no input makes Check panic or
 // use more than a few times the header's size in memory.
-//
-// Errors are ErrNotLUKS2, ErrLUKS1, ErrChecksum, or a *FieldError.
 func Check(header []byte, deviceSize uint64, limits Limits) (Info, error) {
 	uuid, text, err := checkBinary(header)
 	if err != nil {

@@ -44,15 +44,15 @@ const (
 )
 
 var (
-	// ErrNotLUKS2 is returned for bytes that do not begin with a LUKS header.
-	ErrNotLUKS2 = errors.New("no LUKS2 header at the start of the image: it is not encrypted, or its header is detached, or is of another version; seal it with cocoroot seal")
-	// ErrSecondary is returned where the second copy of the header stands first.
-	ErrSecondary = errors.New("the second copy of the LUKS2 header stands where the first belongs; see whether cryptsetup repair helps, or seal the image again")
-	// ErrLUKS1 is returned for the older format. The converted header keeps
+	// errNotLUKS2 is returned for bytes that do not begin with a LUKS header.
+	errNotLUKS2 = errors.New("no LUKS2 header at the start of the image: it is not encrypted, or its header is detached, or is of another version; seal it with cocoroot seal")
+	// errSecondary is returned where the second copy of the header stands first.
+	errSecondary = errors.New("the second copy of the LUKS2 header stands where the first belongs; see whether cryptsetup repair helps, or seal the image again")
+	// errLUKS1 is returned for the older format. The converted header keeps
 	// LUKS1's short digest, which Check refuses, hence the second command.
-	ErrLUKS1 = errors.New("a LUKS1 header; convert it with `cryptsetup convert --type luks2` and then `cryptsetup reencrypt`, and hash the image again, or seal its content with cocoroot seal")
-	// ErrChecksum is returned where the header does not match its checksum.
-	ErrChecksum = errors.New("the LUKS2 header does not match its checksum: the image was damaged before it was hashed; seal it again")
+	errLUKS1 = errors.New("a LUKS1 header; convert it with `cryptsetup convert --type luks2` and then `cryptsetup reencrypt`, and hash the image again, or seal its content with cocoroot seal")
+	// errChecksum is returned where the header does not match its checksum.
+	errChecksum = errors.New("the LUKS2 header does not match its checksum: the image was damaged before it was hashed; seal it again")
 )
 
 // sealAgain is what helps against a header that is no good at all.
@@ -74,21 +74,21 @@ func (e *FieldError) Error() string {
 // that size are what Check wants. The bytes may be anybody's.
 func HeaderSize(first []byte) (int, error) {
 	if len(first) < BinaryHeaderSize {
-		return 0, ErrNotLUKS2
+		return 0, errNotLUKS2
 	}
 	switch string(first[layout.OffMagic:layout.OffVersion]) {
 	case layout.PrimaryMagic:
 	case layout.SecondaryMagic:
-		return 0, ErrSecondary
+		return 0, errSecondary
 	default:
-		return 0, ErrNotLUKS2
+		return 0, errNotLUKS2
 	}
 	switch binary.BigEndian.Uint16(first[layout.OffVersion:]) {
 	case 1:
-		return 0, ErrLUKS1
+		return 0, errLUKS1
 	case 2:
 	default:
-		return 0, ErrNotLUKS2
+		return 0, errNotLUKS2
 	}
 	size := binary.BigEndian.Uint64(first[layout.OffSize:])
 	if size < layout.MinSize || size > layout.MaxSize || size&(size-1) != 0 {
@@ -118,7 +118,7 @@ func checkBinary(header []byte) (uuid string, text []byte, err error) {
 	}
 	sum := layout.Checksum(header)
 	if !bytes.Equal(sum[:], header[layout.OffChecksum:layout.OffChecksum+sha256.Size]) {
-		return "", nil, ErrChecksum
+		return "", nil, errChecksum
 	}
 	text, _, _ = bytes.Cut(header[layout.OffUUID:layout.OffSubsystem], []byte{0})
 	uuid = string(text)

@@ -30,8 +30,8 @@ const (
 	maxModules = 256
 )
 
-// ErrList is returned for a list that init would not load.
-var ErrList = errors.New("module list is malformed")
+// errList is returned for a list that init would not load.
+var errList = errors.New("module list is malformed")
 
 // Entry is one line of the list.
 type Entry struct {
@@ -52,13 +52,13 @@ func ParseList(text string) ([]Entry, error) {
 		p, skip := strings.CutPrefix(p, Optional)
 		switch {
 		case !ended:
-			return nil, fmt.Errorf("%w: the last line has no end", ErrList)
+			return nil, fmt.Errorf("%w: the last line has no end", errList)
 		case path.Clean(p) != p || !strings.HasPrefix(p, Dir+"/") || !strings.HasSuffix(p, ".ko"):
-			return nil, fmt.Errorf("%w: %.128q is not the path of a .ko file under %s", ErrList, p, Dir)
+			return nil, fmt.Errorf("%w: %.128q is not the path of a .ko file under %s", errList, p, Dir)
 		case seen[p]:
-			return nil, fmt.Errorf("%w: %s stands twice", ErrList, p)
+			return nil, fmt.Errorf("%w: %s stands twice", errList, p)
 		case len(list) == maxModules:
-			return nil, fmt.Errorf("%w: more than %d modules", ErrList, maxModules)
+			return nil, fmt.Errorf("%w: more than %d modules", errList, maxModules)
 		}
 		seen[p] = true
 		list = append(list, Entry{p, skip})

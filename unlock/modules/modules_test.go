@@ -27,8 +27,8 @@ func TestParseListRefuses(t *testing.T) {
 		"/lib/modules/a.ko.xz\n", "/lib/modules/a.ko\n/lib/modules/a.ko\n", many.String(),
 		"-\n", "--/lib/modules/a.ko\n", "- /lib/modules/a.ko\n", "/lib/modules/a.ko\n-/lib/modules/a.ko\n",
 	} {
-		if _, err := ParseList(s); !errors.Is(err, ErrList) {
-			t.Errorf("ParseList(%.40q) error = %v; want ErrList", s, err)
+		if _, err := ParseList(s); !errors.Is(err, errList) {
+			t.Errorf("ParseList(%.40q) error = %v; want errList", s, err)
 		}
 	}
 }

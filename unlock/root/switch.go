@@ -14,9 +14,9 @@ import (
 var (
 	// ErrNoInit means that the image has no program at the given path.
 	ErrNoInit = errors.New("the image has no such program")
-	// ErrUnsafe means that switching, which deletes the old root, was asked
+	// errUnsafe means that switching, which deletes the old root, was asked
 	// for where it would delete something else.
-	ErrUnsafe = errors.New("this is not the first process in an initramfs")
+	errUnsafe = errors.New("this is not the first process in an initramfs")
 )
 
 // CheckInit sees that the mounted image has an executable regular file at
@@ -92,14 +92,14 @@ const (
 // else, and returns it opened.
 func guard() (*os.File, error) {
 	if os.Getpid() != 1 {
-		return nil, fmt.Errorf("%w: process %d", ErrUnsafe, os.Getpid())
+		return nil, fmt.Errorf("%w: process %d", errUnsafe, os.Getpid())
 	}
 	var fs unix.Statfs_t
 	if err := unix.Statfs("/", &fs); err != nil {
 		return nil, err
 	}
 	if fs.Type != ramfsMagic && fs.Type != tmpfsMagic {
-		return nil, fmt.Errorf("%w: the root has file system type %#x", ErrUnsafe, fs.Type)
+		return nil, fmt.Errorf("%w: the root has file system type %#x", errUnsafe, fs.Type)
 	}
 	var here, there unix.Stat_t
 	if err := unix.Stat("/", &here); err != nil {
@@ -109,7 +109,7 @@ func guard() (*os.File, error) {
 		return nil, err
 	}
 	if here.Dev == there.Dev {
-		return nil, fmt.Errorf("%w: nothing is mounted on %s", ErrUnsafe, newRoot)
+		return nil, fmt.Errorf("%w: nothing is mounted on %s", errUnsafe, newRoot)
 	}
 	return os.Open("/")
 }

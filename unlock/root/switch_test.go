@@ -48,8 +48,8 @@ func TestCheckInit(t *testing.T) {
 }
 
 func TestSwitchRefusesOutsideAnInitramfs(t *testing.T) {
-	if err := Switch("/sbin/init", nil, nil); !errors.Is(err, ErrUnsafe) {
-		t.Errorf("Switch = %v; want ErrUnsafe", err)
+	if err := Switch("/sbin/init", nil, nil); !errors.Is(err, errUnsafe) {
+		t.Errorf("Switch = %v; want errUnsafe", err)
 	}
 }
 

@@ -39,8 +39,8 @@ var (
 	ErrAbsent = errors.New("there is no such entry")
 	// ErrTooMany means that there are, or may be, more than MaxEntries.
 	ErrTooMany = fmt.Errorf("there are more than %d entries", MaxEntries)
-	// ErrStill means that an entry could be seen after its removal.
-	ErrStill = errors.New("the entry is still there after its removal")
+	// errStill means that an entry could be seen after its removal.
+	errStill = errors.New("the entry is still there after its removal")
 )
 
 // errFull is returned for a folder behind which there may be more.
@@ -130,7 +130,7 @@ func (s *Store) remove(name string) error {
 	}
 	var st unix.Stat_t
 	if err := unix.Fstatat(s.fd(), name, &st, unix.AT_SYMLINK_NOFOLLOW); err != unix.ENOENT {
-		return fmt.Errorf("cannot remove the secret %s: %w", name, ErrStill)
+		return fmt.Errorf("cannot remove the secret %s: %w", name, errStill)
 	}
 	return nil
 }
@@ -154,7 +154,7 @@ func (s *Store) RemoveAll(keep func(efi.GUID) bool) error {
 				continue
 			}
 			if again == 1 {
-				errs = append(errs, fmt.Errorf("%w: %s", ErrStill, n))
+				errs = append(errs, fmt.Errorf("%w: %s", errStill, n))
 			} else if err := s.remove(n); err != nil {
 				errs = append(errs, err)
 			}

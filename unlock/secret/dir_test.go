@@ -100,8 +100,8 @@ func TestRemoveAllReportsWhatStays(t *testing.T) {
 	if err := os.Mkdir(filepath.Join(s.dir.Name(), one.String()), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.RemoveAll(nil); !errors.Is(err, ErrStill) {
-		t.Errorf("RemoveAll error = %v; want ErrStill", err)
+	if err := s.RemoveAll(nil); !errors.Is(err, errStill) {
+		t.Errorf("RemoveAll error = %v; want errStill", err)
 	}
 	if names, _ := s.names(); !slices.Equal(names, []string{one.String()}) {
 		t.Errorf("left = %q; want only what cannot be removed", names)

@@ -19,8 +19,13 @@ const ChildName = "cocoroot-unseal"
 
 // Step is a finished step and how long it took.
 type Step struct {
-	Name     string        `json:"name"`
-	Duration time.Duration `json:"ns"`
+	Name         string  `json:"name"`
+	Milliseconds float64 `json:"ms"`
+}
+
+// Finished returns a step that ends now.
+func Finished(name string, began time.Time) Step {
+	return Step{name, float64(time.Since(began).Microseconds()) / 1000}
 }
 
 // report is what the child says at its end, in JSON on file descriptor 3.
@@ -152,7 +157,7 @@ func child(steps *[]Step) (err error) {
 	name, began := "", time.Now()
 	step := func(next string) {
 		if name != "" {
-			*steps = append(*steps, Step{name, time.Since(began)})
+			*steps = append(*steps, Finished(name, began))
 		}
 		name, began = next, time.Now()
 	}

@@ -31,8 +31,8 @@ const (
 	MaxDataBlocks = 1 << 32
 )
 
-// ErrParams is returned for a text that is not a valid set of parameters.
-var ErrParams = errors.New("not of the form verity:sha256:4096:DATABLOCKS:SALT:ROOTHASH")
+// errParams is returned for a text that is not a valid set of parameters.
+var errParams = errors.New("not of the form verity:sha256:4096:DATABLOCKS:SALT:ROOTHASH")
 
 // Params is all that the kernel needs to verify a device. The hash tree's
 // superblock stands in the block right after the data, the tree after that.
@@ -49,35 +49,35 @@ type Params struct {
 func Parse(s string) (Params, error) {
 	var p Params
 	if len(s) > 1024 {
-		return p, fmt.Errorf("%w: more than 1024 characters", ErrParams)
+		return p, fmt.Errorf("%w: more than 1024 characters", errParams)
 	}
 	f := strings.Split(s, ":")
 	if len(f) != 6 || f[0] != "verity" {
-		return p, ErrParams
+		return p, errParams
 	}
 	if f[1] != "sha256" {
-		return p, fmt.Errorf("%w: hash %q is not sha256", ErrParams, f[1])
+		return p, fmt.Errorf("%w: hash %q is not sha256", errParams, f[1])
 	}
 	if f[2] != strconv.Itoa(BlockSize) {
-		return p, fmt.Errorf("%w: block size %q is not %d", ErrParams, f[2], BlockSize)
+		return p, fmt.Errorf("%w: block size %q is not %d", errParams, f[2], BlockSize)
 	}
 	n, err := strconv.ParseUint(f[3], 10, 64)
 	if err != nil || n == 0 || n > MaxDataBlocks {
-		return p, fmt.Errorf("%w: %q is not a number of blocks from 1 to %d", ErrParams, f[3], uint64(MaxDataBlocks))
+		return p, fmt.Errorf("%w: %q is not a number of blocks from 1 to %d", errParams, f[3], uint64(MaxDataBlocks))
 	}
 	p.DataBlocks = n
 	if f[4] != "-" {
 		if p.Salt, err = hex.DecodeString(f[4]); err != nil || len(p.Salt) == 0 || len(p.Salt) > MaxSaltSize {
-			return Params{}, fmt.Errorf("%w: salt is not 1 to %d bytes in hex, or -", ErrParams, MaxSaltSize)
+			return Params{}, fmt.Errorf("%w: salt is not 1 to %d bytes in hex, or -", errParams, MaxSaltSize)
 		}
 	}
 	root, err := hex.DecodeString(f[5])
 	if err != nil || len(root) != DigestSize {
-		return Params{}, fmt.Errorf("%w: root hash is not %d bytes in hex", ErrParams, DigestSize)
+		return Params{}, fmt.Errorf("%w: root hash is not %d bytes in hex", errParams, DigestSize)
 	}
 	copy(p.RootHash[:], root)
 	if p.String() != s {
-		return Params{}, fmt.Errorf("%w: not in canonical form (lower-case hex, no leading zeros)", ErrParams)
+		return Params{}, fmt.Errorf("%w: not in canonical form (lower-case hex, no leading zeros)", errParams)
 	}
 	return p, nil
 }

@@ -79,13 +79,13 @@ func TestParseRefuses(t *testing.T) {
 		"newline":            "verity:sha256:4096:1:-:" + root32 + "\n",
 		"endless":            "verity:sha256:4096:1:-:" + strings.Repeat("0", 2000),
 	} {
-		if p, err := Parse(s); !errors.Is(err, ErrParams) || !reflect.DeepEqual(p, Params{}) {
-			t.Errorf("%s: Parse = %+v, %v; want nothing and ErrParams", name, p, err)
+		if p, err := Parse(s); !errors.Is(err, errParams) || !reflect.DeepEqual(p, Params{}) {
+			t.Errorf("%s: Parse = %+v, %v; want nothing and errParams", name, p, err)
 		}
 	}
 	p, _ := Parse(validParams[0])
 	before := p
-	if err := p.UnmarshalText([]byte("nonsense")); !errors.Is(err, ErrParams) || !reflect.DeepEqual(p, before) {
+	if err := p.UnmarshalText([]byte("nonsense")); !errors.Is(err, errParams) || !reflect.DeepEqual(p, before) {
 		t.Errorf("UnmarshalText(nonsense) = %v and changed the value to %+v", err, p)
 	}
 }
@@ -143,8 +143,8 @@ func FuzzParse(f *testing.F) {
 	f.Fuzz(func(t *testing.T, s string) {
 		p, err := Parse(s)
 		if err != nil {
-			if !errors.Is(err, ErrParams) {
-				t.Errorf("Parse(%q) error = %v; want ErrParams", s, err)
+			if !errors.Is(err, errParams) {
+				t.Errorf("Parse(%q) error = %v; want errParams", s, err)
 			}
 			return
 		}

@@ -50,7 +50,7 @@ func Table() []Entry {
 		{fatal.LUKSMap, Failed, "the kernel refused the decrypted mapping"},
 		{fatal.Wipe, Failed, "a secret could not be removed from memory"},
 		{fatal.RootMount, Failed, "the file system in the image could not be mounted"},
-		{fatal.Seal, Failed, "the kernel did not take the table that stops a running guest at a changed block"},
+		{fatal.Arm, Failed, "the kernel did not take the table that stops a running guest at a changed block"},
 		{fatal.RootInit, Failed, "the image has no program to start"},
 		{fatal.Switch, Failed, "switch_root failed"},
 		{fatal.Deadline, Failed, "the boot took too long"},

@@ -32,8 +32,8 @@ var (
 	// ErrKDF is returned for a KDF that New cannot write, or that costs
 	// more than the guest allows.
 	ErrKDF = errors.New("not a usable KDF: want PBKDF2 or Argon2id within the limits of an unlock")
-	// ErrKey is returned for a volume key or a passphrase that cannot be one.
-	ErrKey = errors.New("not a usable key")
+	// errKey is returned for a volume key or a passphrase that cannot be one.
+	errKey = errors.New("not a usable key")
 )
 
 // The region that New makes, in bytes (specification, section 2): two headers
@@ -68,7 +68,7 @@ type Options struct {
 // them: such a source is an error.
 func NewVolumeKey(key []byte, random io.Reader) error {
 	if len(key) != luks2.KeySize {
-		return fmt.Errorf("%w: a volume key of %d bytes, not %d", ErrKey, len(key), luks2.KeySize)
+		return fmt.Errorf("%w: a volume key of %d bytes, not %d", errKey, len(key), luks2.KeySize)
 	}
 	if _, err := io.ReadFull(random, key); err != nil {
 		clear(key)
@@ -76,7 +76,7 @@ func NewVolumeKey(key []byte, random io.Reader) error {
 	}
 	if bytes.Equal(key[:luks2.KeySize/2], key[luks2.KeySize/2:]) {
 		clear(key)
-		return fmt.Errorf("%w: both halves of the volume key are the same", ErrKey)
+		return fmt.Errorf("%w: both halves of the volume key are the same", errKey)
 	}
 	return nil
 }
@@ -119,13 +119,13 @@ func New(o Options) ([]byte, error) {
 
 func (o Options) validate() error {
 	if len(o.Passphrase) == 0 {
-		return fmt.Errorf("%w: the passphrase is empty", ErrKey)
+		return fmt.Errorf("%w: the passphrase is empty", errKey)
 	}
 	if len(o.VolumeKey) != luks2.KeySize {
-		return fmt.Errorf("%w: a volume key of %d bytes, not %d", ErrKey, len(o.VolumeKey), luks2.KeySize)
+		return fmt.Errorf("%w: a volume key of %d bytes, not %d", errKey, len(o.VolumeKey), luks2.KeySize)
 	}
 	if bytes.Equal(o.VolumeKey[:luks2.KeySize/2], o.VolumeKey[luks2.KeySize/2:]) {
-		return fmt.Errorf("%w: both halves of the volume key are the same", ErrKey)
+		return fmt.Errorf("%w: both halves of the volume key are the same", errKey)
 	}
 	return validKDF(o.KDF)
 }

@@ -92,9 +92,9 @@ func TestFormatRefuses(t *testing.T) {
 		change func(*Options)
 		want   error
 	}{
-		"no passphrase":       {func(o *Options) { o.Passphrase = nil }, ErrKey},
-		"short volume key":    {func(o *Options) { o.VolumeKey = o.VolumeKey[:32] }, ErrKey},
-		"equal halves":        {func(o *Options) { o.VolumeKey = make([]byte, luks2.KeySize) }, ErrKey},
+		"no passphrase":       {func(o *Options) { o.Passphrase = nil }, errKey},
+		"short volume key":    {func(o *Options) { o.VolumeKey = o.VolumeKey[:32] }, errKey},
+		"equal halves":        {func(o *Options) { o.VolumeKey = make([]byte, luks2.KeySize) }, errKey},
 		"no KDF":              {func(o *Options) { o.KDF = luks2.KDF{} }, ErrKDF},
 		"too few iterations":  {func(o *Options) { o.KDF = PBKDF2(999) }, ErrKDF},
 		"too many iterations": {func(o *Options) { o.KDF = PBKDF2(luks2.MaxIterations + 1) }, ErrKDF},
@@ -124,14 +124,14 @@ func TestNewVolumeKey(t *testing.T) {
 	if err := NewVolumeKey(key, random(3)); err != nil || zero(key) {
 		t.Errorf("NewVolumeKey = %v, key zero: %v", err, zero(key))
 	}
-	if err := NewVolumeKey(key, bytes.NewReader(bytes.Repeat([]byte{1}, luks2.KeySize))); !errors.Is(err, ErrKey) || !zero(key) {
-		t.Errorf("NewVolumeKey(equal halves) = %v, key %x; want ErrKey and zeros", err, key)
+	if err := NewVolumeKey(key, bytes.NewReader(bytes.Repeat([]byte{1}, luks2.KeySize))); !errors.Is(err, errKey) || !zero(key) {
+		t.Errorf("NewVolumeKey(equal halves) = %v, key %x; want errKey and zeros", err, key)
 	}
 	if err := NewVolumeKey(key, bytes.NewReader(bytes.Repeat([]byte{1}, luks2.KeySize-1))); !errors.Is(err, io.ErrUnexpectedEOF) || !zero(key) {
 		t.Errorf("NewVolumeKey(short source) = %v, key %x; want an error and zeros", err, key)
 	}
-	if err := NewVolumeKey(key[:32], random(3)); !errors.Is(err, ErrKey) {
-		t.Errorf("NewVolumeKey(32 bytes) = %v; want ErrKey", err)
+	if err := NewVolumeKey(key[:32], random(3)); !errors.Is(err, errKey) {
+		t.Errorf("NewVolumeKey(32 bytes) = %v; want errKey", err)
 	}
 }
 

@@ -22,7 +22,7 @@ import (
 // What a volume key cannot be had for.
 var (
 	ErrPassphrase = errors.New("the passphrase does not open the keyslot")
-	ErrHash       = errors.New("the header has another hash than SHA-256")
+	errHash       = errors.New("the header has another hash than SHA-256")
 )
 
 // VolumeKey opens the keyslot of a header that Check has accepted, and returns
@@ -47,7 +47,7 @@ func VolumeKey(r io.ReaderAt, header []byte, info luks2.Info, passphrase []byte)
 	}
 	slot := doc.Keyslots[strconv.Itoa(info.Keyslot)]
 	if slot.AF.Hash != "sha256" || slot.KDF.Hash != "" && slot.KDF.Hash != "sha256" {
-		return nil, ErrHash
+		return nil, errHash
 	}
 	offset, err := strconv.ParseInt(slot.Area.Offset, 10, 64)
 	if err != nil {
@@ -73,7 +73,7 @@ func VolumeKey(r io.ReaderAt, header []byte, info luks2.Info, passphrase []byte)
 	for _, d := range doc.Digests { // Check lets one through
 		if d.Hash != "sha256" {
 			key.Close()
-			return nil, ErrHash
+			return nil, errHash
 		}
 		if subtle.ConstantTimeCompare(pbkdf2.Key(key.Bytes(), d.Salt, d.Iterations, sha256.Size, sha256.New), d.Digest) == 1 {
 			return key, nil

@@ -10,9 +10,9 @@ import (
 	"cocoroot/unlock/luks2/internal/layout"
 )
 
-// ErrCopies is returned where the second copy of the header is not a copy of
+// errCopies is returned where the second copy of the header is not a copy of
 // the first.
-var ErrCopies = errors.New("the second copy of the LUKS2 header is not a copy of the first; cryptsetup repair makes it one, and the image has to be hashed again")
+var errCopies = errors.New("the second copy of the LUKS2 header is not a copy of the first; cryptsetup repair makes it one, and the image has to be hashed again")
 
 // CheckSecondary compares the second copy of the header, which stands right
 // behind the first, with the first, which Check has accepted. Both are as long
@@ -23,21 +23,21 @@ var ErrCopies = errors.New("the second copy of the LUKS2 header is not a copy of
 // section 2.1).
 func CheckSecondary(first, second []byte) error {
 	if len(first) < luks2.BinaryHeaderSize || len(second) != len(first) {
-		return fmt.Errorf("%w: it has %d bytes, not %d", ErrCopies, len(second), len(first))
+		return fmt.Errorf("%w: it has %d bytes, not %d", errCopies, len(second), len(first))
 	}
 	if string(second[layout.OffMagic:layout.OffVersion]) != layout.SecondaryMagic {
-		return fmt.Errorf("%w: it is not there", ErrCopies)
+		return fmt.Errorf("%w: it is not there", errCopies)
 	}
 	if off := binary.BigEndian.Uint64(second[layout.OffOffset:]); off != uint64(len(first)) {
-		return fmt.Errorf("%w: it says that it stands at %d, not at %d", ErrCopies, off, len(first))
+		return fmt.Errorf("%w: it says that it stands at %d, not at %d", errCopies, off, len(first))
 	}
 	sum := layout.Checksum(second)
 	if !bytes.Equal(sum[:], second[layout.OffChecksum:layout.OffChecksum+len(sum)]) {
-		return fmt.Errorf("%w: it does not match its checksum", ErrCopies)
+		return fmt.Errorf("%w: it does not match its checksum", errCopies)
 	}
 	for _, r := range [][2]int{{layout.OffVersion, layout.OffSalt}, {layout.OffUUID, layout.OffOffset}, {layout.OffPadding, layout.OffChecksum}, {layout.OffPadding2, len(first)}} {
 		if !bytes.Equal(first[r[0]:r[1]], second[r[0]:r[1]]) {
-			return fmt.Errorf("%w: they differ between bytes %d and %d", ErrCopies, r[0], r[1])
+			return fmt.Errorf("%w: they differ between bytes %d and %d", errCopies, r[0], r[1])
 		}
 	}
 	return nil

@@ -38,8 +38,8 @@ func TestCheckSecondary(t *testing.T) {
 			return s
 		},
 	} {
-		if err := CheckSecondary(first, change(bytes.Clone(r[n:2*n]))); !errors.Is(err, ErrCopies) {
-			t.Errorf("%s: CheckSecondary = %v; want ErrCopies", name, err)
+		if err := CheckSecondary(first, change(bytes.Clone(r[n:2*n]))); !errors.Is(err, errCopies) {
+			t.Errorf("%s: CheckSecondary = %v; want errCopies", name, err)
 		}
 	}
 }

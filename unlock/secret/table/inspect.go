@@ -14,12 +14,12 @@ import (
 var (
 	// ErrHeader makes the kernel see no secrets at all, without a word.
 	ErrHeader = errors.New("it does not begin with the GUID of a secret table")
-	// ErrLength makes the kernel refuse the table.
-	ErrLength = errors.New("the length in its header is less than the header or more than there is")
-	// ErrEntry makes the kernel refuse the table and take back what it showed.
-	ErrEntry = errors.New("the length of an entry is less than its header or more than what is left")
-	// ErrZeros is ErrEntry for padding that the header's length counts.
-	ErrZeros = fmt.Errorf("%w: 20 zero bytes or more are counted as an entry", ErrEntry)
+	// errLength makes the kernel refuse the table.
+	errLength = errors.New("the length in its header is less than the header or more than there is")
+	// errEntry makes the kernel refuse the table and take back what it showed.
+	errEntry = errors.New("the length of an entry is less than its header or more than what is left")
+	// errZeros is errEntry for padding that the header's length counts.
+	errZeros = fmt.Errorf("%w: 20 zero bytes or more are counted as an entry", errEntry)
 )
 
 // Listing is what a secret table holds and what the guest will see of it.
@@ -59,7 +59,7 @@ func IsTable(b []byte) bool { return bytes.HasPrefix(b, tableGUID[:]) }
 func Inspect(table []byte, area int) Listing {
 	l := Listing{Size: len(table), PaddingZero: true}
 	if len(table) < headerSize {
-		l.Fault = ErrLength
+		l.Fault = errLength
 		return l
 	}
 	if efi.GUID(table) != tableGUID {
@@ -68,7 +68,7 @@ func Inspect(table []byte, area int) Listing {
 	}
 	length := binary.LittleEndian.Uint32(table[16:])
 	if length < headerSize || uint64(length) > uint64(len(table)) {
-		l.Fault = fmt.Errorf("%w: %d of %d bytes", ErrLength, length, len(table))
+		l.Fault = fmt.Errorf("%w: %d of %d bytes", errLength, length, len(table))
 		return l
 	}
 	l.Length = int(length)
@@ -90,11 +90,11 @@ func (l *Listing) readEntries(table []byte) error {
 		guid, length := efi.GUID(e), binary.LittleEndian.Uint32(e[16:])
 		switch {
 		case allZero(e):
-			return fmt.Errorf("%w, at byte %d", ErrZeros, at)
+			return fmt.Errorf("%w, at byte %d", errZeros, at)
 		case length < headerSize || uint64(length) > uint64(len(e)):
-			return fmt.Errorf("%w, at byte %d", ErrEntry, at)
+			return fmt.Errorf("%w, at byte %d", errEntry, at)
 		case seen[guid]:
-			return fmt.Errorf("%s: %w", guid, ErrDuplicate)
+			return fmt.Errorf("%s: %w", guid, errDuplicate)
 		case !guid.IsZero() && len(seen) == secret.MaxEntries:
 			return secret.ErrTooMany
 		}

@@ -36,10 +36,10 @@ var tableGUID = efi.MustParse("1e74f542-71dd-4d66-963e-ef4287ff173b")
 
 // What a table can be refused for.
 var (
-	ErrDuplicate = errors.New("the GUID stands twice")
-	ErrNull      = errors.New("the NULL GUID marks deleted entries")
+	errDuplicate = errors.New("the GUID stands twice")
+	errNull      = errors.New("the NULL GUID marks deleted entries")
 	ErrTooBig    = errors.New("the table does not fit the secret area")
-	ErrEmpty     = errors.New("there is nothing to put in")
+	errEmpty     = errors.New("there is nothing to put in")
 )
 
 // Entry is one secret and its name.
@@ -59,9 +59,9 @@ func Build(entries []Entry, area int) (*secmem.Buffer, error) {
 	for _, e := range entries {
 		switch {
 		case e.GUID.IsZero():
-			return nil, fmt.Errorf("cannot build the secret table: %w", ErrNull)
+			return nil, fmt.Errorf("cannot build the secret table: %w", errNull)
 		case slices.Contains(seen, e.GUID):
-			return nil, fmt.Errorf("cannot build the secret table: %s: %w", e.GUID, ErrDuplicate)
+			return nil, fmt.Errorf("cannot build the secret table: %s: %w", e.GUID, errDuplicate)
 		case len(seen) == secret.MaxEntries:
 			return nil, fmt.Errorf("cannot build the secret table: %w", secret.ErrTooMany)
 		case len(e.Data.Bytes()) > area:
@@ -73,7 +73,7 @@ func Build(entries []Entry, area int) (*secmem.Buffer, error) {
 	padded := (size + alignment - 1) / alignment * alignment
 	switch {
 	case len(entries) == 0:
-		return nil, fmt.Errorf("cannot build the secret table: %w", ErrEmpty)
+		return nil, fmt.Errorf("cannot build the secret table: %w", errEmpty)
 	case padded > area:
 		return nil, fmt.Errorf("cannot build the secret table: %d bytes: %w of %d bytes", padded, ErrTooBig, area)
 	}

@@ -50,9 +50,9 @@ func TestBuildRefuses(t *testing.T) {
 		area    int
 		want    error
 	}{
-		{"nothing", nil, 64, ErrEmpty},
-		{"null", []Entry{{efi.GUID{}, buffer(t, "x")}}, 64, ErrNull},
-		{"twice", []Entry{{guid(1), buffer(t, "x")}, {guid(1), buffer(t, "y")}}, 4096, ErrDuplicate},
+		{"nothing", nil, 64, errEmpty},
+		{"null", []Entry{{efi.GUID{}, buffer(t, "x")}}, 64, errNull},
+		{"twice", []Entry{{guid(1), buffer(t, "x")}, {guid(1), buffer(t, "y")}}, 4096, errDuplicate},
 		{"64 entries", many, 65536, secret.ErrTooMany},
 		{"one byte too long", []Entry{{guid(1), buffer(t, string(full)+"x")}}, 64, ErrTooBig},
 		{"entry alone too long", []Entry{{guid(1), buffer(t, string(make([]byte, 65)))}}, 64, ErrTooBig},

@@ -13,9 +13,9 @@ import (
 	"cocoroot/unlock/verity"
 )
 
-// ErrDataLength is returned when a Builder gets more or fewer blocks than it
+// errDataLength is returned when a Builder gets more or fewer blocks than it
 // was made for.
-var ErrDataLength = errors.New("data is not as long as announced")
+var errDataLength = errors.New("data is not as long as announced")
 
 // A Builder computes the hash tree over data in one pass, and writes every
 // block of the tree as soon as it is full. It keeps one block a level, so its
@@ -59,7 +59,7 @@ func NewBuilder(dst io.WriterAt, dataBlocks uint64, salt []byte) (*Builder, erro
 func (b *Builder) Append(digests []byte) error {
 	n := uint64(len(digests) / verity.DigestSize)
 	if n > b.params.DataBlocks-b.have {
-		return fmt.Errorf("%w: more than %d blocks", ErrDataLength, b.params.DataBlocks)
+		return fmt.Errorf("%w: more than %d blocks", errDataLength, b.params.DataBlocks)
 	}
 	b.have += n
 	for ; len(digests) > 0; digests = digests[verity.DigestSize:] {
@@ -75,7 +75,7 @@ func (b *Builder) Append(digests []byte) error {
 // announced number of blocks was hashed. The Builder is of no use afterwards.
 func (b *Builder) Finish(uuid [16]byte) (verity.Params, error) {
 	if b.have != b.params.DataBlocks {
-		return verity.Params{}, fmt.Errorf("%w: %d blocks of %d", ErrDataLength, b.have, b.params.DataBlocks)
+		return verity.Params{}, fmt.Errorf("%w: %d blocks of %d", errDataLength, b.have, b.params.DataBlocks)
 	}
 	for i := range b.levels {
 		if len(b.levels[i].block) > 0 {

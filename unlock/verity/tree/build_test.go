@@ -104,14 +104,14 @@ func TestBuilderRefuses(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := b.Append(make([]byte, 3*verity.DigestSize)); !errors.Is(err, ErrDataLength) {
-		t.Errorf("Append(three blocks of two) = %v; want ErrDataLength", err)
+	if err := b.Append(make([]byte, 3*verity.DigestSize)); !errors.Is(err, errDataLength) {
+		t.Errorf("Append(three blocks of two) = %v; want errDataLength", err)
 	}
 	if err := b.Append(make([]byte, verity.DigestSize)); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := b.Finish([16]byte{}); !errors.Is(err, ErrDataLength) {
-		t.Errorf("Finish after one block of two = %v; want ErrDataLength", err)
+	if _, err := b.Finish([16]byte{}); !errors.Is(err, errDataLength) {
+		t.Errorf("Finish after one block of two = %v; want errDataLength", err)
 	}
 }
 

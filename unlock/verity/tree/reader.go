@@ -9,8 +9,8 @@ import (
 	"cocoroot/unlock/verity"
 )
 
-// ErrBlock is returned for a block that is not the measured one.
-var ErrBlock = errors.New("a block differs from the root hash")
+// errBlock is returned for a block that is not the measured one.
+var errBlock = errors.New("a block differs from the root hash")
 
 // Reader reads the data that a root hash covers, and checks each block when it
 // is read, so that nothing of it depends on an earlier look. It is for one
@@ -34,8 +34,8 @@ func NewReader(p verity.Params, r io.ReaderAt) *Reader {
 	return &Reader{params: p, r: r, starts: starts, kept: make([]*treeBlock, len(starts))}
 }
 
-// ReadAt reads data, which ends at Params.DataSize. Its errors are ErrBlock,
-// ErrShort, and those of reading.
+// ReadAt reads data, which ends at Params.DataSize. A block that is not the
+// measured one is an error, and so is what ends before it should (ErrShort).
 func (r *Reader) ReadAt(p []byte, off int64) (n int, err error) {
 	size := int64(r.params.DataSize())
 	if off < 0 {
@@ -81,7 +81,7 @@ func (r *Reader) block(level int, number uint64) ([]byte, error) {
 		return nil, err
 	}
 	if !bytes.Equal(AppendDigests(nil, b, r.params.Salt), digest) {
-		return nil, fmt.Errorf("%w: block %d", ErrBlock, place)
+		return nil, fmt.Errorf("%w: block %d", errBlock, place)
 	}
 	if level > 0 {
 		r.kept[level-1] = &treeBlock{number, b}

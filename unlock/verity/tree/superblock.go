@@ -50,28 +50,28 @@ func Superblock(p verity.Params, uuid [16]byte) []byte {
 	return sb
 }
 
-// ErrSuperblock is returned for a block that is not a superblock as Superblock
+// errSuperblock is returned for a block that is not a superblock as Superblock
 // and veritysetup's defaults make it.
-var ErrSuperblock = errors.New("not the superblock of a hash tree with SHA-256 and blocks of 4096 bytes")
+var errSuperblock = errors.New("not the superblock of a hash tree with SHA-256 and blocks of 4096 bytes")
 
 // ParseSuperblock reads the block before a tree: the number of data blocks, the
 // salt, the UUID. A superblock has no root hash, and nothing vouches for it: it
 // is for telling what an image is, never for activating one.
 func ParseSuperblock(block []byte) (p verity.Params, uuid [16]byte, err error) {
 	if len(block) != verity.BlockSize || !bytes.HasPrefix(block, []byte(superblockSignature)) {
-		return p, uuid, ErrSuperblock
+		return p, uuid, errSuperblock
 	}
 	size := binary.LittleEndian.Uint16(block[80:])
 	if size > verity.MaxSaltSize {
-		return p, uuid, fmt.Errorf("%w: a salt of %d bytes", ErrSuperblock, size)
+		return p, uuid, fmt.Errorf("%w: a salt of %d bytes", errSuperblock, size)
 	}
 	p = verity.Params{DataBlocks: binary.LittleEndian.Uint64(block[72:]), Salt: bytes.Clone(block[88 : 88+int(size)])}
 	copy(uuid[:], block[16:])
 	if p.DataBlocks == 0 || p.DataBlocks > verity.MaxDataBlocks {
-		return verity.Params{}, uuid, fmt.Errorf("%w: %d data blocks", ErrSuperblock, p.DataBlocks)
+		return verity.Params{}, uuid, fmt.Errorf("%w: %d data blocks", errSuperblock, p.DataBlocks)
 	}
 	if !bytes.Equal(Superblock(p, uuid), block) {
-		return verity.Params{}, uuid, fmt.Errorf("%w: its other fields differ", ErrSuperblock)
+		return verity.Params{}, uuid, fmt.Errorf("%w: its other fields differ", errSuperblock)
 	}
 	return p, uuid, nil
 }

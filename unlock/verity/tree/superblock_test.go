@@ -31,8 +31,8 @@ func TestParseSuperblock(t *testing.T) {
 			t.Fatalf("byte %d changed: ParseSuperblock sees no difference", i)
 		}
 	}
-	if _, _, err := ParseSuperblock(good[:512]); !errors.Is(err, ErrSuperblock) {
-		t.Errorf("a sector of it: %v; want ErrSuperblock", err)
+	if _, _, err := ParseSuperblock(good[:512]); !errors.Is(err, errSuperblock) {
+		t.Errorf("a sector of it: %v; want errSuperblock", err)
 	}
 }
 
@@ -45,8 +45,8 @@ func FuzzParseSuperblock(f *testing.F) {
 		if err == nil && !bytes.Equal(Superblock(p, uuid), b) {
 			t.Errorf("ParseSuperblock accepted what Superblock does not write: %+v", p)
 		}
-		if err != nil && !errors.Is(err, ErrSuperblock) {
-			t.Errorf("error = %v; want ErrSuperblock", err)
+		if err != nil && !errors.Is(err, errSuperblock) {
+			t.Errorf("error = %v; want errSuperblock", err)
 		}
 	})
 }

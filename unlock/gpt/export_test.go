@@ -1,0 +1,3 @@
+package gpt
+
+var ErrTable = errTable
