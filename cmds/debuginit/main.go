@@ -6,8 +6,8 @@
 // The archive it goes into has another measurement than the ordinary one, and
 // who releases a secret for that measurement gives the secret to the host:
 // whoever has the console has the shell, and nothing here protects from it.
-// The shell is not started unless it was seen that no secret is left; then
-// the guest ends as the ordinary init ends it, with one FATAL line.
+// The shell starts only after a check that no secret is left. Otherwise the
+// guest ends as with the ordinary init, with one FATAL line.
 package main
 
 import (

@@ -10,7 +10,7 @@ import (
 )
 
 // takeSecrets shows the GUID and the length of every entry, never a value, and
-// removes all of them. It returns nil only when it has seen that none is left:
+// removes all of them. It returns nil only after checking that none is left:
 // what cannot be reached from here could be reached from a shell later.
 func takeSecrets(dirs []string) error {
 	store, err := secret.OpenStore(dirs)

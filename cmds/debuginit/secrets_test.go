@@ -85,7 +85,7 @@ func TestEntryThatStays(t *testing.T) {
 		t.Errorf("%q says that nothing is left", text)
 	}
 	if left, err := os.ReadDir(dir); err != nil || len(left) != 1 {
-		t.Errorf("left = %v, %v; want the stuck one alone", left, err)
+		t.Errorf("left = %v, %v; want only the stuck one", left, err)
 	}
 }
 

@@ -35,7 +35,7 @@ func TestBoots(t *testing.T) {
 		}
 	}
 	// Seen from outside: the key's bytes and name are zero, the entry that
-	// the workload keeps is whole.
+	// the workload keeps is complete.
 	key := g.entries[0].Data.Bytes()
 	if bytes.Contains(e.page, key) || bytes.Contains(e.page, policy.DefaultKey[:]) {
 		t.Error("the disk key is still in the guest's memory")

@@ -33,9 +33,9 @@ func TestDebugArchive(t *testing.T) {
 	g.extra = []string{"-chardev", "socket,id=typed,server=on,wait=off,path=" + socket, "-serial", "chardev:typed"}
 
 	var (
-		heard  bytes.Buffer
-		page   []byte // the secret area while the shell runs
-		played = make(chan error, 1)
+		heard bytes.Buffer
+		page  []byte // the secret area while the shell runs
+		typed = make(chan error, 1)
 	)
 	g.onStart = func(ctx context.Context, q *qmp.Client) error {
 		line, err := net.Dial("unix", socket)
@@ -44,7 +44,7 @@ func TestDebugArchive(t *testing.T) {
 		}
 		go func() {
 			defer line.Close()
-			played <- func() error {
+			typed <- func() error {
 				if err := expect(line, &heard, shellStarts); err != nil {
 					return err
 				}
@@ -74,7 +74,7 @@ func TestDebugArchive(t *testing.T) {
 	if e.err != nil || e.Reason != "guest-shutdown" || e.Panic != "" {
 		t.Errorf("outcome = %+v, %v; want a power-off", e.Outcome, e.err)
 	}
-	if err := <-played; err != nil {
+	if err := <-typed; err != nil {
 		t.Errorf("at the shell: %v; the line had\n%s", err, heard.Bytes())
 	}
 	if n := strings.Count(heard.String(), "THIS IS A DEBUG ARCHIVE"); n != 2 {
@@ -112,7 +112,7 @@ func wipedEntry(n byte) []byte {
 	return b
 }
 
-// expect reads from the line into heard until text has come behind what was
+// expect reads from the line into heard until text has come after what was
 // there before.
 func expect(line net.Conn, heard *bytes.Buffer, text string) error {
 	from := heard.Len()
@@ -140,7 +140,7 @@ func TestDebugArchiveWithoutWipe(t *testing.T) {
 			for i := range byte(secret.MaxEntries) {
 				g.entries = append(g.entries, entry(t, efi.GUID{i, 1}, nil))
 			}
-			g.entries = append(g.entries, entry(t, otherGUID, []byte("an entry behind the last one that is shown")))
+			g.entries = append(g.entries, entry(t, otherGUID, []byte("an entry after the last one that is shown")))
 			g.table = tableOf(g.entries, 0, false)
 		}, "WIPE"},
 	} {

@@ -20,7 +20,7 @@ import (
 // partGUID is the partition that holds the image.
 var partGUID = efi.MustParse("abcdef01-2222-3333-4444-555555555555")
 
-// spare is what a disk has behind the image: a disk may be larger.
+// spare is what a disk has after the image: a disk may be larger.
 var spare = make([]byte, 1<<20+512)
 
 // diskName replaces the disk's name in the command line.
@@ -165,7 +165,7 @@ func plug(ctx context.Context, q *qmp.Client, image string) error {
 	}, nil)
 }
 
-// second attaches another disk, before or behind the guest's own.
+// second attaches another disk, before or after the guest's own.
 func (g *guest) second(t *testing.T, data []byte, device string) {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "second")

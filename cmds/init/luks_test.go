@@ -23,7 +23,7 @@ import (
 func TestNullCipherInTheSegment(t *testing.T) {
 	t.Parallel()
 	s := standardImage(t)
-	// The attack as a whole: behind a header that the right key opens, and
+	// The attack as a whole: after a header that the right key opens, and
 	// that names no cipher, lies a program of the attacker's in the clear.
 	dir := t.TempDir()
 	plain := filepath.Join(dir, "plain")

@@ -108,8 +108,8 @@ func TestResidueAfterStart(t *testing.T) {
 		s := seal(t, dir, lookRoot(t, dir))
 		onlyKernelCopies(t, s.boots(t), needlesOf(t, s.path, s.key))
 	})
-	// Argon2's goroutines run outside of what clears behind itself. The NUL
-	// behind the passphrase makes two derivations of it.
+	// Argon2's goroutines run outside of what clears its traces. The NUL
+	// after the passphrase makes two derivations of it.
 	t.Run("Argon2id, twice", func(t *testing.T) {
 		t.Parallel()
 		passphrase := []byte("a passphrase that somebody chose, of sixty-four characters here.")

@@ -330,7 +330,7 @@ func (g *guest) fails(t *testing.T, want string) ended {
 	return e
 }
 
-// wiped sees that no entry's bytes are left in the secret area.
+// wiped checks that no entry's bytes are left in the secret area.
 func (g *guest) wiped(t *testing.T, e ended) {
 	t.Helper()
 	if len(e.page) == 0 {

@@ -78,7 +78,7 @@ func tableOf(entries []table.Entry, padding int, counted bool) []byte {
 
 func TestTableConventions(t *testing.T) {
 	for name, tc := range map[string]struct {
-		behind  string // the key in its entry
+		after   string // the key in its entry
 		beside  string // in another entry
 		padding int
 		counted bool
@@ -87,12 +87,12 @@ func TestTableConventions(t *testing.T) {
 		// A table whose size is a multiple of 16 already gets 16 bytes more.
 		"libvirt, full padding":                 {beside: "four", padding: 16},
 		"full padding in the length":            {beside: "four", padding: 16, counted: true},
-		"grub's, NUL and padding in the length": {behind: "\x00", padding: 7, counted: true},
+		"grub's, NUL and padding in the length": {after: "\x00", padding: 7, counted: true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			g := standardImage(t).boots(t)
-			g.entries[0] = entry(t, policy.DefaultKey, append(g.entries[0].Data.Bytes(), tc.behind...))
+			g.entries[0] = entry(t, policy.DefaultKey, append(g.entries[0].Data.Bytes(), tc.after...))
 			if tc.beside != "" {
 				g.entries = append(g.entries, entry(t, otherGUID, []byte(tc.beside)))
 			}
@@ -123,7 +123,7 @@ func TestKeyWithNewline(t *testing.T) {
 }
 
 // A key may end in a newline by right: the exact bytes are tried first.
-// The NUL behind it is a carrier's.
+// The NUL after it is a carrier's.
 func TestNewlineInKey(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()

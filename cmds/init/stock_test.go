@@ -55,7 +55,7 @@ func TestStockImage(t *testing.T) {
 	}
 }
 
-// stockImage encrypts a file system where it lies and puts a hash tree behind
+// stockImage encrypts a file system where it lies and puts a hash tree after
 // it, as cryptsetup's own manual does.
 func stockImage(t *testing.T, image, key string, pbkdf []string) verity.Params {
 	t.Helper()

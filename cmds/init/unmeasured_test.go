@@ -21,7 +21,7 @@ import (
 // planted stands in everything that the host offers here.
 const planted = "HOSTILE-0123456789"
 
-// undisturbed boots a guest whose program must find what it finds alone.
+// undisturbed boots a guest whose program must find what it finds undisturbed.
 func (g *guest) undisturbed(t *testing.T) ended {
 	t.Helper()
 	e := g.runs(t)

@@ -23,9 +23,9 @@ import (
 	"cocoroot/unlock/modules"
 )
 
-// What an archive can be refused for.
+// Errors returned by Write.
 var (
-	ErrDuplicate = errors.New("the name stands twice")
+	ErrDuplicate = errors.New("the name appears twice")
 	ErrInit      = errors.New("not an init that this archive may carry")
 )
 

@@ -17,7 +17,7 @@ const (
 	debugPackage = "cocoroot/cmds/debuginit"
 )
 
-// checkStatic sees that the file is a program that runs without a loader and
+// checkStatic checks that the file is a program that runs without a loader and
 // without libraries.
 func checkStatic(file []byte) error {
 	f, err := elf.NewFile(bytes.NewReader(file))
@@ -33,7 +33,7 @@ func checkStatic(file []byte) error {
 	return nil
 }
 
-// checkInit sees that the file is our init of that package, runs by itself,
+// checkInit checks that the file is our init of that package, runs by itself,
 // and clears the key from its own memory.
 func checkInit(file []byte, mainPackage string) error {
 	if err := checkStatic(file); err != nil {

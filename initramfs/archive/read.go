@@ -40,7 +40,7 @@ const (
 )
 
 // ErrArchive is returned for what the kernel would not unpack to its end.
-var ErrArchive = errors.New("not a whole cpio archive")
+var ErrArchive = errors.New("not a complete cpio archive")
 
 // Member is one entry of an archive.
 type Member struct {

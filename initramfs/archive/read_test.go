@@ -50,7 +50,7 @@ func TestListOfWrite(t *testing.T) {
 	}
 	l, err = List(io.MultiReader(bytes.NewReader(archived), bytes.NewReader(archived)))
 	if err != nil || len(l.Problems) != 1 {
-		t.Errorf("two archives behind each other: %v, %v; want one problem", err, l.Problems)
+		t.Errorf("two archives in a row: %v, %v; want one problem", err, l.Problems)
 	}
 }
 
@@ -80,7 +80,7 @@ func TestListProblems(t *testing.T) {
 		"a script":       {[]cpio.Record{init}, "not an init that this archive may carry"},
 		"list is junk":   {[]cpio.Record{init, cpio.StaticFile("etc/cocoroot/modules", "/etc/passwd\n", 0o644)}, "module list is malformed"},
 		"module is lost": {[]cpio.Record{init, cpio.StaticFile("etc/cocoroot/modules", "/lib/modules/a.ko\n", 0o644)}, "not there"},
-		"name twice":     {[]cpio.Record{init, cpio.StaticFile("x", "", 0o644), cpio.StaticFile("Y", "", 0o644)}, "stands twice"},
+		"name twice":     {[]cpio.Record{init, cpio.StaticFile("x", "", 0o644), cpio.StaticFile("Y", "", 0o644)}, "appears twice"},
 	} {
 		packed := bytes.ReplaceAll(pack(t, tc.records...), []byte("Y"), []byte("x")) // a writer of cpio drops the second
 		l, err := List(bytes.NewReader(gzipped(t, bytes.NewReader(packed))))
@@ -186,7 +186,7 @@ func FuzzList(f *testing.F) {
 	})
 }
 
-// TestFuzzListSeeds sees that the seeds reach the list of modules, and errors.
+// TestFuzzListSeeds checks that the seeds reach the list of modules, and errors.
 func TestFuzzListSeeds(t *testing.T) {
 	var lists, errs int
 	for _, s := range listSeeds(t) {

@@ -9,7 +9,7 @@
 //
 // In a simulated launch, everything inside the guest is real: OVMF verifies kernel, initrd and
 // command line against the hashes table, the kernel finds the secret table,
-// init opens the image and wipes the secret. Only the outside is played: this
+// init opens the image and wipes the secret. Only the outside is simulated: this
 // program writes both tables into the guest's memory, which on SEV hardware
 // the platform's secure processor does, after the owner has seen the launch
 // measurement.
@@ -234,7 +234,7 @@ func (c Config) checkTables(fw ovmf.Firmware, hashes []byte) error {
 	return nil
 }
 
-// version asks the program for its version, and sees that it is new enough.
+// version asks the program for its version, and checks that it is new enough.
 func (c Config) version(ctx context.Context) (Version, error) {
 	v, err := QEMUVersion(ctx, c.QEMU)
 	if err == nil && c.SEV != nil {

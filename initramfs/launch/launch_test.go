@@ -164,7 +164,7 @@ func script(t *testing.T, text string) string {
 	return p
 }
 
-// TestBadQEMU needs no QEMU: it plays one.
+// TestBadQEMU needs no QEMU: it simulates one.
 func TestBadQEMU(t *testing.T) {
 	for _, tt := range []struct {
 		name, text, stderr string
@@ -211,7 +211,7 @@ func TestNotQEMU(t *testing.T) {
 	}
 }
 
-// TestAwaitStop plays a QEMU that has announced the end and still runs.
+// TestAwaitStop simulates a QEMU that has announced the end and still runs.
 func TestAwaitStop(t *testing.T) {
 	ours, theirs := net.Pipe()
 	asked := 0

@@ -45,11 +45,11 @@ func TestConfidentialRefused(t *testing.T) {
 		"no reduced bits":           {ModeES, func(c *Config) { c.SEV.ReducedPhysBits = 0 }},
 		"init2 without ES":          {ModeSEV, func(c *Config) { c.SEV.VMType = measure.Init2 }},
 		"init2 with SNP":            {ModeSNP, func(c *Config) { c.SEV.VMType = measure.Init2 }},
-		"session alone":             {ModeES, func(c *Config) { c.SEV.DHCert = "" }},
-		"certificate alone":         {ModeES, func(c *Config) { c.SEV.Session = "" }},
+		"session only":              {ModeES, func(c *Config) { c.SEV.DHCert = "" }},
+		"certificate only":          {ModeES, func(c *Config) { c.SEV.Session = "" }},
 		"session with SNP":          {ModeSNP, func(c *Config) { c.SEV.Session, c.SEV.DHCert = "a", "b" }},
 		"unknown CPU":               {ModeES, func(c *Config) { c.SEV.CPUType = "EPYC-Bologna" }},
-		"option behind the CPU":     {ModeES, func(c *Config) { c.SEV.CPUType = "EPYC,x=1" }},
+		"option after the CPU":      {ModeES, func(c *Config) { c.SEV.CPUType = "EPYC,x=1" }},
 		"ES policy for SEV":         {ModeSEV, func(c *Config) { c.SEV.Policy = 7 }},
 		"SEV policy for ES":         {ModeES, func(c *Config) { c.SEV.Policy = 3 }},
 		"SNP policy for ES":         {ModeES, func(c *Config) { c.SEV.Policy = 1<<32 | 7 }},
@@ -156,7 +156,7 @@ func TestCheckHost(t *testing.T) {
 		change(h)
 		err := CheckHost(h, ModeSNP)
 		if !errors.Is(err, ErrNoSEV) || !strings.Contains(err.Error(), name) || strings.Contains(err.Error(), ";") {
-			t.Errorf("%s: %v; want ErrNoSEV with that alone", name, err)
+			t.Errorf("%s: %v; want ErrNoSEV with only that", name, err)
 		}
 	}
 	h := host()
@@ -181,7 +181,7 @@ func TestCheckSocket(t *testing.T) {
 	}
 }
 
-// TestCapabilities plays a QEMU on a host with SEV.
+// TestCapabilities simulates a QEMU on a host with SEV.
 func TestCapabilities(t *testing.T) {
 	talk := func(answer string) string {
 		return "exec 4>&3\nsay() { printf '%s\\n' \"$1\" >&4; read -r l <&3; }\n" +
@@ -281,7 +281,7 @@ func TestQEMUUnderstands(t *testing.T) {
 			t.Errorf("%s: QEMU says %q of a wrong option", m, out)
 		}
 
-		// What stands behind the object is read only where it works: the
+		// What follows the object is read only where it works: the
 		// same machine without it, which waits as -S says.
 		plain := slices.Delete(slices.Clone(args), object-1, object+1)
 		machine := slices.Index(plain, "-machine") + 1

@@ -81,7 +81,7 @@ func (c CPUs) checkES() error {
 		return fmt.Errorf("%w: there are none", ErrCPUs)
 	}
 	if c.features&SNPActive != 0 {
-		return fmt.Errorf("%w: the guest feature 0x1 (SNPActive) is for SEV-SNP alone", ErrCPUs)
+		return fmt.Errorf("%w: the guest feature 0x1 (SNPActive) is only for SEV-SNP", ErrCPUs)
 	}
 	return nil
 }

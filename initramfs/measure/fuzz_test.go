@@ -51,7 +51,7 @@ func FuzzLaunch(f *testing.F) {
 	})
 }
 
-// TestFuzzLaunchSeeds sees that the seeds reach a digest in each mode, and errors.
+// TestFuzzLaunchSeeds checks that the seeds reach a digest in each mode, and errors.
 func TestFuzzLaunchSeeds(t *testing.T) {
 	var digests, errs int
 	count := func(_ Result, err error) {

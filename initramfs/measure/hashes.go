@@ -87,7 +87,7 @@ func NewHashesTable(kernel, initrd io.Reader, cmdline string) (HashesTable, erro
 	return t, nil
 }
 
-// CheckCmdline refuses a command line with a NUL, behind which the kernel
+// CheckCmdline refuses a command line with a NUL, after which the kernel
 // would not read on, or with a line break, which is what an editor leaves at
 // the end of a file and nobody sees.
 func CheckCmdline(cmdline string) error {

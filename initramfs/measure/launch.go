@@ -6,7 +6,7 @@ import (
 	"cocoroot/initramfs/measure/ovmf"
 )
 
-// Step is one thing that the launch measured, and the digest behind it.
+// Step is one thing that the launch measured, and the digest after it.
 type Step struct {
 	// Name is firmware, svsm, hashes_table (SEV and SEV-ES), vmsa, or the
 	// type of a section: sec_mem, secrets, cpuid, svsm_caa, kernel_hashes.

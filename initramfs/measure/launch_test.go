@@ -10,7 +10,7 @@ import (
 	"cocoroot/initramfs/oracle"
 )
 
-// newTestTable is the table of a kernel alone.
+// newTestTable is the table of a kernel only.
 func newTestTable(t testing.TB) *HashesTable {
 	t.Helper()
 	table, err := NewHashesTable(strings.NewReader("kernel"), nil, "")
@@ -113,7 +113,7 @@ func TestBadSVSM(t *testing.T) {
 		"no footer":              {make([]byte, 8192), 0, ovmf.ErrNoFooter},
 		"a firmware":             {goodFirmware(), 0, ErrFirmware},
 		"no metadata":            {buildImage("svsm", 8192, nil, svsmEntry(0)), 0, ErrFirmware},
-		"entry behind its end":   {buildImage("svsm", 8192, nil, svsmEntry(8192), metadataEntry()), 0, ovmf.ErrFooter},
+		"entry after its end":    {buildImage("svsm", 8192, nil, svsmEntry(8192), metadataEntry()), 0, ovmf.ErrFooter},
 		"unknown section type":   {section(0x1000, 0x1000, 9), 0, ErrFirmware},
 		"section below the SVSM": {section(0, uint32(room)&^0xfff, ovmf.SecMem), 0, nil},
 		"section in the SVSM":    {section(uint32(room), 0x1000, ovmf.SecMem), 0, ErrFirmware},
@@ -128,7 +128,7 @@ func TestBadSVSM(t *testing.T) {
 	}
 }
 
-// TestCPUsOfTheWrongMode sees that no mode measures CPUs which its guests
+// TestCPUsOfTheWrongMode checks that no mode measures CPUs which its guests
 // cannot have.
 func TestCPUsOfTheWrongMode(t *testing.T) {
 	f, err := NewFirmware(goodFirmware())
@@ -156,7 +156,7 @@ func TestCPUsOfTheWrongMode(t *testing.T) {
 	}
 }
 
-// TestVMSADiffers sees that what the owner names is in the VMSA, and that AP
+// TestVMSADiffers checks that what the owner names is in the VMSA, and that AP
 // and boot processor are told apart.
 func TestVMSADiffers(t *testing.T) {
 	f, err := NewFirmware(goodFirmware())

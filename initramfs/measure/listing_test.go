@@ -14,7 +14,7 @@ func listSeeds(t testing.TB) [][]byte {
 	}
 	good := table.Marshal()
 	short := bytes.Clone(good)
-	short[16] = tableHead + tableEntry // the command line's entry alone
+	short[16] = tableHead + tableEntry // only the command line's entry
 	wrong := bytes.Clone(good)
 	wrong[tableHead+16]--
 	return [][]byte{good, good[:TableLength], short, wrong, good[:tableHead], good[:20]}
@@ -56,12 +56,12 @@ func FuzzListHashes(f *testing.F) {
 			t.Errorf("error = %v; want ErrTable", err)
 		}
 		if _, strict := ParseHashesTable(b); strict == nil && (err != nil || len(list) != 3) {
-			t.Errorf("ListHashes = %d entries, %v, for a table that is whole", len(list), err)
+			t.Errorf("ListHashes = %d entries, %v, for a complete table", len(list), err)
 		}
 	})
 }
 
-// TestFuzzListHashesSeeds sees that the seeds reach entries, and errors.
+// TestFuzzListHashesSeeds checks that the seeds reach entries, and errors.
 func TestFuzzListHashesSeeds(t *testing.T) {
 	entries, errs := 0, 0
 	for _, s := range listSeeds(t) {

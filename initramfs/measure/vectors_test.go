@@ -119,7 +119,7 @@ func TestVectors(t *testing.T) {
 	}
 }
 
-// refused sees that a firmware without a place for hashes is refused in every
+// refused checks that a firmware without a place for hashes is refused in every
 // mode when there is a kernel.
 func (v vector) refused(t *testing.T) {
 	f, table := vectorFirmware(t, v.OVMF), v.table(t)

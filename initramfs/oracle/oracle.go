@@ -1,5 +1,5 @@
-// Package oracle is for tests alone: it finds the programs and files whose
-// word counts as truth, such as cryptsetup and QEMU.
+// Package oracle is only for tests: it finds the programs and files whose
+// answers count as truth, such as cryptsetup and QEMU.
 //
 // Where one is missing, the test is skipped; with COCOROOT_REQUIRE_TOOLS=1,
 // as in CI, it fails, so that no comparison is left out unseen.

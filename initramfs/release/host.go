@@ -42,12 +42,12 @@ func Collect(ctx context.Context, c *qmp.Client) (Report, error) {
 	return r, nil
 }
 
-// query reads everything but the measurement, and sees that the guest is in
+// query reads everything but the measurement, and checks that the guest is in
 // the one state in which it can be had.
 func query(ctx context.Context, c *qmp.Client) (Report, error) {
 	var info struct {
 		Enabled  bool   `json:"enabled"`
-		Type     string `json:"sev-type"` // "" before QEMU 9.1, which knew SEV alone
+		Type     string `json:"sev-type"` // "" before QEMU 9.1, which knew only SEV
 		State    string `json:"state"`
 		APIMajor uint8  `json:"api-major"`
 		APIMinor uint8  `json:"api-minor"`

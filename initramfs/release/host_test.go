@@ -13,7 +13,7 @@ import (
 	"cocoroot/initramfs/release/session"
 )
 
-// dial connects to a QEMU that is played.
+// dial connects to a simulated QEMU.
 func dial(t *testing.T, q *psptest.QEMU) *qmp.Client {
 	t.Helper()
 	c, err := qmp.Dial(t.Context(), q.Serve(t))

@@ -14,7 +14,7 @@ import (
 )
 
 // TestQEMU asks a real QEMU, which has no SEV here: it knows every command, and
-// refuses in the words that the played one uses.
+// refuses in the words that the simulated one uses.
 func TestQEMU(t *testing.T) {
 	conn, ended := oracle.QEMU(t, "-accel", "tcg", "-M", "q35", "-m", "16")
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)

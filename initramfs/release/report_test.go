@@ -46,7 +46,7 @@ func reports(t testing.TB) map[string]bool {
 	}
 }
 
-// TestFuzzParseReportSeeds sees that the seeds reach every end of the parser.
+// TestFuzzParseReportSeeds checks that the seeds reach every end of the parser.
 func TestFuzzParseReportSeeds(t *testing.T) {
 	for text, want := range reports(t) {
 		r, err := ParseReport([]byte(text))

@@ -1,7 +1,7 @@
 // Package strictjson reads the small JSON files that host and owner exchange:
 // one value, known fields, a bounded size.
 //
-// As in all of encoding/json, a field that stands twice has its last value and
+// As in all of encoding/json, a field that appears twice has its last value and
 // names match in either case: what must not be ambiguous has to be
 // authenticated after it was read, as a report and a packet are.
 package strictjson
@@ -22,7 +22,7 @@ var (
 )
 
 // Decode reads b, which has at most limit bytes, into v. It refuses a field
-// that v does not have, and anything but white space behind the value.
+// that v does not have, and anything but white space after the value.
 func Decode(b []byte, limit int, v any) error {
 	if len(b) > limit {
 		return fmt.Errorf("%w: more than %d bytes", ErrTooLong, limit)

@@ -1,8 +1,8 @@
 // Package disk finds the block device that a policy names.
 //
-// The host decides what stands behind a name, when it appears and what it
-// answers. Nothing read here is believed: the root hash is checked over
-// whatever is found. For the same reason a name that two devices bear is
+// The host decides which disk has a name, when it appears and what it
+// answers. Nothing read here is trusted: the root hash is checked over
+// whatever is found. For the same reason a name that two devices have is
 // refused instead of decided: no rule would make the choice safer, and an
 // error that names both helps more than one about a wrong hash. A second
 // device that appears after the first was taken changes nothing any more.
@@ -26,7 +26,7 @@ import (
 	"cocoroot/unlock/policy"
 )
 
-// What a search can end with.
+// Errors returned by Wait.
 var (
 	ErrAbsent    = errors.New("the disk did not appear")
 	ErrAmbiguous = errors.New("more than one disk has this name")

@@ -34,8 +34,8 @@ type Verity struct {
 	params verity.Params
 }
 
-// ActivateVerity maps device read-only under name with the measured
-// parameters alone; no superblock is read. A block that does not match its
+// ActivateVerity maps device read-only under name with only the measured
+// parameters; no superblock is read. A block that does not match its
 // hash is an I/O error until PanicOnCorruption.
 func ActivateVerity(name, device string, p verity.Params) (*Verity, error) {
 	v := OpenVerity(name, device, p)
@@ -77,7 +77,7 @@ func (v *Verity) table(options ...string) devmapper.VerityTable {
 
 // PanicOnCorruption makes a running guest stop at the first block that does
 // not match its hash (and, where the kernel can, at one that cannot be read),
-// and reads the table back to see that the kernel took it.
+// and reads the table back to check that the kernel took it.
 func (v *Verity) PanicOnCorruption() error {
 	err := v.reload(panicOnCorruption, panicOnError)
 	if errors.Is(err, unix.EINVAL) { // a kernel without panic_on_error

@@ -44,7 +44,7 @@ type answer struct {
 	count uint32 // of targets
 }
 
-// control sends one request about a device, with data behind its head, to the
+// control sends one request about a device, with data after its head, to the
 // device-mapper (include/uapi/linux/dm-ioctl.h).
 func control(request uintptr, name string, flags uint32, data []byte) (answer, error) {
 	// A slice of words, for the structures in it are aligned to 8 bytes.

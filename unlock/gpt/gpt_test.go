@@ -51,23 +51,23 @@ func TestRead(t *testing.T) {
 }
 
 // Each fault stands in both tables, whose checksums are right again: of header
-// and entries, and of the header alone.
+// and entries, and of the header only.
 func TestReadRefuses(t *testing.T) {
 	const sector = 512
 	le := binary.LittleEndian
 	for name, fault := range map[string]func(h []byte){
-		"signature":           func(h []byte) { h[0] = 'e' },
-		"header too small":    func(h []byte) { le.PutUint32(h[12:], 91) },
-		"header over sector":  func(h []byte) { le.PutUint32(h[12:], sector+1) },
-		"header of 2^32-1":    func(h []byte) { le.PutUint32(h[12:], 1<<32-1) },
-		"other place":         func(h []byte) { le.PutUint64(h[24:], 5) },
-		"no entries":          func(h []byte) { le.PutUint32(h[80:], 0) },
-		"too many entries":    func(h []byte) { le.PutUint32(h[80:], 1025) },
-		"entries of 256":      func(h []byte) { le.PutUint32(h[84:], 256); le.PutUint32(h[80:], 64) },
-		"entries of 0":        func(h []byte) { le.PutUint32(h[84:], 0) },
-		"entries behind disk": func(h []byte) { le.PutUint64(h[72:], 1<<40) },
-		"entries at 2^64-1":   func(h []byte) { le.PutUint64(h[72:], 1<<64-1) },
-		"entries over end":    func(h []byte) { le.PutUint64(h[72:], uint64(len(disk(sector))/sector-31)) },
+		"signature":          func(h []byte) { h[0] = 'e' },
+		"header too small":   func(h []byte) { le.PutUint32(h[12:], 91) },
+		"header over sector": func(h []byte) { le.PutUint32(h[12:], sector+1) },
+		"header of 2^32-1":   func(h []byte) { le.PutUint32(h[12:], 1<<32-1) },
+		"other place":        func(h []byte) { le.PutUint64(h[24:], 5) },
+		"no entries":         func(h []byte) { le.PutUint32(h[80:], 0) },
+		"too many entries":   func(h []byte) { le.PutUint32(h[80:], 1025) },
+		"entries of 256":     func(h []byte) { le.PutUint32(h[84:], 256); le.PutUint32(h[80:], 64) },
+		"entries of 0":       func(h []byte) { le.PutUint32(h[84:], 0) },
+		"entries after disk": func(h []byte) { le.PutUint64(h[72:], 1<<40) },
+		"entries at 2^64-1":  func(h []byte) { le.PutUint64(h[72:], 1<<64-1) },
+		"entries over end":   func(h []byte) { le.PutUint64(h[72:], uint64(len(disk(sector))/sector-31)) },
 	} {
 		for _, sum := range []func([]byte, int){gpttest.Sum, gpttest.SumHeaders} {
 			d := disk(sector)
@@ -216,7 +216,7 @@ func FuzzRead(f *testing.F) {
 		d := diskOf(head, table, sector, backup, sum)
 		parts, err := gpt.Read(bytes.NewReader(d), uint64(len(d)), sector)
 		if err != nil && (!errors.Is(err, gpt.ErrTable) || parts != nil) {
-			t.Errorf("Read = %v, %v; want errTable alone", parts, err)
+			t.Errorf("Read = %v, %v; want only errTable", parts, err)
 		}
 		for i, p := range parts {
 			if p.Number < 1 || p.Number > 1024 || i > 0 && p.Number <= parts[i-1].Number {

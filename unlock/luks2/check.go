@@ -7,10 +7,10 @@ import (
 	"cocoroot/unlock/luks2/internal/layout"
 )
 
-// What an unlock may cost. The header names its costs itself, and a wrong
-// one ends in an out-of-memory that nothing can catch, or never. Each bound
-// holds what cryptsetup chooses by itself on a fast machine. The dearest
-// unlock that they let through took 35 s on one processor of a busy 2-core
+// Limits on the cost of an unlock. The header states its own costs, and a wrong
+// one ends in an out-of-memory that nothing can catch, or never ends. Each limit
+// leaves room for what cryptsetup chooses by itself on a fast machine. The most
+// expensive unlock that they let through took 35 s on one processor of a busy 2-core
 // EPYC guest (2 s a GiB and pass, 0.9 s a million of iterations), and a key
 // that ends in NUL is tried twice: of the two minutes that the guest's boot
 // has after the disk is found, a third is left.
@@ -26,13 +26,13 @@ const (
 	maxDigestIterations = 2e6
 )
 
-// Limits is what Check has to know of the machine that unlocks.
+// Limits is what Check has to know about the machine that unlocks.
 type Limits struct {
 	RAM uint64 // bytes of memory; argon2 gets at most half. 0: not known
 }
 
-// Info is what an accepted header says. Whoever unlocks the volume compares
-// it with what the other reader of the header found.
+// Info is what an accepted header says. The code that unlocks the volume
+// compares it with what its own reader of the header found.
 type Info struct {
 	UUID       string
 	HeaderSize int    // bytes of binary header and JSON area
@@ -56,7 +56,7 @@ type KDF struct {
 
 // Check accepts the header of a device of deviceSize bytes, or says why not.
 // The header is as long as HeaderSize says: the binary header and the JSON
-// area behind it. The bytes may be anybody's; no input makes Check panic or
+// area after it. The bytes may come from anyone; no input makes Check panic or
 // use more than a few times the header's size in memory.
 func Check(header []byte, deviceSize uint64, limits Limits) (Info, error) {
 	uuid, text, err := checkBinary(header)
@@ -129,11 +129,11 @@ func (info *Info) readKeyslot(top object, lo, hi uint64, l Limits) {
 	info.KDF = readKDF(o, l)
 }
 
-// cheaper is what helps against a KDF that costs too much.
+// cheaper is the advice for a KDF that costs too much.
 const cheaper = "give the keyslot another cost with cryptsetup luksConvertKey (--pbkdf argon2id --pbkdf-memory KIB --pbkdf-force-iterations N, or --pbkdf pbkdf2 for a random key), or seal the image again"
 
 // readKDF checks the keyslot's kdf object (section 3.2.5). Every
-// number is held against its limit before it becomes a narrower type.
+// number is checked against its limit before it becomes a narrower type.
 func readKDF(keyslot object, l Limits) KDF {
 	defer keyslot.c.advise(cheaper)()
 	m, _ := keyslot.m["kdf"].(map[string]any)
@@ -165,7 +165,7 @@ func readKDF(keyslot object, l Limits) KDF {
 	return KDF{}
 }
 
-// readSegment checks the only segment (section 3.3). It begins at or behind
+// readSegment checks the only segment (section 3.3). It begins at or after
 // least, where the keyslots area ends.
 func (info *Info) readSegment(top object, least, deviceSize uint64) {
 	id, path, v := top.only("segments")
@@ -178,7 +178,7 @@ func (info *Info) readSegment(top object, least, deviceSize uint64) {
 		o.c.fail(o.at("sector_size"), "%d is not 512, 1024, 2048 or 4096", sector)
 		return
 	}
-	restore := o.c.advise("the data stands behind the header and the keyslots: a detached header has to go")
+	restore := o.c.advise("the data must come after the header and the keyslots: detached headers are not supported")
 	offset := o.size("offset", least, deviceSize)
 	restore()
 	size := deviceSize - offset
@@ -211,7 +211,7 @@ func (info *Info) checkDigest(top object) {
 	if o.text("hash", "sha256", "sha512") == "sha512" {
 		size = sha512.Size
 	}
-	defer o.c.advise("an image that was converted from LUKS1 gets a whole digest from cryptsetup reencrypt")()
+	defer o.c.advise("an image that was converted from LUKS1 gets a full digest from cryptsetup reencrypt")()
 	if n := len(o.base64("digest", 0, sha512.Size)); n != size {
 		o.c.fail(o.at("digest"), "%d bytes are not the %d of its hash", n, size)
 	}

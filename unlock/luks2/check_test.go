@@ -132,7 +132,7 @@ func TestCosts(t *testing.T) {
 		{"iterations", pbkdf2(16e6), "", 1},
 		{"one iteration too many", pbkdf2(16e6 + 1), slot + "iterations", 0},
 		{"digest", digest(2e6), "", 1},
-		{"digest too dear", digest(2e6 + 1), "digests.0.iterations", 0},
+		{"digest too expensive", digest(2e6 + 1), "digests.0.iterations", 0},
 	} {
 		_, err := luks2.Check(withJSON(h, test.text), deviceSize, luks2.Limits{RAM: test.ram})
 		var field *luks2.FieldError

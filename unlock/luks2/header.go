@@ -46,8 +46,8 @@ const (
 var (
 	// errNotLUKS2 is returned for bytes that do not begin with a LUKS header.
 	errNotLUKS2 = errors.New("no LUKS2 header at the start of the image: it is not encrypted, or its header is detached, or is of another version; seal it with cocoroot seal")
-	// errSecondary is returned where the second copy of the header stands first.
-	errSecondary = errors.New("the second copy of the LUKS2 header stands where the first belongs; see whether cryptsetup repair helps, or seal the image again")
+	// errSecondary is returned where the second copy of the header comes first.
+	errSecondary = errors.New("the second copy of the LUKS2 header is where the first belongs; try cryptsetup repair, or seal the image again")
 	// errLUKS1 is returned for the older format. The converted header keeps
 	// LUKS1's short digest, which Check refuses, hence the second command.
 	errLUKS1 = errors.New("a LUKS1 header; convert it with `cryptsetup convert --type luks2` and then `cryptsetup reencrypt`, and hash the image again, or seal its content with cocoroot seal")
@@ -55,7 +55,7 @@ var (
 	errChecksum = errors.New("the LUKS2 header does not match its checksum: the image was damaged before it was hashed; seal it again")
 )
 
-// sealAgain is what helps against a header that is no good at all.
+// sealAgain is the advice for a header that cannot be repaired.
 const sealAgain = "seal the image with cocoroot seal, or format it with cryptsetup luksFormat --type luks2 --cipher aes-xts-plain64 --key-size 512, one keyslot, no options"
 
 // A FieldError says which field of a LUKS2 header is not acceptable.
@@ -70,8 +70,8 @@ func (e *FieldError) Error() string {
 }
 
 // HeaderSize reads the size in bytes of the header, binary and JSON, from its
-// first BinaryHeaderSize bytes: 16 KiB to 4 MiB. These and the bytes up to
-// that size are what Check wants. The bytes may be anybody's.
+// first BinaryHeaderSize bytes: 16 KiB to 4 MiB. Check needs all bytes up to that
+// size. The bytes may come from anyone.
 func HeaderSize(first []byte) (int, error) {
 	if len(first) < BinaryHeaderSize {
 		return 0, errNotLUKS2
@@ -130,7 +130,7 @@ func checkBinary(header []byte) (uuid string, text []byte, err error) {
 		return "", nil, &FieldError{"header: JSON area", "has no NUL at the end", sealAgain}
 	}
 	if !zero(rest) {
-		return "", nil, &FieldError{"header: JSON area", "has bytes behind its text", sealAgain}
+		return "", nil, &FieldError{"header: JSON area", "has bytes after its text", sealAgain}
 	}
 	return uuid, text, nil
 }

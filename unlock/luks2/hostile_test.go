@@ -54,7 +54,7 @@ func parseHostile(name, text string) (hostile, error) {
 	h := hostile{name: name}
 	head, body, found := strings.Cut(text, "\n\n")
 	if !found {
-		return h, errors.New("no empty line behind the fields")
+		return h, errors.New("no empty line after the fields")
 	}
 	for line := range strings.SplitSeq(head, "\n") {
 		key, value, _ := strings.Cut(line, ": ")

@@ -24,7 +24,7 @@ var errTooDeep = fmt.Errorf("more than %d levels", maxDepth)
 
 // parseJSON reads text into map[string]any, []any, string and json.Number.
 // Repeated keys, true, false and null are refused, and so is more of anything
-// than the bounds allow. The text may be anybody's.
+// than the bounds allow. The text may come from anyone.
 func parseJSON(text []byte) (map[string]any, error) {
 	if len(text) > maxText {
 		return nil, fmt.Errorf("%d bytes are more than %d", len(text), maxText)
@@ -45,7 +45,7 @@ func parseJSON(text []byte) (map[string]any, error) {
 		return nil, errors.New("is not an object")
 	}
 	if _, err := d.Token(); err != io.EOF {
-		return nil, errors.New("has text behind the object")
+		return nil, errors.New("has text after the object")
 	}
 	return root, nil
 }
@@ -75,7 +75,7 @@ func (d *decoder) value(depth int) (any, error) {
 		}
 		return d.array(depth)
 	}
-	return nil, fmt.Errorf("has a %T, which has no place in it", tok)
+	return nil, fmt.Errorf("has a %T, which is not allowed", tok)
 }
 
 func (d *decoder) object(depth int) (any, error) {
@@ -113,8 +113,8 @@ func (d *decoder) array(depth int) (any, error) {
 	return a, err
 }
 
-// A checker keeps the first fault. All reads after it give zero values, so
-// that a check reads like a list of what is allowed.
+// A checker keeps the first fault. Every read after it returns a zero value,
+// so that a check reads like a list of what is allowed.
 type checker struct {
 	err  error
 	next string // what the owner can do about a fault that is found now
@@ -267,8 +267,8 @@ func join(path, key string) string {
 	return path + "." + key
 }
 
-// show renders a value for a message: a console prints nothing but quoted,
-// short text of what a stranger wrote.
+// show renders a value for a message: text that comes from outside is printed
+// only short and quoted.
 func show(v any) string {
 	switch v := v.(type) {
 	case string:

@@ -18,13 +18,13 @@ import (
 )
 
 const (
-	// ListPath is where the list stands in the archive: one absolute path
+	// ListPath is the path of the list in the archive: one absolute path
 	// of an uncompressed module a line, in load order, with a - before
 	// it when a CPU may lack what the module is for.
 	ListPath = "/etc/cocoroot/modules"
 	// Dir is where the archive keeps the modules.
 	Dir = "/lib/modules"
-	// Optional stands before the path of an optional module.
+	// Optional comes before the path of an optional module.
 	Optional = "-"
 	// maxModules bounds the list.
 	maxModules = 256
@@ -43,7 +43,7 @@ type Entry struct {
 }
 
 // ParseList reads a list. Every path is a clean one of a .ko file under Dir,
-// and none stands twice.
+// and none appears twice.
 func ParseList(text string) ([]Entry, error) {
 	var list []Entry
 	seen := make(map[string]bool)
@@ -56,7 +56,7 @@ func ParseList(text string) ([]Entry, error) {
 		case path.Clean(p) != p || !strings.HasPrefix(p, Dir+"/") || !strings.HasSuffix(p, ".ko"):
 			return nil, fmt.Errorf("%w: %.128q is not the path of a .ko file under %s", errList, p, Dir)
 		case seen[p]:
-			return nil, fmt.Errorf("%w: %s stands twice", errList, p)
+			return nil, fmt.Errorf("%w: %s appears twice", errList, p)
 		case len(list) == maxModules:
 			return nil, fmt.Errorf("%w: more than %d modules", errList, maxModules)
 		}

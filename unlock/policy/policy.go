@@ -26,7 +26,7 @@ const MaxLength = 2048
 // Prefix begins every parameter that is ours.
 const Prefix = "cocoroot."
 
-// What a policy can be refused for.
+// Errors returned by Parse.
 var (
 	ErrMissing   = errors.New("parameter is missing")
 	ErrUnknown   = errors.New("parameter is unknown")

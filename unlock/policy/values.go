@@ -22,8 +22,8 @@ const (
 	ByPARTLABEL                     // PARTLABEL=NAME, of a GPT partition
 )
 
-// Disk names the disk that holds the image. The host decides what stands
-// behind the name; the image's root hash decides whether it is used. When
+// Disk names the disk that holds the image. The host decides which disk
+// has the name; the image's root hash decides whether it is used. When
 // several disks have the name, the boot ends.
 type Disk struct {
 	Kind DiskKind
@@ -61,7 +61,7 @@ const (
 )
 
 // parseNode reads a name under /dev. Some drivers have a folder there; the
-// folders of links are udev's, which the initrd has not.
+// folders of links are udev's, which the initrd does not have.
 func parseNode(s string) (string, error) {
 	folder, name, nested := strings.Cut(s, "/")
 	if !isName(folder, maxNode) || nested && !isName(name, maxNode-len(folder)) {
@@ -180,7 +180,7 @@ func ParseKeep(s string) (Keep, error) {
 			return Keep{}, err
 		}
 		if slices.Contains(k.GUIDs, g) {
-			return Keep{}, fmt.Errorf("%s stands twice", g)
+			return Keep{}, fmt.Errorf("%s appears twice", g)
 		}
 		k.GUIDs = append(k.GUIDs, g)
 	}

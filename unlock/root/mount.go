@@ -1,6 +1,6 @@
 // Package root mounts the unlocked image and makes it the root.
 //
-// What runs there afterwards is the owner's; nothing here protects it from
+// What runs there afterwards is up to the owner; nothing here protects it from
 // itself.
 package root
 
@@ -45,7 +45,7 @@ var apiMounts = []apiMount{
 }
 
 // MountAPI mounts proc, sysfs, securityfs, devtmpfs and a tmpfs on /run. It
-// goes on after a failure, and what is mounted already is none.
+// goes on after a failure, and an existing mount is not one.
 func MountAPI() error {
 	var errs []error
 	for _, m := range apiMounts {
@@ -81,7 +81,7 @@ func Mount(device string, p policy.Policy) error {
 	return mountOverlay(p.Overlay)
 }
 
-// Unmount detaches what Mount mounted, as far as it is there.
+// Unmount detaches whatever Mount has mounted.
 func Unmount() {
 	for _, dir := range []string{newRoot, lower, upper} {
 		_ = mount.Unmount(dir, false, true)

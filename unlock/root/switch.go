@@ -10,7 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// What keeps a root from being switched to.
+// Errors returned by CheckInit and Switch.
 var (
 	// ErrNoInit means that the image has no program at the given path.
 	ErrNoInit = errors.New("the image has no such program")
@@ -19,7 +19,7 @@ var (
 	errUnsafe = errors.New("this is not the first process in an initramfs")
 )
 
-// CheckInit sees that the mounted image has an executable regular file at
+// CheckInit checks that the mounted image has an executable regular file at
 // path. Symbolic links, absolute ones too, are followed inside the image.
 func CheckInit(path string) error { return checkInit(newRoot, path) }
 
@@ -49,8 +49,8 @@ func checkInit(root, path string) error {
 
 // Switch makes the mounted image the root: it moves the kernel's file
 // systems, frees the initramfs, and executes path with argv and env. It only
-// returns on failure. CheckInit comes before it, for nothing can be taken
-// back afterwards.
+// returns on failure. Call CheckInit first: nothing can be undone
+// afterwards.
 func Switch(path string, argv, env []string) error {
 	old, err := guard()
 	if err != nil {
@@ -88,7 +88,7 @@ const (
 	tmpfsMagic = 0x01021994
 )
 
-// guard sees that deleting the old root deletes an initramfs and nothing
+// guard checks that deleting the old root deletes an initramfs and nothing
 // else, and returns it opened.
 func guard() (*os.File, error) {
 	if os.Getpid() != 1 {

@@ -76,6 +76,6 @@ func TestRemoveTreeDoesNotFollowLinks(t *testing.T) {
 		t.Errorf("left = %v; want nothing", left)
 	}
 	if _, err := os.Stat(precious); err != nil {
-		t.Errorf("the file behind the link: %v", err)
+		t.Errorf("the file that the link leads to: %v", err)
 	}
 }

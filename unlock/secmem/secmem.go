@@ -16,7 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// What a file of a secret can be refused for.
+// Errors returned by Read.
 var (
 	ErrEmpty   = errors.New("it is empty")
 	ErrTooLong = errors.New("it is too long")
@@ -127,7 +127,7 @@ func fill(fd int, p []byte) (int, error) {
 	return n, nil
 }
 
-// Drain makes the kernel let go of the memory of processes that have ended.
+// Drain makes the kernel release the memory of processes that have ended.
 // Until then each CPU keeps references to some of their pages (mm/mlock.c and
 // mm/swap.c: folio batches), locked ones among them, whose content so outlives
 // a process that was killed. Clean pages of files are dropped with them.

@@ -23,15 +23,15 @@ var Dirs = []string{
 }
 
 // MaxEntries is one less than the kernel shows (EFI_SECRET_NUM_FILES). It
-// neither shows nor wipes more, and says nothing of them: behind a full
-// folder there may be any number.
+// neither shows nor wipes more, and does not say so: a full folder may hide
+// any number.
 const MaxEntries = 63
 
 // MaxKeySize is the longest key in bytes: what OVMF's secret area of 0xC00 bytes
 // has room for, beside the headers of table and entry.
 const MaxKeySize = 0xC00 - 2*20
 
-// What the store of entries can say.
+// Errors returned by OpenStore and the methods of Store.
 var (
 	// ErrNoStore means that the kernel shows no folder of entries.
 	ErrNoStore = errors.New("the kernel shows no secrets")
@@ -43,12 +43,12 @@ var (
 	errStill = errors.New("the entry is still there after its removal")
 )
 
-// errFull is returned for a folder behind which there may be more.
+// errFull is returned for a folder that may not show all entries.
 var errFull = fmt.Errorf("cannot see all secrets: %w; inject fewer", ErrTooMany)
 
 // Store is the kernel's folder of entries. Removing an entry makes the kernel
 // zero its bytes in the reserved page. The folder is held open, so that the
-// entries stay within reach when what it is mounted on moves.
+// entries can still be reached when its mount point moves.
 type Store struct {
 	dir *os.File
 }
@@ -68,7 +68,7 @@ func OpenStore(dirs []string) (*Store, error) {
 	return nil, ErrNoStore
 }
 
-// Close lets go of the folder; the entries stay.
+// Close closes the folder; the entries stay.
 func (s *Store) Close() error { return s.dir.Close() }
 
 func (s *Store) fd() int { return int(s.dir.Fd()) }
@@ -121,7 +121,7 @@ func (s *Store) Read(g efi.GUID) (*secmem.Buffer, error) {
 	return secmem.Read(fd, "the secret "+g.String(), MaxKeySize)
 }
 
-// remove removes an entry and looks again whether it is gone: older kernels
+// remove removes an entry and checks that it is gone: older kernels
 // have a locking fault in the middle of the removal. An entry that is not
 // there is no error.
 func (s *Store) remove(name string) error {

@@ -126,7 +126,7 @@ func TestRemoveAllAfterAMove(t *testing.T) {
 
 var nameSeeds = []string{one.String(), "not-a-guid", "736869E5-84f0-4973-92ec-06879ce3da0b"}
 
-// FuzzNames plays a kernel whose folder holds any file name.
+// FuzzNames simulates a kernel whose folder holds any file name.
 func FuzzNames(f *testing.F) {
 	for _, s := range nameSeeds {
 		f.Add(s)

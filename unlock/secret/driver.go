@@ -8,10 +8,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Why the kernel shows no folder of entries.
+// Errors returned by WhyNoStore.
 var (
 	// ErrNoDriver means that the kernel has no efi_secret driver, so that
-	// what was injected, if anything, is out of reach.
+	// nothing can reach what was injected, if anything was.
 	ErrNoDriver = errors.New("the kernel has no efi_secret driver")
 	// ErrTable means that the driver refuses the injected table. Its bytes
 	// stay where they are.

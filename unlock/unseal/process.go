@@ -114,7 +114,7 @@ func wait(child *os.Process, from io.Reader) ([]Step, error) {
 	}
 	var r report
 	if readErr != nil || json.Unmarshal(text, &r) != nil {
-		return nil, fatal.Errorf(fatal.Crash, "the unsealing process ended without a word (%s); the machine may have too little memory for the key derivation", state)
+		return nil, fatal.Errorf(fatal.Crash, "the unsealing process ended without a report (%s); the machine may have too little memory for the key derivation", state)
 	}
 	if r.Code != "" {
 		return r.Steps, fatal.Errorf(r.Code, "%s", r.Text)
@@ -125,7 +125,7 @@ func wait(child *os.Process, from io.Reader) ([]Step, error) {
 	return r.Steps, nil
 }
 
-// Child is the whole life of the child; it does not return.
+// Child is everything that the child does; it does not return.
 func Child() {
 	var r report
 	if err := child(&r.Steps); err != nil {

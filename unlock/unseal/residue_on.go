@@ -7,11 +7,11 @@ import (
 	"runtime/secret"
 )
 
-// Clears reports that this build clears registers, stack and heap behind the
+// Clears reports that this build clears registers, stack and heap after the
 // code that handles the key.
 const Clears = true
 
-// withoutResidue runs f and clears behind it. What f has left on the heap is
+// withoutResidue runs f and clears what it leaves. What f has left on the heap is
 // cleared when it is collected, and not by anything else.
 func withoutResidue(f func()) {
 	secret.Do(f)

@@ -69,7 +69,7 @@ func unseal(job Job, step func(string)) error {
 	return nil
 }
 
-// checkHeader reads the LUKS2 header from the verified device and holds it
+// checkHeader reads the LUKS2 header from the verified device and checks it
 // against the allow-list.
 func checkHeader(v *dm.Verity, path string, size uint64) (luks2.Info, error) {
 	f, err := os.Open(path)
@@ -174,8 +174,8 @@ func open(path string, info luks2.Info, key *secmem.Buffer) error {
 	return nil
 }
 
-// sameVolume sees that the library read from the header what the allow-list
-// let through, before any of it reaches a device-mapper table.
+// sameVolume checks that the library read from the header what the allow-list
+// accepted, before any of it reaches a device-mapper table.
 func sameVolume(v *luks.Volume, path string, info luks2.Info) error {
 	want := luks.Volume{
 		BackingDevice:     path,

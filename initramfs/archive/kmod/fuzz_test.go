@@ -34,7 +34,7 @@ func FuzzIndex(f *testing.F) {
 		seen := make(map[string]bool)
 		for _, name := range o.list {
 			if seen[name] {
-				t.Fatalf("%s stands twice in %v", name, o.list)
+				t.Fatalf("%s appears twice in %v", name, o.list)
 			}
 			if i := slices.IndexFunc(x.modules[name].needs, func(d string) bool { return !seen[d] }); i >= 0 {
 				t.Fatalf("%s stands before %s in %v", name, x.modules[name].needs[i], o.list)

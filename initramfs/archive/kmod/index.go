@@ -110,7 +110,7 @@ func (x *index) parseDep(text string) error {
 	return nil
 }
 
-// check sees that every module that another needs has a line of its own.
+// check checks that every module that another needs has a line of its own.
 func (x *index) check() error {
 	for name, m := range x.modules {
 		for _, dep := range m.needs {

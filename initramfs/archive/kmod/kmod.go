@@ -27,7 +27,7 @@ import (
 	"cocoroot/unlock/modules"
 )
 
-// What a tree can be refused for.
+// Errors returned by Choose.
 var (
 	// ErrVersion is returned when a folder has not the kernel that is asked
 	// for, or not exactly one when none is.

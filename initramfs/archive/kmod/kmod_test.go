@@ -117,7 +117,7 @@ func TestChoose(t *testing.T) {
 		t.Errorf("load order = %s\nwant         %s", s, want)
 	}
 	if len(c.Lacks) != 1 || c.Lacks[0].Name != "fs-erofs" {
-		t.Errorf("lacks = %v; want fs-erofs alone", c.Lacks)
+		t.Errorf("lacks = %v; want only fs-erofs", c.Lacks)
 	}
 }
 

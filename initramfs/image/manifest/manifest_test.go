@@ -79,7 +79,7 @@ func TestParseRefuses(t *testing.T) {
 		"other case":         replace(`"size"`, `"Size"`),
 		"other spaces":       compact.String(),
 		"no line break":      strings.TrimSpace(good),
-		"something behind":   good + good,
+		"something after":    good + good,
 		"other image":        replace("verity:sha256:4096:1000:00ff:aa55", "verity:sha256:4096:1000:00ff:aa56"),
 		"other size":         replace(`"size": 4`, `"size": 5`),
 		"other file system":  replace(`"filesystem": "squashfs"`, `"filesystem": "ext4"`),

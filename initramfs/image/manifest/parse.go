@@ -20,7 +20,7 @@ var ErrFormat = errors.New("not a manifest as cocoroot seal writes it")
 // Parse reads what Marshal wrote, byte for byte: whatever else means the same
 // to some reader of JSON (repeated or unknown fields, other case, other order)
 // is refused. The manifest comes from whoever keeps it beside the image. What
-// it says of the image must be what its command line says, which alone is
+// it says of the image must be what its command line says, which is the only thing that is
 // measured.
 func Parse(b []byte) (Manifest, error) {
 	var m Manifest

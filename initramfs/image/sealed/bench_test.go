@@ -108,7 +108,7 @@ func TestMemoryStaysTheSame(t *testing.T) {
 	}
 }
 
-// BenchmarkWrite is the pipeline alone: from memory to nowhere.
+// BenchmarkWrite is only the pipeline: from memory to nowhere.
 func BenchmarkWrite(b *testing.B) {
 	src := source(64 << 20)
 	b.SetBytes(int64(len(src)))

@@ -36,7 +36,7 @@ func TestStockToolsVerify(t *testing.T) {
 	}
 }
 
-// verify has veritysetup check an image with the parameters alone.
+// verify has veritysetup check an image with only the parameters.
 func verify(veritysetup, image string, p verity.Params) (string, error) {
 	out, err := exec.Command(veritysetup, "verify", image, image, hex.EncodeToString(p.RootHash[:]),
 		"--no-superblock", "--salt="+p.SaltText(), "--hash=sha256", "--format=1", "--data-block-size=4096", "--hash-block-size=4096",

@@ -163,7 +163,7 @@ func (w *image) encrypt(c chunk) {
 	}
 }
 
-// append writes whole blocks of the image behind the ones before, and takes
+// append writes whole blocks of the image after the ones before, and takes
 // their digests into the tree.
 func (w *image) append(ctx context.Context, data, digests []byte) error {
 	if ctx.Err() != nil {

@@ -1,7 +1,7 @@
 // Package xts encrypts disk sectors with AES-256 in XTS mode (IEEE Std
 // 1619-2007; NIST SP 800-38E), as dm-crypt does under aes-xts-plain64.
 //
-// It exists for speed alone. XTS needs AES of many independent blocks, and
+// It exists only for speed. XTS needs AES of many independent blocks, and
 // the standard library has no such call: its assembly for many blocks serves
 // CTR, GCM and CBC decryption. golang.org/x/crypto/xts, which is frozen, calls
 // AES once a block, and one block cannot fill a processor that works on

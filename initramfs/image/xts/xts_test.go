@@ -282,8 +282,8 @@ func TestEncryptRefuses(t *testing.T) {
 			"short dst":        func() { c.Encrypt(buf[:Granule], buf[:2*Granule], 0) },
 			"long dst":         func() { c.Encrypt(buf[:2*Granule], buf[:Granule], 0) },
 			"more than 16 MiB": func() { b := make([]byte, 16<<20+Granule); c.Encrypt(b, b, 0) },
-			"dst behind src":   func() { c.Encrypt(buf[1:][:Granule], buf[:Granule], 0) },
-			"src behind dst":   func() { c.Encrypt(buf[:Granule], buf[Granule-1:][:Granule], 0) },
+			"dst after src":    func() { c.Encrypt(buf[1:][:Granule], buf[:Granule], 0) },
+			"src after dst":    func() { c.Encrypt(buf[:Granule], buf[Granule-1:][:Granule], 0) },
 		} {
 			func() {
 				defer func() {

@@ -109,7 +109,7 @@ func Dial(ctx context.Context, path string) (*Client, error) {
 }
 
 // New waits for QEMU's greeting on a connected socket and leaves capability
-// negotiation behind. The client owns conn from here on, also after an error.
+// negotiation. The client owns conn from here on, also after an error.
 func New(ctx context.Context, conn net.Conn) (*Client, error) {
 	c := &Client{
 		conn:    conn,

@@ -47,7 +47,7 @@ func FuzzParse(f *testing.F) {
 	})
 }
 
-// TestFuzzParseSeeds sees that the seeds get past the footer GUID, into the entries
+// TestFuzzParseSeeds checks that the seeds get past the footer GUID, into the entries
 // and into the metadata: a fuzz target that starts before its parser is green
 // and worthless.
 func TestFuzzParseSeeds(t *testing.T) {

@@ -29,7 +29,7 @@ var (
 	hashesGUID   = efi.MustParse("7255371f-3a3b-4b04-927b-1da6efa8d454")
 	metadataGUID = efi.MustParse("dc886566-984a-4798-a75e-5585a7bf67cc")
 
-	// svsmGUID is in the footer of an SVSM's image alone (Coconut's QEMU,
+	// svsmGUID is only in the footer of an SVSM's image (Coconut's QEMU,
 	// target/i386/sev.c).
 	svsmGUID = efi.MustParse("a789a612-0597-4c4b-a49f-cbb1fe9d1ddd")
 )
@@ -60,7 +60,7 @@ func (a Area) Present() bool { return a.Size != 0 }
 
 // Fits returns nil when n bytes fit into the area, ErrNoArea when there is
 // none, and ErrTooLong otherwise. QEMU does not check: what is longer than
-// the secret area overwrites the kernel hashes behind it.
+// the secret area overwrites the kernel hashes after it.
 func (a Area) Fits(n int) error {
 	switch {
 	case n == 0:
@@ -73,7 +73,7 @@ func (a Area) Fits(n int) error {
 	return nil
 }
 
-// end returns the first address behind the area.
+// end returns the first address after the area.
 func (a Area) end() uint64 { return uint64(a.Base) + uint64(a.Size) }
 
 func (a Area) overlaps(b Area) bool {

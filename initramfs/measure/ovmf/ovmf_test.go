@@ -140,7 +140,7 @@ func TestParseRefuses(t *testing.T) {
 		{"areas overlap", image(nil, secret, entry{hashesGUID, words(0x80cbff, 0x400)}), ErrFooter},
 		{"one area inside the other", image(nil, secret, entry{hashesGUID, words(0x80c100, 0x10)}), ErrFooter},
 		{"SVSM entry of 8 bytes", image(nil, entry{svsmGUID, words(1, 2)}), ErrFooter},
-		{"SVSM entry behind the image", image(nil, entry{svsmGUID, words(4096)}), ErrFooter},
+		{"SVSM entry after the image", image(nil, entry{svsmGUID, words(4096)}), ErrFooter},
 		{"metadata before the image", image(metadata(1), entry{metadataGUID, words(4097)}), ErrFooter},
 		{"metadata head past the image", image(metadata(1), entry{metadataGUID, words(15)}), ErrFooter},
 		{"metadata offset 2^32-1", image(metadata(1), entry{metadataGUID, words(1<<32 - 1)}), ErrFooter},

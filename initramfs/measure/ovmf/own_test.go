@@ -63,7 +63,7 @@ func TestFindShim(t *testing.T) {
 	hidden := packed(t, append(zeros, name...))
 	cut := hidden[:len(hidden)-9]
 	far := bytes.Clone(clean)
-	far[20] = 0xff // the data begins behind the section
+	far[20] = 0xff // the data begins after the section
 	window := bytes.Clone(clean)
 	binary.LittleEndian.PutUint32(window[guidedHead+1:], 1<<31-1)
 	for what, tc := range map[string]struct {

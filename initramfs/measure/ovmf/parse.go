@@ -13,7 +13,7 @@ const (
 	// resetVectorSize is the number of bytes between the footer's end and
 	// the end of the image: the last 32 bytes hold the reset vector.
 	resetVectorSize = 32
-	// headSize is what stands behind the data of each entry: u16
+	// headSize is the size of what follows the data of each entry: u16
 	// little-endian length of data and head together, then the GUID.
 	headSize = 2 + 16
 )
@@ -95,7 +95,7 @@ func (f *Firmware) take(guid efi.GUID, data, image []byte) (err error) {
 	case svsmGUID:
 		f.SVSMEntry, err = word(data)
 		if err == nil && uint64(f.SVSMEntry) >= uint64(len(image)) {
-			err = fmt.Errorf("the SVSM's entry at %#x lies behind its image", f.SVSMEntry)
+			err = fmt.Errorf("the SVSM's entry at %#x lies after its image", f.SVSMEntry)
 		}
 		f.HasSVSMEntry = err == nil
 	case metadataGUID:

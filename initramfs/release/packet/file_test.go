@@ -34,7 +34,7 @@ func seedFiles(t testing.TB) map[string]bool {
 	}
 }
 
-// TestFuzzDecodeSeeds sees that the seeds reach every end of the parser.
+// TestFuzzDecodeSeeds checks that the seeds reach every end of the parser.
 func TestFuzzDecodeSeeds(t *testing.T) {
 	for text, want := range seedFiles(t) {
 		_, m, err := Decode([]byte(text))

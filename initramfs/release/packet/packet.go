@@ -29,7 +29,7 @@ const (
 	secretContext = 0x01
 )
 
-// What a packet or a table is refused for.
+// Errors returned by Seal and Parse.
 var (
 	ErrHeader  = errors.New("a packet header has 52 bytes and no flags")
 	ErrPayload = errors.New("a packet's payload is a multiple of 16 bytes, at most 16 KiB")
@@ -79,7 +79,7 @@ func Parse(header, payload []byte) (Packet, error) {
 
 // Seal encrypts a secret table for the launch with that measurement, which
 // must have been checked. The table is padded with zeros to a multiple of 16
-// bytes; a kernel ignores them, for they lie behind the table's length.
+// bytes; a kernel ignores them, for they lie after the table's length.
 func Seal(keys *session.Keys, table []byte, m session.Measurement) (Packet, error) {
 	var iv [aes.BlockSize]byte
 	rand.Read(iv[:]) // never fails

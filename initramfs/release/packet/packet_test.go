@@ -112,7 +112,7 @@ var packets = []struct {
 	{make([]byte, 52), make([]byte, MaxPayload+16), ErrPayload},
 }
 
-// TestFuzzParseSeeds sees that the seeds reach every end of the parser.
+// TestFuzzParseSeeds checks that the seeds reach every end of the parser.
 func TestFuzzParseSeeds(t *testing.T) {
 	for i, tc := range packets {
 		if _, err := Parse(tc.header, tc.payload); !errors.Is(err, tc.want) {

@@ -1,4 +1,4 @@
-// Package psptest is for tests alone: a platform security processor to test
+// Package psptest is only for tests: a platform security processor to test
 // against, with a certificate authority of its own in AMD's formats, the launch
 // commands that an owner meets, and a QMP server in front of them that records
 // what it is asked.
@@ -65,7 +65,7 @@ func NewPlatform(t testing.TB, bits int) *Platform {
 	return p
 }
 
-// Chain returns all certificates behind each other, as sevctl export --full
+// Chain returns all certificates one after the other, as sevctl export --full
 // writes them.
 func (p *Platform) Chain() []byte {
 	return slices.Concat(p.PDH, p.PEK, p.OCA, p.CEK, p.ASK, p.ARK)

@@ -143,7 +143,7 @@ func TestSessionVectors(t *testing.T) {
 	}
 }
 
-// TestStart unwraps a blob as a PSP does, with the private key alone.
+// TestStart unwraps a blob as a PSP does, with only the private key.
 func TestStart(t *testing.T) {
 	psp, err := ecdh.P384().GenerateKey(rand.Reader)
 	if err != nil {
@@ -253,7 +253,7 @@ func FuzzParseMeasurement(f *testing.F) {
 	})
 }
 
-// TestFuzzParseMeasurementSeeds sees that the seeds reach every end of the parser.
+// TestFuzzParseMeasurementSeeds checks that the seeds reach every end of the parser.
 func TestFuzzParseMeasurementSeeds(t *testing.T) {
 	for s, want := range measurements {
 		if _, err := ParseMeasurement(s); (err == nil) != want || (err != nil && !errors.Is(err, ErrMeasurement)) {

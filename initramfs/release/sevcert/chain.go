@@ -8,10 +8,10 @@ import (
 	"strings"
 )
 
-// maxBundle bounds the data of a chain in bytes; a whole one has some 12 KiB.
+// maxBundle bounds the data of a chain in bytes; a complete one has about 12 KiB.
 const maxBundle = 64 << 10
 
-// What a chain is refused for.
+// Errors returned for a chain.
 var (
 	ErrMissing  = errors.New("a certificate of the chain is missing")
 	ErrConflict = errors.New("two certificates of one kind have different keys")
@@ -27,7 +27,7 @@ type Bundle struct {
 	ask, ark *authority
 }
 
-// Add reads what tools write: one certificate or several behind each other, in
+// Add reads what tools write: one certificate or several in a row, in
 // binary (sevctl export, AMD's key server) or base64 (QEMU, libvirt).
 func (b *Bundle) Add(data []byte) error {
 	if len(data) > maxBundle {

@@ -49,7 +49,7 @@ const (
 // Usage is what a key is for (SEV API, appendix C, USAGE).
 type Usage uint32
 
-// The usages. ARK and ASK stand in AMD's format alone.
+// The usages. Only AMD's format has ARK and ASK.
 const (
 	ARK Usage = 0x0000
 	ASK Usage = 0x0013
@@ -101,7 +101,7 @@ func (a algorithm) hash() crypto.Hash {
 	return crypto.SHA256
 }
 
-// What a certificate is refused for.
+// Errors returned for a single certificate.
 var (
 	ErrFormat    = errors.New("not an SEV certificate")
 	ErrSignature = errors.New("the signature is not the one that it should be")

@@ -14,7 +14,7 @@ import (
 	"cocoroot/initramfs/release/psptest"
 )
 
-// rootsOf returns roots that know the platform's authority alone.
+// rootsOf returns roots that know only the platform's authority.
 func rootsOf(t *testing.T, p *psptest.Platform) Roots {
 	t.Helper()
 	f, err := ParseFingerprint(p.Fingerprint())
@@ -237,7 +237,7 @@ func seeds(t testing.TB) map[string][]byte {
 	}
 }
 
-// TestFuzzBundleSeeds sees that the seeds reach every end of the parsers.
+// TestFuzzBundleSeeds checks that the seeds reach every end of the parsers.
 func TestFuzzBundleSeeds(t *testing.T) {
 	for name, data := range seeds(t) {
 		var b Bundle

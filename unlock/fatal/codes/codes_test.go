@@ -33,7 +33,7 @@ func TestREADMEHasTheTable(t *testing.T) {
 	seen := make(map[fatal.Code]bool)
 	for _, e := range Table() {
 		if seen[e.Code] {
-			t.Errorf("%s stands twice in the table", e.Code)
+			t.Errorf("%s appears twice in the table", e.Code)
 		}
 		seen[e.Code] = true
 		if row := fmt.Sprintf("| `%s` | %s |", e.Code, e.Meaning); !strings.Contains(string(readme), row) {

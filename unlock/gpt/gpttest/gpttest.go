@@ -1,4 +1,4 @@
-// Package gpttest is for tests alone: it makes disks with a GUID partition
+// Package gpttest is only for tests: it makes disks with a GUID partition
 // table. The kernel in the boot tests and sfdisk are its referees.
 package gpttest
 
@@ -12,7 +12,7 @@ import (
 
 const (
 	entries, entrySize = 128, 128
-	// Start is where the first partition may begin, bytes: behind the table,
+	// Start is where the first partition may begin, bytes: after the table,
 	// on the boundary that partitioning tools choose.
 	Start = 1 << 20
 )
@@ -103,7 +103,7 @@ func Sum(disk []byte, sector int) {
 	SumHeaders(disk, sector)
 }
 
-// SumHeaders corrects the checksums of both headers alone.
+// SumHeaders corrects only the checksums of both headers.
 func SumHeaders(disk []byte, sector int) {
 	le := binary.LittleEndian
 	for _, h := range headers(disk, sector) {

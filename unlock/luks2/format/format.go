@@ -40,9 +40,9 @@ var (
 // of binary part and JSON area, then the keyslots area.
 const (
 	// RegionSize is the size of the region, and the offset of the encrypted
-	// data behind it.
+	// data after it.
 	RegionSize = 1 << 20
-	// HeaderSize is the size of each copy of the header, one behind the other.
+	// HeaderSize is the size of each copy of the header, one after the other.
 	HeaderSize = layout.MinSize
 	// SectorSize is the size of the encryption sectors of the segment.
 	SectorSize = 4096
@@ -59,8 +59,8 @@ type Options struct {
 	Passphrase []byte    // opens the only keyslot; not empty
 	VolumeKey  []byte    // KeySize bytes, from NewVolumeKey
 	KDF        luks2.KDF // of the keyslot
-	UUID       UUID      // the zero UUID means: make one
-	Random     io.Reader // a cryptographic source; crypto/rand.Reader but in tests
+	UUID       UUID      // the zero UUID: a new one is made
+	Random     io.Reader // a cryptographic source; crypto/rand.Reader except in tests
 }
 
 // NewVolumeKey fills key, KeySize bytes of the caller's locked memory, from

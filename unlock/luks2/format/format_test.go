@@ -49,7 +49,7 @@ func TestFormatLayout(t *testing.T) {
 		t.Error("the second header does not match its checksum")
 	}
 	if end := keyslotOffset + layout.Stripes*luks2.KeySize; !zero(r[end:]) {
-		t.Errorf("bytes behind the keyslot, from %d on, are not zero", end)
+		t.Errorf("bytes after the keyslot, from %d on, are not zero", end)
 	}
 	info, err := luks2.Check(first, deviceSize, luks2.Limits{})
 	if err != nil {

@@ -34,7 +34,7 @@ func Describe(k luks2.KDF) string {
 	return fmt.Sprintf("%s with %d passes, %d KiB, %d lanes", k.Type, k.Time, k.MemoryKiB, k.CPUs)
 }
 
-// validKDF holds k against the limits, as the guest will.
+// validKDF checks k against the limits, as the guest will.
 func validKDF(k luks2.KDF) error {
 	var ok bool
 	switch k.Type {

@@ -97,13 +97,13 @@ func compareCopies(t *testing.T, number int, ours, theirs []byte) {
 	}
 }
 
-// flat returns the values of a JSON area by their path. Behind the text there
-// are zeros alone.
+// flat returns the values of a JSON area by their path. After the text there
+// are only zeros.
 func flat(t *testing.T, area []byte) map[string]string {
 	t.Helper()
 	text, rest, _ := bytes.Cut(area, []byte{0})
 	if len(bytes.Trim(rest, "\x00")) != 0 {
-		t.Error("there is something behind the JSON text")
+		t.Error("there is something after the JSON text")
 	}
 	var root any
 	if err := json.Unmarshal(text, &root); err != nil {

@@ -19,7 +19,7 @@ import (
 	"cocoroot/unlock/secmem"
 )
 
-// What a volume key cannot be had for.
+// Errors returned by VolumeKey.
 var (
 	ErrPassphrase = errors.New("the passphrase does not open the keyslot")
 	errHash       = errors.New("the header has another hash than SHA-256")

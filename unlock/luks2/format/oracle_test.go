@@ -87,7 +87,7 @@ func TestLibraryUnsealsFormat(t *testing.T) {
 	}
 }
 
-// unseal checks the header of an image and sees that the library which
+// unseal checks the header of an image, and that the library which
 // unlocks it reads the same from it.
 func unseal(t *testing.T, image []byte, size int64) luks2.Info {
 	t.Helper()

@@ -14,22 +14,22 @@ import (
 // the first.
 var errCopies = errors.New("the second copy of the LUKS2 header is not a copy of the first; cryptsetup repair makes it one, and the image has to be hashed again")
 
-// CheckSecondary compares the second copy of the header, which stands right
-// behind the first, with the first, which Check has accepted. Both are as long
+// CheckSecondary compares the second copy of the header, which comes right
+// after the first, with the first, which Check has accepted. Both are as long
 // as HeaderSize says. The guest never reads the second copy; cryptsetup
 // recovers from it, and so would boot another header on another day.
 //
-// The copies differ in magic, offset, salt and checksum alone (specification,
+// The copies differ only in magic, offset, salt and checksum (specification,
 // section 2.1).
 func CheckSecondary(first, second []byte) error {
 	if len(first) < luks2.BinaryHeaderSize || len(second) != len(first) {
 		return fmt.Errorf("%w: it has %d bytes, not %d", errCopies, len(second), len(first))
 	}
 	if string(second[layout.OffMagic:layout.OffVersion]) != layout.SecondaryMagic {
-		return fmt.Errorf("%w: it is not there", errCopies)
+		return fmt.Errorf("%w: there is none", errCopies)
 	}
 	if off := binary.BigEndian.Uint64(second[layout.OffOffset:]); off != uint64(len(first)) {
-		return fmt.Errorf("%w: it says that it stands at %d, not at %d", errCopies, off, len(first))
+		return fmt.Errorf("%w: it says that it is at %d, not at %d", errCopies, off, len(first))
 	}
 	sum := layout.Checksum(second)
 	if !bytes.Equal(sum[:], second[layout.OffChecksum:layout.OffChecksum+len(sum)]) {

@@ -20,11 +20,11 @@ func TestCheckSecondary(t *testing.T) {
 		t.Fatalf("CheckSecondary(what New made) = %v", err)
 	}
 	for name, change := range map[string]func(second []byte) []byte{
-		"absent":     func(s []byte) []byte { return make([]byte, len(s)) },
-		"cut":        func(s []byte) []byte { return s[:n-1] },
-		"offset":     func(s []byte) []byte { s[layout.OffOffset+7]++; return s },
-		"checksum":   func(s []byte) []byte { s[layout.OffChecksum]++; return s },
-		"JSON alone": func(s []byte) []byte { s[luks2.BinaryHeaderSize+9]++; return s },
+		"absent":    func(s []byte) []byte { return make([]byte, len(s)) },
+		"cut":       func(s []byte) []byte { return s[:n-1] },
+		"offset":    func(s []byte) []byte { s[layout.OffOffset+7]++; return s },
+		"checksum":  func(s []byte) []byte { s[layout.OffChecksum]++; return s },
+		"JSON only": func(s []byte) []byte { s[luks2.BinaryHeaderSize+9]++; return s },
 		"JSON, summed": func(s []byte) []byte {
 			s[luks2.BinaryHeaderSize+9]++
 			sum := layout.Checksum(s)

@@ -10,9 +10,9 @@ import (
 	"cocoroot/unlock/secret"
 )
 
-// What the kernel, or the platform before it, takes a table amiss for.
+// Faults for which the kernel, or the platform before it, refuses a table.
 var (
-	// ErrHeader makes the kernel see no secrets at all, without a word.
+	// ErrHeader makes the kernel see no secrets at all, without a message.
 	ErrHeader = errors.New("it does not begin with the GUID of a secret table")
 	// errLength makes the kernel refuse the table.
 	errLength = errors.New("the length in its header is less than the header or more than there is")
@@ -24,10 +24,10 @@ var (
 
 // Listing is what a secret table holds and what the guest will see of it.
 type Listing struct {
-	Size    int      // bytes of the table with everything behind it
+	Size    int      // bytes of the table with everything after it
 	Length  int      // bytes that the header claims, its own 20 among them
 	Entries []Listed // as far as they could be read
-	// Inside is the number of bytes behind the last entry that Length
+	// Inside is the number of bytes after the last entry that Length
 	// counts, Outside of those that it does not. Padding is in one of them,
 	// depending on the writer.
 	Inside, Outside int
@@ -54,7 +54,7 @@ func IsTable(b []byte) bool { return bytes.HasPrefix(b, tableGUID[:]) }
 // is wrong is the listing's Fault; the first fault ends the reading.
 //
 // Two faults are not the kernel's: a table of more than area bytes is ErrTooBig,
-// for QEMU writes it over the hashes table behind the area, and more than
+// for QEMU writes it over the hashes table after the area, and more than
 // MaxEntries are ErrTooMany, which init takes for a table it cannot wipe.
 func Inspect(table []byte, area int) Listing {
 	l := Listing{Size: len(table), PaddingZero: true}
@@ -141,7 +141,7 @@ func (l Listing) Convention() string {
 	case l.Outside < alignment && l.Size%alignment == 0:
 		return fmt.Sprintf("%d bytes of padding, not counted in the length (cocoroot, sevctl, libvirt)", l.Outside)
 	default:
-		return fmt.Sprintf("%d bytes behind the length", l.Outside)
+		return fmt.Sprintf("%d bytes after the length", l.Outside)
 	}
 }
 

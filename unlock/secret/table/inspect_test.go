@@ -11,7 +11,7 @@ import (
 )
 
 // raw builds a table by hand: a header with the length given, or with the
-// true one for -1, and behind it the parts.
+// true one for -1, followed by the parts.
 func raw(length int, parts ...[]byte) []byte {
 	body := bytes.Join(parts, nil)
 	if length < 0 {
@@ -54,7 +54,7 @@ var listings = []struct {
 	inside, outside int
 }{
 	{"one entry", raw(-1, sized(1, "key")), nil, 1, 0, 0},
-	{"header alone", raw(-1), nil, 0, 0, 0},
+	{"header only", raw(-1), nil, 0, 0, 0},
 	{"entry without data", raw(-1, sized(1, "")), nil, 1, 0, 0},
 	{"padding outside", raw(43, sized(1, "key"), zeros(5)), nil, 1, 0, 5},
 	{"padding inside", raw(-1, sized(1, "key"), zeros(5)), nil, 1, 5, 0},
@@ -103,7 +103,7 @@ func TestInspectPadding(t *testing.T) {
 		"zeros inside":     {raw(-1, sized(1, "k"), zeros(3)), true},
 		"zeros outside":    {raw(41, sized(1, "k"), zeros(3)), true},
 		"something inside": {raw(-1, sized(1, "k"), []byte("abc")), false},
-		"something behind": {raw(41, sized(1, "k"), []byte("abc")), false},
+		"something after":  {raw(41, sized(1, "k"), []byte("abc")), false},
 	} {
 		if l := Inspect(tc.table, 4096); l.PaddingZero != tc.want || l.Fault != nil {
 			t.Errorf("%s: PaddingZero = %v, Fault = %v; want %v and none", name, l.PaddingZero, l.Fault, tc.want)
@@ -139,7 +139,7 @@ func TestConvention(t *testing.T) {
 		"libvirt aligned": {raw(48, sized(1, "12345678"), zeros(16)), "16 bytes of padding that were not needed, not counted in the length (libvirt's virt-qemu-sev-validate)"},
 		"counted":         {raw(-1, sized(1, "k"), zeros(7)), "7 bytes of padding, counted in the length"},
 		"unpadded":        {raw(-1, sized(1, "k")), "no padding: LAUNCH_SECRET takes multiples of 16 bytes only"},
-		"whole area":      {raw(41, sized(1, "k"), zeros(4055)), "4055 bytes behind the length"},
+		"whole area":      {raw(41, sized(1, "k"), zeros(4055)), "4055 bytes after the length"},
 	} {
 		if got := Inspect(tc.table, 4096).Convention(); got != tc.want {
 			t.Errorf("%s: %q; want %q", name, got, tc.want)
@@ -175,7 +175,7 @@ func FuzzInspect(f *testing.F) {
 	})
 }
 
-// TestFuzzInspectSeeds sees that the seeds get past the header and into entries.
+// TestFuzzInspectSeeds checks that the seeds get past the header and into entries.
 func TestFuzzInspectSeeds(t *testing.T) {
 	var good, refused int
 	for _, tc := range listings {

@@ -34,9 +34,9 @@ const (
 // tableGUID begins a table.
 var tableGUID = efi.MustParse("1e74f542-71dd-4d66-963e-ef4287ff173b")
 
-// What a table can be refused for.
+// Errors returned by Build.
 var (
-	errDuplicate = errors.New("the GUID stands twice")
+	errDuplicate = errors.New("the GUID appears twice")
 	errNull      = errors.New("the NULL GUID marks deleted entries")
 	ErrTooBig    = errors.New("the table does not fit the secret area")
 	errEmpty     = errors.New("there is nothing to put in")
@@ -51,7 +51,7 @@ type Entry struct {
 // Build returns the table of the entries in the order given, zero-padded to a
 // multiple of 16 bytes; the length in its header does not count the padding.
 // It refuses what the kernel would drop or refuse, and a table of more than
-// area bytes: a longer one would overwrite the hashes table behind the
+// area bytes: a longer one would overwrite the hashes table after the
 // secret area, which nobody else checks.
 func Build(entries []Entry, area int) (*secmem.Buffer, error) {
 	size := headerSize

@@ -55,7 +55,7 @@ func TestBuildRefuses(t *testing.T) {
 		{"twice", []Entry{{guid(1), buffer(t, "x")}, {guid(1), buffer(t, "y")}}, 4096, errDuplicate},
 		{"64 entries", many, 65536, secret.ErrTooMany},
 		{"one byte too long", []Entry{{guid(1), buffer(t, string(full)+"x")}}, 64, ErrTooBig},
-		{"entry alone too long", []Entry{{guid(1), buffer(t, string(make([]byte, 65)))}}, 64, ErrTooBig},
+		{"one entry too long", []Entry{{guid(1), buffer(t, string(make([]byte, 65)))}}, 64, ErrTooBig},
 		{"63 entries fit", many[:secret.MaxEntries], 65536, nil},
 		{"exactly the area", []Entry{{guid(1), buffer(t, string(full))}}, 64, nil},
 	} {

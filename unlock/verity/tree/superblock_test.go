@@ -51,7 +51,7 @@ func FuzzParseSuperblock(f *testing.F) {
 	})
 }
 
-// TestFuzzParseSuperblockSeeds sees that the seeds reach both ends.
+// TestFuzzParseSuperblockSeeds checks that the seeds reach both ends.
 func TestFuzzParseSuperblockSeeds(t *testing.T) {
 	good := 0
 	for _, s := range superblockSeeds() {

@@ -15,7 +15,7 @@ import (
 	"cocoroot/unlock/verity"
 )
 
-// whole returns data with what belongs behind it.
+// whole returns data with what belongs after it.
 func whole(t *testing.T, blocks int, salt []byte) (verity.Params, []byte) {
 	t.Helper()
 	data := pattern(blocks)
@@ -49,7 +49,7 @@ func TestVerifyNamesTheBlock(t *testing.T) {
 			defer func() { image[at] ^= 1 }()
 			v, err := Verify(t.Context(), p, bytes.NewReader(image), nil)
 			if err != nil || v.First == nil || *v.First != c.want || v.Bad != 1 {
-				t.Errorf("Verify = %+v (first %+v), %v; want %+v alone", v, v.First, err, c.want)
+				t.Errorf("Verify = %+v (first %+v), %v; want only %+v", v, v.First, err, c.want)
 			}
 		})
 	}
@@ -64,7 +64,7 @@ func TestVerifyNamesTheBlock(t *testing.T) {
 	}
 }
 
-// failing fails to read behind a byte.
+// failing fails to read after a byte.
 type failing struct {
 	io.ReaderAt
 	from int64

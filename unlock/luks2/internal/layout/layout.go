@@ -1,6 +1,6 @@
 // Package layout has what the reader of LUKS2 headers (luks2) and their writer
-// (luks2/format) share: where the fields of the binary header stand, its
-// checksum, and the sizes that the JSON text only repeats. References are to
+// (luks2/format) share: the offsets of the fields in the binary header, its
+// checksum, and the values that are the same in every header. References are to
 // the LUKS2 On-Disk Format Specification, version 1.1.4.
 package layout
 
