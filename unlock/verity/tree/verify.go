@@ -6,8 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"iter"
 	"runtime"
 	"sync"
+
+	"golang.org/x/sync/errgroup"
 
 	"cocoroot/unlock/verity"
 )
@@ -46,22 +49,16 @@ type Verdict struct {
 // bytes read: of those that stand there later it knows nothing.
 // A progress that is not nil is told the bytes of data given out to check.
 func Verify(ctx context.Context, p verity.Params, r io.ReaderAt, progress func(done int64)) (Verdict, error) {
-	ctx, stop := context.WithCancelCause(ctx)
-	defer stop(nil)
-	v := &verifier{params: p, r: r, stop: stop, progress: progress, groups: make(chan group)}
-	v.starts = levelStarts(p)
-	var workers sync.WaitGroup
+	v := &verifier{params: p, r: r, starts: levelStarts(p), progress: progress}
+	next, stop := iter.Pull2(v.groups)
+	defer stop()
+	v.next = next
+	workers, ctx := errgroup.WithContext(ctx)
 	for range runtime.GOMAXPROCS(0) {
-		workers.Go(func() { v.work(ctx) })
+		workers.Go(func() error { return v.work(ctx) })
 	}
-	err := v.walk(ctx, len(v.starts), 0, p.RootHash[:])
-	close(v.groups)
-	if err != nil {
-		stop(err)
-	}
-	workers.Wait()
-	if ctx.Err() != nil {
-		return Verdict{}, context.Cause(ctx)
+	if err := workers.Wait(); err != nil {
+		return Verdict{}, err
 	}
 	return v.verdict, nil
 }
@@ -88,27 +85,35 @@ type verifier struct {
 	params   verity.Params
 	r        io.ReaderAt
 	starts   []uint64 // the first block on the device of each level, the leaves first
-	stop     context.CancelCauseFunc
 	progress func(int64)
-	groups   chan group
+
+	taking sync.Mutex                  // one worker at a time looks for the next group,
+	next   func() (group, error, bool) // which takes little: the tree is small
 
 	mu      sync.Mutex
 	verdict Verdict
 }
 
-// walk checks the block of a level and, if it is good, all below it. The
-// digests that it gives out have been checked up to the root hash.
-func (v *verifier) walk(ctx context.Context, level int, block uint64, digest []byte) error {
+// groups yields all groups whose digests are good up to the root hash, or an
+// error of reading and nothing more.
+func (v *verifier) groups(yield func(group, error) bool) {
+	v.walk(len(v.starts), 0, v.params.RootHash[:], yield)
+}
+
+// walk checks the block of a level and, if it is good, yields what is below it.
+// It reports whether to go on.
+func (v *verifier) walk(level int, block uint64, digest []byte, yield func(group, error) bool) bool {
 	if level == 0 { // one block of data and no tree
-		return v.give(ctx, group{block, digest})
+		return yield(group{block, digest}, nil)
 	}
 	b := make([]byte, verity.BlockSize)
 	if err := v.read(b, v.starts[level-1]+block); err != nil {
-		return err
+		yield(group{}, err)
+		return false
 	}
 	if !bytes.Equal(AppendDigests(nil, b, v.params.Salt), digest) {
 		v.bad(level, block)
-		return nil
+		return true
 	}
 	below := v.params.DataBlocks
 	if level > 1 {
@@ -117,43 +122,47 @@ func (v *verifier) walk(ctx context.Context, level int, block uint64, digest []b
 	first := block * digestsPerBlock
 	b = b[:min(digestsPerBlock, below-first)*verity.DigestSize]
 	if level == 1 {
-		return v.give(ctx, group{first, b})
+		return yield(group{first, b}, nil)
 	}
 	for i := 0; i*verity.DigestSize < len(b); i++ {
-		if err := v.walk(ctx, level-1, first+uint64(i), b[i*verity.DigestSize:(i+1)*verity.DigestSize]); err != nil {
-			return err
+		if !v.walk(level-1, first+uint64(i), b[i*verity.DigestSize:(i+1)*verity.DigestSize], yield) {
+			return false
 		}
 	}
-	return nil
+	return true
 }
 
-// give hands data to a worker.
-func (v *verifier) give(ctx context.Context, g group) error {
-	select {
-	case v.groups <- g:
-	case <-ctx.Done():
-		return context.Cause(ctx)
+// take returns the next group, an empty one after the last.
+func (v *verifier) take(ctx context.Context) (group, error) {
+	v.taking.Lock()
+	defer v.taking.Unlock()
+	if ctx.Err() != nil {
+		return group{}, context.Cause(ctx)
 	}
-	if v.progress != nil {
+	g, err, more := v.next()
+	if more && err == nil && v.progress != nil {
 		v.progress(int64(g.first * verity.BlockSize))
 	}
-	return nil
+	return g, err
 }
 
 // pieceBlocks is how many blocks a worker reads at a time: few enough to be
 // hashed out of the processor's cache.
 const pieceBlocks = 32
 
-// work checks data until there is no more, or until ctx ends.
-func (v *verifier) work(ctx context.Context) {
+// work checks groups until there are no more.
+func (v *verifier) work(ctx context.Context) error {
 	data := make([]byte, pieceBlocks*verity.BlockSize)
 	var found []byte
-	for g := range v.groups {
-		for len(g.digests) > 0 && ctx.Err() == nil {
+	for {
+		g, err := v.take(ctx)
+		if err != nil || len(g.digests) == 0 {
+			return err
+		}
+		for len(g.digests) > 0 {
 			n := min(pieceBlocks, len(g.digests)/verity.DigestSize)
 			if err := v.read(data[:n*verity.BlockSize], g.first); err != nil {
-				v.stop(err)
-				break
+				return err
 			}
 			found = AppendDigests(found[:0], data[:n*verity.BlockSize], v.params.Salt)
 			for i := range n {
