@@ -24,8 +24,8 @@ import (
 )
 
 const (
-	// afterDisk is how long everything but the wait for the disk may take. It
-	// is meant for the slowest key derivation that the allow-list lets through.
+	// afterDisk is how long everything except the wait for the disk may take. It
+	// is meant for the slowest key derivation that the allow-list allows.
 	afterDisk = 2 * time.Minute
 	// hurry bounds it too: a policy that waits for the disk for a few seconds
 	// only waits for the rest so many times as long, not for two minutes.
@@ -45,7 +45,7 @@ type boot struct {
 	disk     disk.Disk
 	guids    []efi.GUID // the entries that were injected
 	steps    []unseal.Step
-	before   float64 // milliseconds that the first process had run as the kernel's, before it was init
+	before   float64 // milliseconds of processor time that the first process had used in the kernel before init began
 	deadline context.Context
 	release  context.CancelFunc // of deadline
 	watchdog *time.Timer        // fires a little after deadline
@@ -53,7 +53,7 @@ type boot struct {
 
 // The states of a boot. The goroutine that moves it away from booting is the
 // only one that goes on: a guest that is being ended does not start the image,
-// and one that is being started is not ended.
+// and one that is starting the image is not ended.
 const (
 	booting int32 = iota
 	switching
@@ -99,8 +99,7 @@ func (b *boot) watch() {
 	})
 }
 
-// boot goes through the steps in the order of the design; it returns only
-// with an error.
+// boot goes through the steps in order; it returns only with an error.
 func (b *boot) boot() error {
 	if !unseal.Clears {
 		return fatal.Errorf(fatal.Build, "init was built without GOEXPERIMENT=runtimesecret; build it with build.sh tools")
@@ -191,8 +190,8 @@ func (b *boot) unseal() error {
 	return err
 }
 
-// wipe removes the disk key, which has been used, and what the workload is
-// not to have.
+// wipe removes the disk key, which has been used, and the entries that the
+// workload must not have.
 func (b *boot) wipe() error {
 	store, err := b.openStore()
 	if err != nil {

@@ -18,9 +18,9 @@ import (
 	"cocoroot/unlock/unseal"
 )
 
-// What can hold up the end of the guest, and for how long at most: a console
-// that takes no bytes, a disk that does not answer, with the host at the other
-// side of both, and a module whose devices do not.
+// How long the end of the guest can be held up at most: by a console that takes
+// no bytes or a disk that does not answer, both in the host's hands, and by a
+// module whose devices do not answer.
 const (
 	patience     = 2 * time.Second
 	loadPatience = 10 * time.Second
@@ -59,7 +59,7 @@ func (b *boot) end(err error) {
 }
 
 // wipeAll removes every secret entry, whatever step the boot has reached:
-// when it failed before the driver was loaded, the driver is loaded now, for
+// when it failed before the driver was loaded, the driver is loaded now:
 // only the kernel can reach the page.
 func (b *boot) wipeAll() error {
 	if _, err := b.openStore(); errors.Is(err, secret.ErrNoStore) {
@@ -78,8 +78,8 @@ func (b *boot) wipeAll() error {
 	return store.RemoveAll(nil)
 }
 
-// openStore opens the kernel's folder of secrets once; from then on it stays
-// within reach, also while the root is switched.
+// openStore opens the kernel's folder of secrets once; from then on it can
+// be reached, even while the root is switched.
 func (b *boot) openStore() (*secret.Store, error) {
 	if s := b.store.Load(); s != nil {
 		return s, nil
@@ -92,7 +92,7 @@ func (b *boot) openStore() (*secret.Store, error) {
 	return b.store.Load(), nil
 }
 
-// within runs f and goes on after the time, though f may not have ended.
+// within runs f, and returns after d at the latest, even if f still runs.
 func within(d time.Duration, f func()) {
 	done := make(chan struct{})
 	go func() {

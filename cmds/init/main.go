@@ -2,9 +2,9 @@
 // measured image with the injected secret, wipes the secret, and switches
 // root into the image.
 //
-// It takes everything from the measured command line (see the README for the
+// It takes everything from the measured command line (see README.md for the
 // cocoroot.* parameters) and has no options. There is no shell, no prompt and
-// no second, weaker try: any failure wipes every secret, prints one FATAL line
+// no second, weaker attempt: any failure wipes every secret, prints one FATAL line
 // and powers the guest off.
 package main
 

@@ -14,8 +14,8 @@ import (
 	"cocoroot/unlock/verity"
 )
 
-// status is /run/cocoroot/status.json, for programs in the image. It has no
-// secret in it and proves nothing to anybody outside the guest.
+// status is /run/cocoroot/status.json, for programs in the image. It contains
+// no secret and proves nothing to anyone outside the guest.
 type status struct {
 	Version int           `json:"version"` // of this format
 	Image   verity.Params `json:"image"`

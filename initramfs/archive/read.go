@@ -81,7 +81,7 @@ func IsArchive(head []byte) bool {
 	return false
 }
 
-// List reads an archive, anybody's, in one pass. It holds init and the list of
+// List reads an archive, from anyone, in one pass. It holds init and the list of
 // modules in memory, and nothing else of the content.
 //
 // The listing has what was read before an error, which is an ErrArchive or r's.
@@ -158,7 +158,7 @@ func (l *Listing) read(s *stream) error {
 // ours reports whether an archive that Write made, a debug archive or not, may
 // have such a member. The type counts, for the kernel writes through links:
 // what lies in a folder that is a link, or has the number of another file,
-// could stand in the place of init.
+// could take the place of init.
 func (m Member) ours(debug bool) bool {
 	kind := m.Mode & unix.S_IFMT
 	folder, file := kind == unix.S_IFDIR, kind == unix.S_IFREG && m.Links <= 1

@@ -16,7 +16,7 @@ const maxLine = 8 << 10
 var (
 	panicLine = regexp.MustCompile(`Kernel panic - not syncing.*`)
 	// edk2's boot manager prints in the console's own style; this project's
-	// firmware prints one line, why it stands still.
+	// firmware prints one line, why it hangs.
 	firmwareLine = regexp.MustCompile(`BdsDxe: .*|^` + ownLine + `.*`)
 	controls     = regexp.MustCompile(`\x1b\[[0-9;?=]*[@-~]|\p{Cc}`)
 )
@@ -50,7 +50,7 @@ func newObserver(out io.Writer) *observer {
 }
 
 // Write implements io.Writer. It takes everything, also when out does not: a
-// guest must not stand still because nobody watches.
+// guest must not hang because nobody watches.
 func (o *observer) Write(b []byte) (int, error) {
 	o.observe(b)
 	if o.failure() == nil {

@@ -44,7 +44,7 @@ var (
 	// ErrNotBooted is returned when the firmware says that it has found
 	// nothing to boot: kernel and initrd were no match for the hashes table,
 	// or there was no table. (A firmware build without messages does not say
-	// so, it stands still; see Config.OnSilence.)
+	// so, it hangs; see Config.OnSilence.)
 	ErrNotBooted = errors.New("the firmware booted nothing")
 )
 
@@ -59,7 +59,7 @@ type Disk struct {
 type Forward struct{ Host, Guest uint16 }
 
 // Config says what to boot. The zero values of QEMU, Memory, CPUs and Accel
-// stand for their defaults; Firmware and Kernel are required.
+// mean the defaults; Firmware and Kernel are required.
 type Config struct {
 	QEMU     string // program; default qemu-system-x86_64
 	Firmware string // path of an OVMF build with a hashes area (AmdSev)
@@ -101,7 +101,7 @@ type Config struct {
 	ConsoleInput io.Reader
 
 	// OnSilence, when set, is called once if the console has not had a
-	// single byte Silence after the start. Most firmware builds stand still
+	// single byte Silence after the start. Most firmware builds hang
 	// without a word when a hash does not match.
 	Silence   time.Duration
 	OnSilence func()

@@ -103,7 +103,7 @@ func start(ctx context.Context, c Config, v Version, in *input, out io.Writer) (
 	return m, nil
 }
 
-// wait runs the process from one thread, for it would be killed with the
+// wait runs the process from one thread: it would be killed with the
 // thread that started it.
 func (m *machine) wait(cmd *exec.Cmd, started chan<- error) {
 	runtime.LockOSThread()
@@ -187,7 +187,7 @@ func (m *machine) drive(ctx context.Context, c Config, in *input) error {
 	if ended != nil && !errors.Is(ended, ErrNotBooted) || c.OnShutdown == nil {
 		return ended
 	}
-	if ended != nil { // it stands still, and would for ever
+	if ended != nil { // it hangs, and would forever
 		if err := client.Execute(ctx, "stop", nil, nil); err != nil {
 			return err
 		}

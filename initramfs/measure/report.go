@@ -46,7 +46,7 @@ type measuredFirmware struct {
 	SHA256  string `json:"sha256"`
 }
 
-// measuredHashes are the blobs' hashes and the table that they stand in.
+// measuredHashes are the blobs' hashes and the table that holds them.
 type measuredHashes struct {
 	Kernel  string `json:"kernel"`
 	Initrd  string `json:"initrd"`

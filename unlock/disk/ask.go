@@ -44,7 +44,7 @@ func (s *search) question(name string, open map[string]*question) *question {
 	}
 	if s.want.Kind == policy.ByPARTUUID && len(partitions(s.sys, name)) == 0 {
 		s.seen = append(s.seen, name+" (no partitions)")
-		return nil // spares the read, and waits for the kernel's own
+		return nil // saves a read, and waits for the kernel's own
 	}
 	sequence, _ := readLine(s.sys, name, "diskseq") // another disk may get the same name
 	key := name + " " + sequence
@@ -75,7 +75,7 @@ func (s *search) put(q *question, name string) {
 	q.answer, q.err = s.ask(name)
 }
 
-// nodes returns which devices of the disk bear the name that is looked for.
+// nodes returns which devices of the disk have the wanted name.
 // pending means that the disk may still say so.
 func (q *question) nodes(s *search, name string) (nodes []string, pending bool) {
 	if !q.answered() {
@@ -104,7 +104,7 @@ func (q *question) answered() bool {
 	}
 }
 
-// note says in an error what is the matter with the disk, if anything.
+// note says in an error what is wrong with the disk, if anything.
 func (q *question) note() string {
 	switch {
 	case !q.answered():

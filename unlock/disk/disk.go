@@ -5,13 +5,13 @@
 // whatever is found. For the same reason a name that two devices have is
 // refused instead of decided: no rule would make the choice safer, and an
 // error that names both helps more than one about a wrong hash. A second
-// device that appears after the first was taken changes nothing any more.
+// device that appears after the first was taken no longer matters.
 //
 // A serial number and a partition table are read from the disk itself, which
 // may never answer. That holds up neither the search among the others nor its
 // end; at most maxAsking such reads stay behind. (A device that never says its
 // serial number can still hold up the start of the image's program: the kernel
-// waits for that read without end.)
+// waits for that read forever.)
 package disk
 
 import (

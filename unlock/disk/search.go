@@ -25,7 +25,7 @@ type search struct {
 	sys   fs.FS // sysfs
 	dev   fs.FS // /dev
 	want  policy.Disk
-	ask   func(name string) (answer, error) // asks a disk; may block for ever
+	ask   func(name string) (answer, error) // asks a disk; may block forever
 	asked map[string]*question              // by disk and its sequence number
 	slots chan struct{}                     // one a question that is still open
 	wake  chan struct{}                     // something may have changed
@@ -44,7 +44,7 @@ func newSearch(sys, dev fs.FS, want policy.Disk) *search {
 }
 
 // run looks until there is exactly one disk with the name, and every other
-// one that could bear it has answered or was given the time to.
+// one that could have it has answered or was given the time to.
 func (s *search) run(ctx context.Context) (Disk, error) {
 	tick := time.NewTicker(lookAnyway)
 	defer tick.Stop()
@@ -78,7 +78,7 @@ func (s *search) absent() error {
 }
 
 // look goes through the block devices that sysfs shows now and returns those
-// with the name. It is not settled while a disk that may bear the name has
+// with the name. It is not settled while a disk that may have the name has
 // not answered yet.
 func (s *search) look() (nodes []string, settled bool, err error) {
 	entries, err := fs.ReadDir(s.sys, "class/block")

@@ -144,8 +144,8 @@ func (v *Verity) Corrupted() (bool, error) {
 	return false, fmt.Errorf("cannot read the state of %s: %.16q is neither V nor C", v.name, targets[0].text)
 }
 
-// Path returns the node of an active device: /dev/dm-N, for without udev
-// there is no /dev/mapper/NAME.
+// Path returns the node of an active device, /dev/dm-N: without udev there is
+// no /dev/mapper/NAME.
 func Path(name string) (string, error) {
 	info, err := devmapper.InfoByName(name)
 	if err != nil {
@@ -155,8 +155,8 @@ func Path(name string) (string, error) {
 }
 
 // WipeKey takes the key out of an active crypt target, which stays mapped and
-// may be in use: what would read from it waits for ever. A device that does
-// not answer keeps WipeKey waiting, for nothing is wiped under a request.
+// may be in use: reads from it wait forever. A device that does
+// not answer keeps WipeKey waiting: nothing is wiped while a request is open.
 func WipeKey(name string) error {
 	// Without the file system's freezing, which an unmount would wait for.
 	if _, err := control(unix.DM_DEV_SUSPEND, name, unix.DM_SUSPEND_FLAG|unix.DM_SKIP_LOCKFS_FLAG, nil); err != nil {

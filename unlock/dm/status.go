@@ -47,7 +47,7 @@ type answer struct {
 // control sends one request about a device, with data after its head, to the
 // device-mapper (include/uapi/linux/dm-ioctl.h).
 func control(request uintptr, name string, flags uint32, data []byte) (answer, error) {
-	// A slice of words, for the structures in it are aligned to 8 bytes.
+	// A slice of words: the structures in it are aligned to 8 bytes.
 	words := make([]uint64, controlSize/8)
 	buf := unsafe.Slice((*byte)(unsafe.Pointer(&words[0])), controlSize)
 	head := (*unix.DmIoctl)(unsafe.Pointer(&words[0]))

@@ -18,7 +18,7 @@ type GUID [16]byte
 // errGUID is returned for a text that is not a GUID.
 var errGUID = errors.New("not a GUID of the form 01234567-89ab-cdef-0123-456789abcdef")
 
-// order[i] is where byte i of the memory form stands in the text.
+// order[i] is the place in the text of byte i of the memory form.
 var order = [16]int{3, 2, 1, 0, 5, 4, 7, 6, 8, 9, 10, 11, 12, 13, 14, 15}
 
 // Parse reads the 36-character text form. Upper and lower case are the same;

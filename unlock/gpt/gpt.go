@@ -33,7 +33,7 @@ const (
 	maxEntries = 1024
 	// minSector and maxSector bound a logical sector, bytes.
 	minSector, maxSector = 512, 4096
-	// primaryLBA is where the first of the two headers stands; the other one
+	// primaryLBA is the place of the first of the two headers; the other one
 	// is in the disk's last sector.
 	primaryLBA = 1
 )

@@ -10,7 +10,7 @@ import (
 // Limits on the cost of an unlock. The header states its own costs, and a wrong
 // one ends in an out-of-memory that nothing can catch, or never ends. Each limit
 // leaves room for what cryptsetup chooses by itself on a fast machine. The most
-// expensive unlock that they let through took 35 s on one processor of a busy 2-core
+// expensive unlock that they allow took 35 s on one processor of a busy 2-core
 // EPYC guest (2 s a GiB and pass, 0.9 s a million of iterations), and a key
 // that ends in NUL is tried twice: of the two minutes that the guest's boot
 // has after the disk is found, a third is left.

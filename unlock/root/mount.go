@@ -15,12 +15,12 @@ import (
 	"cocoroot/unlock/policy"
 )
 
-// Where the boot keeps things. All of it is gone from view, or moved, once
-// the image's init runs.
+// Folders that the boot uses. All of them are hidden or moved when the image's
+// init starts.
 const (
-	// RunDir is where the status file stands.
+	// RunDir holds the status file.
 	RunDir = "/run/cocoroot"
-	// newRoot is where the root to be is put together.
+	// newRoot is where the new root is assembled.
 	newRoot = "/newroot"
 	lower   = "/lower" // the image
 	upper   = "/upper" // a tmpfs with the overlay's two folders
@@ -28,8 +28,8 @@ const (
 
 const noExec = unix.MS_NOSUID | unix.MS_NOEXEC | unix.MS_NODEV
 
-// apiMount is a file system of the kernel, and whether it goes on into the
-// new root. What is mounted below another one moves with it.
+// apiMount is a file system of the kernel, and whether it moves to the new
+// root. What is mounted below another one moves with it.
 type apiMount struct {
 	path, fsType, data string
 	flags              uintptr
@@ -88,8 +88,8 @@ func Unmount() {
 	}
 }
 
-// mountOverlay puts a tmpfs over the image. The overlay holds on to both
-// layers, so that neither needs to stay visible anywhere.
+// mountOverlay puts a tmpfs over the image. The overlay keeps both
+// layers in use, so that neither has to stay visible.
 func mountOverlay(o policy.Overlay) error {
 	data := "mode=0755"
 	if o.Size != "" {

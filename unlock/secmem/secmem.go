@@ -84,7 +84,7 @@ func (b *Buffer) Close() error {
 }
 
 // Read reads all of an open file into locked memory with plain read calls, so
-// that no buffer in between holds a copy; name stands in errors.
+// that no buffer in between holds a copy; name is for errors.
 // A file of more than limit bytes is ErrTooLong, an empty one ErrEmpty.
 func Read(fd int, name string, limit int) (*Buffer, error) {
 	b, err := New(limit + 1)
@@ -129,7 +129,7 @@ func fill(fd int, p []byte) (int, error) {
 
 // Drain makes the kernel release the memory of processes that have ended.
 // Until then each CPU keeps references to some of their pages (mm/mlock.c and
-// mm/swap.c: folio batches), locked ones among them, whose content so outlives
+// mm/swap.c: folio batches), locked ones among them, so their content outlives
 // a process that was killed. Clean pages of files are dropped with them.
 func Drain() error {
 	// fs/drop_caches.c: lru_add_drain_all.

@@ -73,8 +73,8 @@ func (s *Store) Close() error { return s.dir.Close() }
 
 func (s *Store) fd() int { return int(s.dir.Fd()) }
 
-// GUIDs returns the names of the entries. A name that is no GUID is an error:
-// the kernel makes none.
+// GUIDs returns the names of the entries. A name that is not a GUID is an
+// error: the kernel makes none.
 func (s *Store) GUIDs() ([]efi.GUID, error) {
 	names, err := s.names()
 	if err != nil {
@@ -93,7 +93,7 @@ func (s *Store) GUIDs() ([]efi.GUID, error) {
 }
 
 func (s *Store) names() ([]string, error) {
-	// Opened anew, for a listing goes on where the last one ended.
+	// Opened again: a listing continues where the last one ended.
 	fd, err := unix.Openat(s.fd(), ".", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return nil, fmt.Errorf("cannot list the secrets: %w", err)
@@ -122,8 +122,8 @@ func (s *Store) Read(g efi.GUID) (*secmem.Buffer, error) {
 }
 
 // remove removes an entry and checks that it is gone: older kernels
-// have a locking fault in the middle of the removal. An entry that is not
-// there is no error.
+// have a locking fault in the middle of the removal. A missing entry is
+// not an error.
 func (s *Store) remove(name string) error {
 	if err := unix.Unlinkat(s.fd(), name, 0); err != nil && err != unix.ENOENT {
 		return fmt.Errorf("cannot remove the secret %s: %w", name, err)

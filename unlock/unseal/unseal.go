@@ -1,7 +1,7 @@
 // Package unseal turns the measured disk into a decrypted one: dm-verity,
 // the key from the injected secret, the LUKS2 header, dm-crypt.
 //
-// All bytes that the host controls are handled here, and the key as well, so
+// All bytes that the host controls are handled here, and the key too, so
 // it runs in a process of its own (Child) that the first process supervises
 // (Run): what crashes, hangs or eats memory here is a failed boot like any
 // other, and the kernel takes back, zeroed, all memory that held the key.
@@ -33,7 +33,7 @@ const (
 	RootName   = "cocoroot-root"
 )
 
-// Job is what the child has to do. All of it is measured but the device.
+// Job is what the child has to do. All of it is measured except the device.
 type Job struct {
 	Device string        `json:"device"`
 	Image  verity.Params `json:"image"`
@@ -152,7 +152,7 @@ func open(path string, info luks2.Info, key *secmem.Buffer) error {
 	volume, err := device.UnsealVolume(info.Keyslot, pass)
 	if n := len(pass) - 1; errors.Is(err, luks.ErrPassphraseDoesNotMatch) && n > 0 && pass[n] == 0 {
 		// The first attempt's argon2 memory is still there: twice what the
-		// allow-list lets through is more than this process may have.
+		// allow-list allows is more than this process may have.
 		runtime.GC()
 		volume, err = device.UnsealVolume(info.Keyslot, pass[:n])
 	}

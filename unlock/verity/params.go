@@ -1,4 +1,4 @@
-// Package verity has the parameters of a dm-verity hash tree, as they stand in
+// Package verity has the parameters of a dm-verity hash tree, as they appear on
 // the measured command line and as the kernel verifies with them. The owner's
 // side, verity/tree, builds the trees.
 //
@@ -34,15 +34,15 @@ const (
 // errParams is returned for a text that is not a valid set of parameters.
 var errParams = errors.New("not of the form verity:sha256:4096:DATABLOCKS:SALT:ROOTHASH")
 
-// Params is all that the kernel needs to verify a device. The hash tree's
-// superblock stands in the block right after the data, the tree after that.
+// Params is everything that the kernel needs to verify a device. The hash tree's
+// superblock is the block right after the data, the tree after that.
 type Params struct {
 	DataBlocks uint64           // number of data blocks, at least 1
 	Salt       []byte           // 0 to MaxSaltSize bytes
 	RootHash   [DigestSize]byte // digest of the tree's top block
 }
 
-// Parse reads the form in which the parameters stand in the measured command
+// Parse reads the form of the parameters on the measured command
 // line: verity:sha256:BLOCKSIZE:DATABLOCKS:SALT:ROOTHASH, numbers in decimal,
 // bytes in lower-case hex, "-" for no salt. Only the canonical text is
 // accepted: String of the result is always s.
@@ -100,7 +100,7 @@ func (p Params) SaltText() string {
 func (p Params) DataSize() uint64 { return p.DataBlocks * BlockSize }
 
 // HashStart returns the number of the hash tree's first block on the device:
-// one block after the data is the superblock, which nobody has to believe.
+// one block after the data is the superblock, which nobody needs to trust.
 func (p Params) HashStart() uint64 { return p.DataBlocks + 1 }
 
 // Levels returns the number of blocks in each level of the hash tree, the

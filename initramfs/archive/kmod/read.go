@@ -16,7 +16,7 @@ import (
 // (The xz decoder also takes the dictionary that the file asks for.)
 const maxModule = 16 << 20
 
-// readModule reads a module and decompresses it, for the guest's init has no
+// readModule reads a module and decompresses it: the guest's init has no
 // decompressor, and a kernel need not have one either.
 func readModule(fsys fs.FS, file string) ([]byte, error) {
 	packed, err := readBounded(fsys, file, maxModule)

@@ -18,7 +18,7 @@ const Version = 1
 // Manifest is the content of IMAGE.manifest.json.
 type Manifest struct {
 	Version int `json:"version"`
-	// Image is the image's hash with all of its parameters, as it stands in
+	// Image is the image's hash with all of its parameters, as it is on
 	// the command line.
 	Image verity.Params `json:"image"`
 	// Size is the size of the whole image in bytes, hash tree included.

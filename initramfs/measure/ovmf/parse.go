@@ -47,7 +47,7 @@ func Parse(image []byte) (Firmware, error) {
 			return Firmware{}, err
 		}
 		if seen[guid] {
-			return Firmware{}, fmt.Errorf("%w: entry %s stands there twice", ErrFooter, guid)
+			return Firmware{}, fmt.Errorf("%w: entry %s appears twice", ErrFooter, guid)
 		}
 		seen[guid] = true
 		f.Entries = append(f.Entries, Entry{guid, len(data)})

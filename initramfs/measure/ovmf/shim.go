@@ -34,7 +34,7 @@ func (s Shim) String() string {
 }
 
 // lzmaGUID marks a section that is packed with LZMA (edk2
-// MdeModulePkg/Include/Guid/LzmaDecompress.h). Before it stands the section's
+// MdeModulePkg/Include/Guid/LzmaDecompress.h). It follows the section's
 // head: u24 little-endian length of the whole section, type 2; after it, u16
 // offset of the packed data in the section (PI specification, volume 3,
 // EFI_GUID_DEFINED_SECTION).
@@ -87,7 +87,7 @@ func namesShim(code []byte) bool {
 	return bytes.Contains(code, []byte("etc/boot/shim\x00")) || bytes.Contains(code, []byte("s\x00h\x00i\x00m\x00\x00\x00"))
 }
 
-// errNoSection is returned by unpack where the GUID stands for another reason:
+// errNoSection is returned by unpack where the GUID is there for another reason:
 // code that unpacks has it too.
 var errNoSection = errors.New("no packed section")
 

@@ -21,7 +21,7 @@ const fileVersion = 1
 var ErrFile = errors.New("not a packet's file")
 
 // File is a packet with the measurement that it is bound to, so that the host
-// can tell a stale one before it is used up. Header and secret stand under the
+// can tell a stale one before it is used up. Header and secret are under the
 // names that KubeVirt's injectlaunchsecret takes.
 type File struct {
 	Version     int                 `json:"version"`

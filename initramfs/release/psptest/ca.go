@@ -5,7 +5,7 @@
 //
 // Its code shares nothing with the code it judges: formats and derivations are
 // written a second time, from the SEV API specification (AMD publication
-// 55766). It is no protection whatsoever.
+// 55766). It protects nothing.
 package psptest
 
 import (

@@ -250,7 +250,7 @@ func verifyOne(algo algorithm, key crypto.PublicKey, body, sig []byte) bool {
 }
 
 // Owner returns the certificate that an owner presents to the PSP: a PDH with
-// his key and no signature, for the PSP does not ask for one (AMDESE/sev-tool
+// his key and no signature: the PSP does not ask for one (AMDESE/sev-tool
 // src/sevcert.cpp; virtee/sev sends none either).
 func Owner(key *ecdh.PublicKey) ([]byte, error) {
 	if key.Curve() != ecdh.P384() {

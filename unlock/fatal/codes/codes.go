@@ -8,7 +8,7 @@ import (
 	"cocoroot/unlock/fatal"
 )
 
-// Kind says whose fault a code points at; a simulated launch makes its exit
+// Kind says where a code puts the fault; a simulated launch derives its exit
 // code from it.
 type Kind int
 
@@ -71,13 +71,13 @@ func KindOf(c fatal.Code) Kind {
 // maxCode is the longest code that ParseLine takes, bytes.
 const maxCode = 64
 
-// notInCode reports whether r cannot stand in a code.
+// notInCode reports whether r cannot be part of a code.
 func notInCode(r rune) bool {
 	return r != '-' && r != '_' && (r < '0' || r > '9') && (r < 'A' || r > 'Z') && (r < 'a' || r > 'z')
 }
 
 // ParseLine reads a line that fatal.Line made; ok is false for any other line. Other
-// text may stand before it: the kernel's own half line, which init's cuts.
+// text may come before it, such as a line of the kernel's that init's interrupts.
 func ParseLine(line string) (c fatal.Code, text string, ok bool) {
 	_, rest, found := strings.Cut(line, fatal.Prefix)
 	if !found {

@@ -116,7 +116,8 @@ func (e Listed) Deleted() bool { return e.GUID.IsZero() }
 func (e Listed) EndsInNUL() bool { return bytes.HasSuffix(e.Data, []byte{0}) }
 
 // EndsInNewline reports whether the last byte, before a NUL, is a newline,
-// which is part of the key for every reader and mostly an editor's doing.
+// which every reader takes for part of the key, and which most often comes from
+// an editor.
 func (e Listed) EndsInNewline() bool {
 	return bytes.HasSuffix(bytes.TrimSuffix(e.Data, []byte{0}), []byte{'\n'})
 }

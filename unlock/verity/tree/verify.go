@@ -46,7 +46,7 @@ type Verdict struct {
 //
 // The host controls what r returns. An error is one of reading, ErrShort or
 // ctx's; what differs from the root hash is in the Verdict. It speaks of the
-// bytes read: of those that stand there later it knows nothing.
+// bytes that were read: it knows nothing of those that are there later.
 // A progress that is not nil is told the bytes of data given out to check.
 func Verify(ctx context.Context, p verity.Params, r io.ReaderAt, progress func(done int64)) (Verdict, error) {
 	v := &verifier{params: p, r: r, starts: levelStarts(p), progress: progress}

@@ -19,7 +19,7 @@ const (
 	OffSalt      = 104 // 64 bytes, only to make headers differ
 	OffUUID      = 168 // 40 bytes, text, padded with NUL
 	OffSubsystem = 208 // 48 bytes
-	OffOffset    = 256 // u64, where this header stands on the device
+	OffOffset    = 256 // u64, where this header is on the device
 	OffPadding   = 264 // 184 bytes of zero
 	OffChecksum  = 448 // 64 bytes, over binary header and JSON area with this field zero
 	OffPadding2  = 512 // zero up to BinarySize
