@@ -238,6 +238,11 @@ func (b *boot) verity() *dm.Verity {
 func (b *boot) arm() error { return b.verity().PanicOnCorruption() }
 
 func (b *boot) switchRoot() error {
+	if b.policy.Modules == policy.Closed {
+		if err := modules.Close(); err != nil {
+			return fatal.Errorf(fatal.Module, "%w; cocoroot.modules=open leaves them open", err)
+		}
+	}
 	say("starting %s", b.policy.Init)
 	// From here on the boot is not ended from outside; the disk key is gone.
 	b.claim(switching)

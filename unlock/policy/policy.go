@@ -48,6 +48,15 @@ const (
 	Halt     Action = "halt"
 )
 
+// Modules says whether the image may load kernel modules.
+type Modules string
+
+// What may become of kernel modules, named as in the command line.
+const (
+	Closed Modules = "closed" // none after init has loaded its own, until the next boot
+	Open   Modules = "open"   // the image loads what it likes
+)
+
 // FSType is a file system that a sealed image may hold, by the kernel's name.
 type FSType string
 
@@ -67,6 +76,7 @@ type Policy struct {
 	OnFail  Action
 	Keep    Keep          // which other secret entries stay
 	Timeout time.Duration // how long to wait for the disk
+	Modules Modules
 
 	FSType    FSType // rootfstype=
 	RootFlags string // rootflags=, given to mount(2) as data
@@ -81,6 +91,7 @@ func Defaults() Policy {
 		OnFail:  PowerOff,
 		Keep:    Keep{All: true},
 		Timeout: 30 * time.Second,
+		Modules: Closed,
 		Init:    "/sbin/init",
 	}
 }
@@ -141,6 +152,8 @@ func (p *Policy) ours(w word, seen map[string]bool) error {
 		p.Keep, err = ParseKeep(w.value)
 	case "timeout":
 		p.Timeout, err = parseTimeout(w.value)
+	case "modules":
+		p.Modules, err = parseModules(w.value)
 	default:
 		return fmt.Errorf("%w: %.64q", ErrUnknown, w.name)
 	}

@@ -36,7 +36,7 @@ func TestParseDefaults(t *testing.T) {
 
 func TestParseEverything(t *testing.T) {
 	p, err := Parse(`cocoroot.disk=serial:root cocoroot.image=` + image + ` cocoroot.key=` + guid +
-		` cocoroot.overlay=ram:64M cocoroot.onfail=halt cocoroot.keep=` + guid + ` cocoroot.timeout=5s` +
+		` cocoroot.overlay=ram:64M cocoroot.onfail=halt cocoroot.keep=` + guid + ` cocoroot.timeout=5s cocoroot.modules=open` +
 		` rootfstype=ext4 rootflags="errors=panic" init=/usr/bin/app -- cocoroot.disk=x`)
 	if err != nil {
 		t.Fatal(err)
@@ -45,7 +45,7 @@ func TestParseEverything(t *testing.T) {
 	want := Policy{
 		Disk: Disk{BySerial, "root"}, Image: p.Image, Key: g,
 		Overlay: Overlay{RAM: true, Size: "64M"}, OnFail: Halt,
-		Keep: Keep{GUIDs: []efi.GUID{g}}, Timeout: 5 * time.Second,
+		Keep: Keep{GUIDs: []efi.GUID{g}}, Timeout: 5 * time.Second, Modules: Open,
 		FSType: Ext4, RootFlags: "errors=panic", Init: "/usr/bin/app",
 	}
 	if !reflect.DeepEqual(p, want) {
@@ -77,6 +77,9 @@ func TestParseRefuses(t *testing.T) {
 		{"keep", least + " cocoroot.keep=some", ErrMalformed},
 		{"keep twice", least + " cocoroot.keep=" + guid + "," + guid, ErrMalformed},
 		{"timeout", least + " cocoroot.timeout=-1s", ErrMalformed},
+		{"modules", least + " cocoroot.modules=yes", ErrMalformed},
+		{"modules in upper case", least + " cocoroot.modules=Open", ErrMalformed},
+		{"modules twice", least + " cocoroot.modules=closed cocoroot.modules=open", ErrRepeated},
 		{"timeout long", least + " cocoroot.timeout=9000h", ErrMalformed},
 		{"quote inside", least + ` cocoroot.key=1"1`, ErrMalformed},
 		{"path", strings.Replace(least, "/dev/vda", "/dev/../vda", 1), ErrMalformed},

@@ -206,6 +206,14 @@ func parseAction(s string) (Action, error) {
 	return "", fmt.Errorf("%.32q is not one of poweroff, reboot, halt", s)
 }
 
+func parseModules(s string) (Modules, error) {
+	switch m := Modules(s); m {
+	case Closed, Open:
+		return m, nil
+	}
+	return "", fmt.Errorf("%.32q is not one of closed, open", s)
+}
+
 const maxTimeout = time.Hour
 
 func parseTimeout(s string) (time.Duration, error) {

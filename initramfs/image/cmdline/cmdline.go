@@ -48,8 +48,9 @@ var fixed = []string{
 	"console=ttyS0",
 	// A panic, which cannot wipe, must not hang with the secret in memory.
 	"panic=-1", "oops=panic",
-	// Freed memory holds no secrets, whatever the kernel's default is.
-	"init_on_free=1",
+	// Freed memory holds no secrets, and new memory nothing at all, whatever
+	// the kernel's defaults are.
+	"init_on_free=1", "init_on_alloc=1",
 	// The host is the boot loader; its randomness does not count.
 	"random.trust_bootloader=off",
 	// systemd takes credentials, root and swap from places that the host fills.
@@ -165,6 +166,7 @@ func ours(p policy.Policy) []string {
 	add("onfail", string(p.OnFail), string(d.OnFail))
 	add("keep", Keep(p.Keep), Keep(d.Keep))
 	add("timeout", p.Timeout.String(), d.Timeout.String())
+	add("modules", string(p.Modules), string(d.Modules))
 	return out
 }
 

@@ -15,7 +15,7 @@ const (
 )
 
 func TestOursRoundTrip(t *testing.T) {
-	for _, extra := range []string{"", " cocoroot.key=" + guid, " cocoroot.overlay=none cocoroot.keep=none",
+	for _, extra := range []string{"", " cocoroot.modules=open", " cocoroot.key=" + guid, " cocoroot.overlay=none cocoroot.keep=none",
 		" cocoroot.onfail=reboot cocoroot.timeout=1m30s cocoroot.overlay=ram:25% cocoroot.keep=" + guid} {
 		p, err := policy.Parse(least + extra)
 		if err != nil {
@@ -30,7 +30,7 @@ func TestOursRoundTrip(t *testing.T) {
 
 var seeds = []string{
 	least,
-	least + " cocoroot.key=" + guid + " cocoroot.keep=" + guid + " cocoroot.overlay=ram:1G",
+	least + " cocoroot.key=" + guid + " cocoroot.keep=" + guid + " cocoroot.overlay=ram:1G cocoroot.modules=open",
 	least + ` rootflags="a b" init=/x -- y`,
 	strings.Replace(least, "/dev/vda", "PARTUUID="+strings.ToUpper(guid), 1),
 	strings.Replace(least, "/dev/vda", "/dev/cciss/c0d0", 1),

@@ -35,8 +35,8 @@ func checkAllowed(allowed []string) error {
 }
 
 // auditRoot looks through a finished file system, and refuses what obeys the
-// host and was not allowed.
-func (o Options) auditRoot(root *rootfs.Image) error {
+// host and was not allowed. It notes whether the root has kernel modules.
+func (o *Options) auditRoot(root *rootfs.Image) error {
 	line, init, err := o.draftLine(root.Type)
 	if err != nil {
 		return err
@@ -47,6 +47,9 @@ func (o Options) auditRoot(root *rootfs.Image) error {
 	}
 	all, err := audit.Check(tree, init, line)
 	if err != nil {
+		return err
+	}
+	if o.hasModules, err = audit.HasModules(tree); err != nil {
 		return err
 	}
 	var text strings.Builder
@@ -93,6 +96,9 @@ func (o Options) draftLine(kind policy.FSType) (line, init string, err error) {
 func (o Options) policy(kind policy.FSType, image verity.Params) (policy.Policy, error) {
 	p := policy.Defaults()
 	p.FSType, p.Image = kind, image
+	if o.hasModules && !strings.Contains(o.Line.Append, "cocoroot.modules=") { // which is for the owner to say
+		p.Modules = policy.Open
+	}
 	if o.Init != "" {
 		p.Init = o.Init
 	}

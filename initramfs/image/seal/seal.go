@@ -38,6 +38,8 @@ type Options struct {
 	Level                                     int // of zstd
 	Line                                      cmdline.Options
 	Force                                     bool // replace existing files
+
+	hasModules bool // the root, known once it is made
 }
 
 // Observer is told what goes on.
@@ -145,7 +147,7 @@ func Seal(ctx context.Context, o Options, tell Observer) (m manifest.Manifest, e
 
 // writeImage makes the file system in a folder beside the image and seals it.
 // It returns what kind of file system it is, too.
-func (o Options) writeImage(ctx context.Context, tell Observer, image, keyOut *files.Output) (result sealed.Result, kind policy.FSType, err error) {
+func (o *Options) writeImage(ctx context.Context, tell Observer, image, keyOut *files.Output) (result sealed.Result, kind policy.FSType, err error) {
 	brought, err := o.readKey(tell)
 	if err != nil {
 		return result, "", err
