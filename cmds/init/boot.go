@@ -215,6 +215,9 @@ func (b *boot) mountRoot() error {
 	if err != nil {
 		return err
 	}
+	if err := dm.LimitReads(unseal.RootName); err != nil {
+		return &fatal.Error{Code: fatal.LUKSMap, Err: err}
+	}
 	err = root.Mount(device, b.policy)
 	if err == nil {
 		err = root.CheckInit(b.policy.Init)

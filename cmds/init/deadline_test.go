@@ -30,17 +30,21 @@ const (
 	late = 5*time.Second + time.Second + 3*2*time.Second + 10*time.Second
 )
 
-// initRuns is what init prints before it looks for the disk, which firmware
-// and kernel have read from by then.
-const initRuns = "kernel modules loaded"
+const (
+	// initStarts is what the kernel says when it starts init.
+	initStarts = "Run /init as init process"
+	// initRuns is what init prints before it looks for the disk, whose
+	// partition table the kernel has looked for by then.
+	initRuns = "kernel modules loaded"
+)
 
 // failsInTime boots a guest with little patience that must end with the code
 // by its deadline. What the host holds up is let go once the FATAL line is
 // there and, with the guest still running or already off, the secrets are not.
 func (g *guest) failsInTime(t *testing.T, code string, let func()) ended {
 	t.Helper()
-	g.cmdline += " cocoroot.timeout=" + timeout.String()
-	began, fataled := g.watch.on(initRuns), g.watch.on("cocoroot: FATAL")
+	g.cmdline += " loglevel=7 cocoroot.timeout=" + timeout.String()
+	began, fataled := g.watch.on(initStarts), g.watch.on("cocoroot: FATAL")
 	area, done := secretArea(t), make(chan struct{})
 	g.onStart = func(ctx context.Context, q *qmp.Client) error {
 		go func() {
@@ -82,8 +86,11 @@ func TestDiskStopsAnswering(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			g := standardImage(t).boots(t)
-			d := serveDisk(t, g.image, func(offset uint64, data []byte) bool {
-				return !g.watch.has(initRuns) || offset+uint64(len(data)) <= from || offset >= from+verity.BlockSize
+			d := serveDisk(t, g.image, func(offset uint64, data []byte) verdict {
+				if !g.watch.has(initRuns) || offset+uint64(len(data)) <= from || offset >= from+verity.BlockSize {
+					return answered
+				}
+				return hangs
 			})
 			g.image, g.extra = "", d.arguments()
 			g.failsInTime(t, "DEADLINE", d.release)
@@ -91,6 +98,24 @@ func TestDiskStopsAnswering(t *testing.T) {
 				t.Error("the disk was never asked for what it does not answer")
 			}
 		})
+	}
+}
+
+// A disk that answers the kernel's first read no more than any later one. A
+// firmware that reads disks would wait for it in the kernel's place.
+func TestDiskNeverAnswersTheKernel(t *testing.T) {
+	t.Parallel()
+	g := standardImage(t).boots(t)
+	d := serveDisk(t, g.image, func(uint64, []byte) verdict {
+		if g.watch.has("Linux version") {
+			return hangs
+		}
+		return answered
+	})
+	g.image, g.extra = "", d.arguments()
+	e := g.failsInTime(t, "DEADLINE", d.release)
+	if !d.isHung() || strings.Contains(e.console, initRuns) {
+		t.Error("the disk answered when its driver was started")
 	}
 }
 

@@ -20,15 +20,23 @@ type hostDisk struct {
 	image  []byte
 
 	mu     sync.Mutex
-	answer func(offset uint64, data []byte) bool
+	answer func(offset uint64, data []byte) verdict
 	hung   chan struct{} // closed at the first read that is not answered
 	conns  []net.Conn
 }
 
+// verdict is what becomes of a read.
+type verdict int
+
+const (
+	answered verdict = iota
+	failed           // with an I/O error
+	hangs            // and so does every later one
+)
+
 // serveDisk serves a file until the test ends. For each read, answer gets the
-// bytes to send, which it may change; when it returns false this read is not
-// answered, nor is any later one.
-func serveDisk(t *testing.T, path string, answer func(offset uint64, data []byte) bool) *hostDisk {
+// bytes to send, which it may change.
+func serveDisk(t *testing.T, path string, answer func(offset uint64, data []byte) verdict) *hostDisk {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "nbd") // t.TempDir may be too long for a socket
 	if err != nil {
@@ -85,10 +93,13 @@ func (d *hostDisk) isHung() bool {
 }
 
 // arguments returns QEMU's, for the guest's first disk.
-func (d *hostDisk) arguments() []string {
+func (d *hostDisk) arguments() []string { return d.as("virtio-blk-pci,drive=host") }
+
+// as returns QEMU's arguments for a device of that kind.
+func (d *hostDisk) as(device string) []string {
 	return []string{
 		"-drive", "if=none,id=host,format=raw,readonly=on,file.driver=nbd,file.export=x,file.server.type=unix,file.server.path=" + d.socket,
-		"-device", "virtio-blk-pci,drive=host",
+		"-device", device,
 	}
 }
 
@@ -105,6 +116,7 @@ const (
 	nbdReadOnly    = 1 | 1<<1 // NBD_FLAG_HAS_FLAGS, NBD_FLAG_READ_ONLY
 	nbdRead        = 0        // NBD_CMD_READ
 	nbdDisconnect  = 2        // NBD_CMD_DISC
+	nbdError       = 5        // NBD_EIO
 	nbdInvalid     = 22       // NBD_EINVAL
 )
 
@@ -174,24 +186,28 @@ func (d *hostDisk) serve(c net.Conn) error {
 			continue
 		}
 		data := bytes.Clone(d.image[request.Offset:end])
-		if !d.answers(request.Offset, data) {
-			continue
+		var reply []byte
+		switch d.decides(request.Offset, data) {
+		case answered:
+			reply = append(message(uint32(nbdReply), uint32(0), request.Handle), data...)
+		case failed:
+			reply = message(uint32(nbdReply), uint32(nbdError), request.Handle)
 		}
-		if _, err := c.Write(append(message(uint32(nbdReply), uint32(0), request.Handle), data...)); err != nil {
+		if _, err := c.Write(reply); err != nil {
 			return err
 		}
 	}
 }
 
-func (d *hostDisk) answers(offset uint64, data []byte) bool {
+func (d *hostDisk) decides(offset uint64, data []byte) verdict {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.isHung() {
-		return false
+		return hangs
 	}
-	if !d.answer(offset, data) {
+	v := d.answer(offset, data)
+	if v == hangs {
 		close(d.hung)
-		return false
 	}
-	return true
+	return v
 }

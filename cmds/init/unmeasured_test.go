@@ -143,9 +143,9 @@ func TestDiskChangesBetweenReads(t *testing.T) {
 		g := standardImage(t).boots(t)
 		seen := make(map[uint64]bool)
 		again := 0
-		d := serveDisk(t, g.image, func(offset uint64, data []byte) bool {
+		d := serveDisk(t, g.image, func(offset uint64, data []byte) verdict {
 			if !g.watch.has(initRuns) {
-				return true
+				return answered
 			}
 			for at := 0; at < len(data); at += verity.BlockSize {
 				block := offset + uint64(at)
@@ -155,7 +155,7 @@ func TestDiskChangesBetweenReads(t *testing.T) {
 				}
 				seen[block] = true
 			}
-			return true
+			return answered
 		})
 		g.image, g.extra = "", d.arguments()
 		g.fails(t, "VERITY")
@@ -172,13 +172,13 @@ func TestDiskChangesBetweenReads(t *testing.T) {
 		`)
 		write(t, filepath.Join(root, "late"), lateData())
 		g := seal(t, dir, root).boots(t)
-		d := serveDisk(t, g.image, func(_ uint64, data []byte) bool {
+		d := serveDisk(t, g.image, func(_ uint64, data []byte) verdict {
 			if g.watch.has("boot-test: late file read") {
 				for at := 0; at < len(data); at += verity.BlockSize {
 					data[at+100] ^= 1
 				}
 			}
-			return true
+			return answered
 		})
 		g.image, g.extra = "", d.arguments()
 		e := g.run(t, bootLimit)

@@ -44,3 +44,10 @@ func (w *watch) has(text string) bool {
 	defer w.mu.Unlock()
 	return bytes.Contains(w.text, []byte(text))
 }
+
+// all returns the whole text so far.
+func (w *watch) all() string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return string(w.text)
+}
