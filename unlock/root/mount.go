@@ -8,12 +8,17 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 
 	"github.com/u-root/u-root/pkg/mount"
 	"golang.org/x/sys/unix"
 
 	"cocoroot/unlock/policy"
 )
+
+// ErrCompression means that an erofs may have files that cannot be read without
+// showing the host some of what is in them.
+var ErrCompression = errors.New("this kernel reads compressed erofs, whose plaintext the host could get to see")
 
 // Folders that the boot uses. All of them are hidden or moved when the image's
 // init starts.
@@ -75,10 +80,36 @@ func Mount(device string, p policy.Policy) error {
 	if _, err := mount.Mount(device, image, string(p.FSType), p.RootFlags, unix.MS_RDONLY); err != nil {
 		return fmt.Errorf("cannot mount the image: %w", err)
 	}
+	if p.FSType == policy.EROFS {
+		if err := refuseCompression(filepath.Join(erofsDir, filepath.Base(device))); err != nil {
+			return fmt.Errorf("cannot mount the image: %w", err)
+		}
+	}
 	if !p.Overlay.RAM {
 		return nil
 	}
 	return mountOverlay(p.Overlay)
+}
+
+// erofsDir has a folder for each mounted erofs, named as its device (Linux 5.16
+// and later).
+const erofsDir = "/sys/fs/erofs"
+
+// refuseCompression refuses an erofs on a kernel that could decompress it.
+//
+// Linux reads compressed data into the pages where the file itself is to be.
+// When one of several reads fails, it drops what the others brought and reads
+// again, into pages that hold plaintext; see SECURITY.md for who then sees it.
+// No superblock says for certain that nothing is compressed, but a kernel
+// without EROFS_FS_ZIP reads no such file, and lacks this attribute.
+func refuseCompression(dir string) error {
+	if _, err := os.Stat(dir); err != nil {
+		return err
+	}
+	if _, err := os.Stat(filepath.Join(dir, "sync_decompress")); !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("%w; seal the root as squashfs or ext4", ErrCompression)
+	}
+	return nil
 }
 
 // Unmount detaches whatever Mount has mounted.

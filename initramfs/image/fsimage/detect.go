@@ -154,25 +154,23 @@ type erofsSB struct {
 	sum      uint32
 	root     uint64 // inode number
 	built    int64  // seconds since 1970, the time of inodes that have none
-	packed   uint64 // inode number of the packed inode
 	meta     int64  // where inodes begin, in the image
 	features uint32 // incompatible ones
 	length   int64
 }
 
-// The features of erofs that no image may lack a reader for
-// (EROFS_FEATURE_INCOMPAT_*).
+// The features of erofs (EROFS_FEATURE_INCOMPAT_*) that do not mean that files
+// are compressed. mkfs.erofs sets the first one always.
 const (
-	erofsZeroPadding  = 0x01
-	erofsCompressCfgs = 0x02 // and big physical clusters
-	erofsChunked      = 0x04
-	erofsHead2        = 0x08 // and a table of more devices
-	erofsTailPacking  = 0x10
-	erofsFragments    = 0x20 // and deduplication
-	erofsPrefixes     = 0x40 // of extended attributes
-	erofsKnown        = erofsZeroPadding | erofsCompressCfgs | erofsChunked | erofsHead2 | erofsTailPacking | erofsFragments | erofsPrefixes
-	erofsSummed       = 0x01 // a compatible one: EROFS_FEATURE_COMPAT_SB_CHKSUM
+	erofsZeroPadding = 0x01
+	erofsChunked     = 0x04
+	erofsPrefixes    = 0x40 // of extended attributes
+	erofsKnown       = erofsZeroPadding | erofsChunked | erofsPrefixes
+	erofsSummed      = 0x01 // a compatible one: EROFS_FEATURE_COMPAT_SB_CHKSUM
 )
+
+// erofsCompressed says why the guest reads no such file, and what to do.
+const erofsCompressed = "an erofs with compressed files, whose plaintext the host could get to see; make it without compression, or make a squashfs"
 
 func parseEROFS(head []byte) (erofsSB, error) {
 	b := head[secondSuper:]
@@ -182,22 +180,18 @@ func parseEROFS(head []byte) (erofsSB, error) {
 		summed:   le.Uint32(b[8:])&erofsSummed != 0,
 		root:     uint64(le.Uint16(b[14:])),
 		built:    int64(le.Uint64(b[24:])),
-		packed:   le.Uint64(b[96:]),
 		features: le.Uint32(b[80:]),
 	}
 	devices, dirBits := le.Uint16(b[86:]), b[90]
 	switch {
 	case s.features&^erofsKnown != 0:
-		return s, unsupported("erofs features %#x", s.features&^erofsKnown)
+		return s, unsupported("%s (features %#x)", erofsCompressed, s.features&^erofsKnown)
 	case devices != 0:
 		return s, unsupported("erofs on more than one device")
 	case dirBits != 0:
 		return s, unsupported("erofs with large blocks for folders")
 	case s.bits < 9 || s.bits > 12: // of no use above PAGE_SIZE
 		return s, corrupt("erofs with blocks of 2^%d bytes", s.bits)
-	}
-	if algorithms := le.Uint16(b[84:]); s.features&erofsCompressCfgs != 0 && algorithms&^1 != 0 {
-		return s, unsupported("erofs compressed with something other than lz4")
 	}
 	s.length = int64(le.Uint32(b[36:])) << s.bits
 	s.meta = int64(le.Uint32(b[40:])) << s.bits

@@ -7,13 +7,12 @@ import (
 )
 
 // The layouts of an inode's data (EROFS_INODE_* in fs/erofs/erofs_fs.h of
-// Linux 6.12).
+// Linux 6.12). Compressed data is read into pages that may hold parts of the
+// file already, so the guest refuses it (SECURITY.md); 1 and 3 are compressed.
 const (
-	erofsPlain   = 0 // whole blocks
-	erofsFull    = 1 // compressed, eight bytes of index for each block
-	erofsInline  = 2 // whole blocks, and the rest behind the inode
-	erofsCompact = 3 // compressed, four or two bytes of index
-	erofsChunks  = 4 // blocks of any size, holes
+	erofsPlain  = 0 // whole blocks
+	erofsInline = 2 // whole blocks, and the rest behind the inode
+	erofsChunks = 4 // blocks of any size, holes
 )
 
 // erofs is an erofs. Inodes lie in slots of 32 bytes; a slot's number is the
@@ -22,8 +21,6 @@ type erofs struct {
 	r    io.ReaderAt
 	meta *pages
 	sb   erofsSB
-
-	extent extent // the compressed one that was read last
 }
 
 func newEROFS(r io.ReaderAt, head []byte) (volume, error) {
@@ -63,6 +60,9 @@ func (e *erofs) node(ref uint64) (node, error) {
 	}
 	if format>>4 != 0 || d.layout > erofsChunks {
 		return node{}, unsupported("an erofs inode of the form %#x", format)
+	}
+	if d.layout != erofsPlain && d.layout != erofsInline && d.layout != erofsChunks {
+		return node{}, unsupported(erofsCompressed)
 	}
 	if n.size < 0 {
 		return node{}, corrupt("a file of %d bytes", uint64(n.size))
@@ -156,14 +156,8 @@ func (e *erofs) some(n node, d erofsData, p []byte, off int64) (int, error) {
 		}
 		p = p[:min(int64(len(p)), tail-off)]
 		return len(p), readInto(e.r, p, int64(d.where)<<e.sb.bits+off)
-	case erofsChunks:
-		return e.chunk(d, p, off)
 	}
-	x, err := e.extentAt(n, d, off)
-	if err != nil {
-		return 0, err
-	}
-	return copy(p, x.data[off-x.start:]), nil
+	return e.chunk(d, p, off)
 }
 
 // chunk reads what is in one chunk.

@@ -2,7 +2,7 @@
 // folders, its files. It needs neither a mount nor a privilege.
 //
 // It knows what the guest mounts: squashfs 4.0 (gzip, lz4, xz, zstd), erofs
-// (plain and lz4) and ext4 (ext2 and ext3 too), as Linux's own sources lay
+// (not compressed) and ext4 (ext2 and ext3 too), as Linux's own sources lay
 // them out; the offsets are those of the headers that are named. Who made the
 // image decides every byte of it: whatever it says, little memory is used, and
 // each call ends.
