@@ -269,12 +269,3 @@ func TestPolicyRefused(t *testing.T) {
 		})
 	}
 }
-
-// The archive has no driver for the secrets, and the kernel has it not built in.
-func TestKernelWithoutDriver(t *testing.T) {
-	t.Parallel()
-	g := standardImage(t).boots(t)
-	g.initrd = urootInitrd(t, false)
-	g.entries = nil // nobody in the guest could wipe it
-	g.fails(t, "NO-EFI-SECRET")
-}

@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"cocoroot/initramfs/oracle"
+	"cocoroot/unlock/modules"
 )
 
 // stateUnit runs stateScript once the boot is over.
@@ -189,26 +190,28 @@ func addToTar(t *testing.T, from, to string) {
 func TestURootCarriesInit(t *testing.T) {
 	t.Parallel()
 	g := standardImage(t).boots(t)
-	g.initrd = urootInitrd(t, true)
+	g.initrd = urootInitrd(t)
 	g.wiped(t, g.runs(t))
 }
 
-// urootInitrd builds an archive with u-root: init, and if wanted the kernel
-// modules and their list.
-func urootInitrd(t *testing.T, withModules bool) string {
+// urootInitrd builds an archive with u-root: init, the kernel modules and their
+// list.
+func urootInitrd(t *testing.T) string {
 	t.Helper()
-	out := filepath.Join(t.TempDir(), "initramfs.cpio")
+	out, dir := filepath.Join(t.TempDir(), "initramfs.cpio"), t.TempDir()
 	args := []string{"tool", "u-root", "-o", out, "-initcmd=/bin/cocoroot-init", "-defaultsh=", "-files=" + oracle.Artifact(t, "init") + ":bin/cocoroot-init"}
-	if withModules {
-		tree := oracle.Artifact(t, "modules/lib/modules")
-		found, err := filepath.Glob(tree + "/*/kernel/drivers/virt/coco/efi_secret/efi_secret.ko")
-		if err != nil || len(found) != 1 {
-			t.Fatalf("efi_secret.ko = %v, %v; want one", found, err)
+	list := ""
+	for _, m := range ourModules(t) {
+		file := filepath.Join(dir, filepath.Base(m.Entry.Path))
+		write(t, file, m.Data)
+		args = append(args, "-files="+file+":"+strings.TrimPrefix(m.Entry.Path, "/"))
+		if m.Entry.Optional {
+			t.Fatalf("%s is optional: the list has it in another form", m.Entry.Path)
 		}
-		list := filepath.Join(t.TempDir(), "modules")
-		write(t, list, []byte("/lib/modules/efi_secret.ko\n"))
-		args = append(args, "-files="+found[0]+":lib/modules/efi_secret.ko", "-files="+list+":etc/cocoroot/modules")
+		list += m.Entry.Path + "\n"
 	}
+	write(t, filepath.Join(dir, "modules"), []byte(list))
+	args = append(args, "-files="+filepath.Join(dir, "modules")+":"+strings.TrimPrefix(modules.ListPath, "/"))
 	// One command of u-root's goes with it; the list of commands cannot be empty.
 	args = append(args, "github.com/u-root/u-root/cmds/core/true")
 	cmd := exec.Command("go", args...)

@@ -2,7 +2,9 @@ package main_test
 
 import (
 	"bytes"
+	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -31,21 +33,70 @@ func TestModuleRefused(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			g := standardImage(t).boots(t)
-			choice, err := kmod.Choose(oracle.Artifact(t, "modules"), "")
-			if err != nil {
-				t.Fatal(err)
-			}
-			c := archive.Contents{Init: read(t, oracle.Artifact(t, "init")), Modules: choice.Modules}
-			c.Modules = append(c.Modules, archive.Module{Entry: broken, Data: []byte("\x7fELF and no more")})
-			var b bytes.Buffer
-			if err := archive.Write(&b, c); err != nil {
-				t.Fatal(err)
-			}
-			g.initrd = filepath.Join(t.TempDir(), "initrd.img")
-			write(t, g.initrd, b.Bytes())
+			g.initrd = initrdWith(t, append(ourModules(t), archive.Module{Entry: broken, Data: []byte("\x7fELF and no more")}))
 			e := g.fails(t, "MODULE")
 			if !strings.Contains(e.Fatal.Text, "broken.ko") {
 				t.Errorf("FATAL text = %q; want the module's name", e.Fatal.Text)
+			}
+		})
+	}
+}
+
+// ourModules returns what the archive carries for the kernel of most boots.
+func ourModules(t *testing.T) []archive.Module {
+	t.Helper()
+	choice, err := kmod.Choose(oracle.Artifact(t, "modules"), "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return choice.Modules
+}
+
+// initrdWith writes an archive with these modules.
+func initrdWith(t *testing.T, all []archive.Module) string {
+	t.Helper()
+	var b bytes.Buffer
+	if err := archive.Write(&b, archive.Contents{Init: read(t, oracle.Artifact(t, "init")), Modules: all}); err != nil {
+		t.Fatal(err)
+	}
+	out := filepath.Join(t.TempDir(), "initrd.img")
+	write(t, out, b.Bytes())
+	return out
+}
+
+// The archive has no driver for the secrets, and the kernel has it not built in.
+func TestKernelWithoutDriver(t *testing.T) {
+	t.Parallel()
+	g := standardImage(t).boots(t)
+	g.initrd = initrdWith(t, slices.DeleteFunc(ourModules(t), func(m archive.Module) bool { return strings.Contains(m.Entry.Path, kmod.EFISecret) }))
+	g.entries = nil // nobody in the guest could wipe it
+	g.fails(t, "NO-EFI-SECRET")
+}
+
+// modulesScript tries to load a module that the kernel has already: whether it
+// may comes before what it is.
+const modulesScript = `echo "boot-test: $(insmod $(find / -xdev -name '*.ko') 2>&1)"`
+
+// What the image may load: nothing, unless it has modules of its own, or the
+// owner says otherwise.
+func TestModulesClosed(t *testing.T) {
+	const closed, open = "Operation not permitted", "File exists"
+	for name, tc := range map[string]struct{ folder, appended, want string }{
+		"none of its own":               {"opt", "", closed},
+		"none, and left open":           {"opt", "cocoroot.modules=open", open},
+		"some of its own":               {"lib/modules", "", open},
+		"some, and closed by the owner": {"usr/lib/modules", "cocoroot.modules=closed", closed},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			dir := t.TempDir()
+			root := testRoot(t, dir, modulesScript)
+			if err := os.MkdirAll(filepath.Join(root, tc.folder), 0o755); err != nil {
+				t.Fatal(err)
+			}
+			write(t, filepath.Join(root, tc.folder, "loaded.ko"), ourModules(t)[0].Data)
+			if e := seal(t, dir, root, "--append", tc.appended).boots(t).runs(t); !strings.Contains(e.console, tc.want) {
+				t.Errorf("the console lacks %q", tc.want)
 			}
 		})
 	}
