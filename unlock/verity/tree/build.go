@@ -62,12 +62,7 @@ func (b *Builder) Append(digests []byte) error {
 		return fmt.Errorf("%w: more than %d blocks", errDataLength, b.params.DataBlocks)
 	}
 	b.have += n
-	for ; len(digests) > 0; digests = digests[verity.DigestSize:] {
-		if err := b.add(0, digests[:verity.DigestSize]); err != nil {
-			return err
-		}
-	}
-	return nil
+	return b.add(0, digests)
 }
 
 // Finish writes what is left of the tree, and the superblock, and returns
@@ -90,18 +85,24 @@ func (b *Builder) Finish(uuid [16]byte) (verity.Params, error) {
 	return b.params, nil
 }
 
-// add puts a digest into level i. Above the top level there is the root hash.
-func (b *Builder) add(i int, digest []byte) error {
+// add puts digests into level i. Above the top level there is the root hash.
+func (b *Builder) add(i int, digests []byte) error {
 	if i == len(b.levels) {
-		copy(b.params.RootHash[:], digest)
+		copy(b.params.RootHash[:], digests)
 		return nil
 	}
 	l := &b.levels[i]
-	l.block = append(l.block, digest...)
-	if len(l.block) < verity.BlockSize {
-		return nil
+	for len(digests) > 0 {
+		n := min(len(digests), cap(l.block)-len(l.block))
+		l.block = append(l.block, digests[:n]...)
+		digests = digests[n:]
+		if len(l.block) == cap(l.block) {
+			if err := b.flush(i); err != nil {
+				return err
+			}
+		}
 	}
-	return b.flush(i)
+	return nil
 }
 
 // flush writes the block of level i, filled up with zeros, and puts its
