@@ -17,23 +17,45 @@ GLOBL carry<>(SB), RODATA|NOPTR, $16
 	VPADDQ  from, from, to;        \
 	VPXOR   tmp, to, to
 
-// EACH applies op with the round key at key to the eight blocks in X0 to X7.
-// VEX encodings, unlike AES-NI's first ones, take unaligned memory.
-#define EACH(op, key) \
-	op key, X0, X0; \
-	op key, X1, X1; \
-	op key, X2, X2; \
-	op key, X3, X3; \
-	op key, X4, X4; \
-	op key, X5, X5; \
-	op key, X6, X6; \
-	op key, X7, X7
+// EACH applies op with the operand x to the eight blocks in X0 to X7.
+#define EACH(op, x) \
+	op x, X0, X0; \
+	op x, X1, X1; \
+	op x, X2, X2; \
+	op x, X3, X3; \
+	op x, X4, X4; \
+	op x, X5, X5; \
+	op x, X6, X6; \
+	op x, X7, X7
+
+// ROUND does round i with its key.
+#define ROUND(i) \
+	VMOVDQU (16*i)(AX), X10; \
+	EACH(VAESENC, X10)
+
+// KEEP puts the tweak of block i of the next granule where DX says, and makes
+// the one after it.
+#define KEEP(i) \
+	VMOVDQU X8, (16*i)(DX); \
+	NEXT(X8, X8, X9)
+
+// TWEAKED xors the eight blocks with their tweaks.
+#define TWEAKED \
+	VPXOR 0(BX), X0, X0;  \
+	VPXOR 16(BX), X1, X1; \
+	VPXOR 32(BX), X2, X2; \
+	VPXOR 48(BX), X3, X3; \
+	VPXOR 64(BX), X4, X4; \
+	VPXOR 80(BX), X5, X5; \
+	VPXOR 96(BX), X6, X6; \
+	VPXOR 112(BX), X7, X7
 
 // func encryptSector(schedules, dst, src *byte, granules int, number uint64)
 //
-// X0 to X7 hold blocks, X8 to X15 their tweaks. The next tweaks do not wait
-// for the rounds, so the processor computes them at the same time.
-TEXT ·encryptSector(SB), NOSPLIT, $0-40
+// X0 to X7 hold blocks, X8 the newest tweak. The tweaks of a granule lie where
+// BX says; those of the next are made between the rounds, which do not wait
+// for them.
+TEXT ·encryptSector(SB), NOSPLIT, $256-40
 	MOVQ schedules+0(FP), AX
 	MOVQ dst+8(FP), DI
 	MOVQ src+16(FP), SI
@@ -58,48 +80,53 @@ TEXT ·encryptSector(SB), NOSPLIT, $0-40
 	VAESENC     448(AX), X8, X8
 	VAESENCLAST 464(AX), X8, X8
 
+	LEAQ tweaks-256(SP), DX
+	LEAQ tweaks-128(SP), BX
+	KEEP(0)
+	KEEP(1)
+	KEEP(2)
+	KEEP(3)
+	KEEP(4)
+	KEEP(5)
+	KEEP(6)
+	KEEP(7)
+
 granule:
-	NEXT(X8, X9, X0)
-	NEXT(X9, X10, X1)
-	NEXT(X10, X11, X2)
-	NEXT(X11, X12, X3)
-	NEXT(X12, X13, X4)
-	NEXT(X13, X14, X5)
-	NEXT(X14, X15, X6)
-
-	VPXOR 0(SI), X8, X0
-	VPXOR 16(SI), X9, X1
-	VPXOR 32(SI), X10, X2
-	VPXOR 48(SI), X11, X3
-	VPXOR 64(SI), X12, X4
-	VPXOR 80(SI), X13, X5
-	VPXOR 96(SI), X14, X6
-	VPXOR 112(SI), X15, X7
-
-	EACH(VPXOR, 0(AX))
-	EACH(VAESENC, 16(AX))
-	EACH(VAESENC, 32(AX))
-	EACH(VAESENC, 48(AX))
-	EACH(VAESENC, 64(AX))
-	EACH(VAESENC, 80(AX))
-	EACH(VAESENC, 96(AX))
-	EACH(VAESENC, 112(AX))
-	EACH(VAESENC, 128(AX))
-	EACH(VAESENC, 144(AX))
-	EACH(VAESENC, 160(AX))
-	EACH(VAESENC, 176(AX))
-	EACH(VAESENC, 192(AX))
-	EACH(VAESENC, 208(AX))
-	EACH(VAESENCLAST, 224(AX))
-
-	VPXOR   X8, X0, X0
-	VPXOR   X9, X1, X1
-	VPXOR   X10, X2, X2
-	VPXOR   X11, X3, X3
-	VPXOR   X12, X4, X4
-	VPXOR   X13, X5, X5
-	VPXOR   X14, X6, X6
-	VPXOR   X15, X7, X7
+	XCHGQ   BX, DX
+	VMOVDQU 0(AX), X10
+	VPXOR   0(SI), X10, X0
+	VPXOR   16(SI), X10, X1
+	VPXOR   32(SI), X10, X2
+	VPXOR   48(SI), X10, X3
+	VPXOR   64(SI), X10, X4
+	VPXOR   80(SI), X10, X5
+	VPXOR   96(SI), X10, X6
+	VPXOR   112(SI), X10, X7
+	TWEAKED
+	ROUND(1)
+	KEEP(0)
+	ROUND(2)
+	KEEP(1)
+	ROUND(3)
+	KEEP(2)
+	ROUND(4)
+	KEEP(3)
+	ROUND(5)
+	KEEP(4)
+	ROUND(6)
+	KEEP(5)
+	ROUND(7)
+	KEEP(6)
+	ROUND(8)
+	KEEP(7)
+	ROUND(9)
+	ROUND(10)
+	ROUND(11)
+	ROUND(12)
+	ROUND(13)
+	VMOVDQU 224(AX), X10
+	EACH(VAESENCLAST, X10)
+	TWEAKED
 	VMOVDQU X0, 0(DI)
 	VMOVDQU X1, 16(DI)
 	VMOVDQU X2, 32(DI)
@@ -108,14 +135,20 @@ granule:
 	VMOVDQU X5, 80(DI)
 	VMOVDQU X6, 96(DI)
 	VMOVDQU X7, 112(DI)
+	ADDQ    $128, SI
+	ADDQ    $128, DI
+	DECQ    CX
+	JNZ     granule
 
-	NEXT(X15, X8, X0)
-	ADDQ $128, SI
-	ADDQ $128, DI
-	DECQ CX
-	JNZ  granule
-
-	VZEROALL // the tweaks
+	VZEROALL // the tweaks, and below those in memory
+	VMOVDQU Y0, 0(BX)
+	VMOVDQU Y0, 32(BX)
+	VMOVDQU Y0, 64(BX)
+	VMOVDQU Y0, 96(BX)
+	VMOVDQU Y0, 0(DX)
+	VMOVDQU Y0, 32(DX)
+	VMOVDQU Y0, 64(DX)
+	VMOVDQU Y0, 96(DX)
 	RET
 
 // MIX sets key ^= key<<32 ^ key<<64 ^ key<<96 ^ X2, uses X3, and appends the
