@@ -19,8 +19,8 @@ import (
 	"testing"
 	"time"
 
-	"cocoroot/unlock/efi"
 	"cocoroot/initramfs/oracle"
+	"cocoroot/unlock/efi"
 )
 
 // The parts of the firmware that read what the host says run here as a program

@@ -42,7 +42,7 @@ func badFiles(t *testing.T) map[string]string {
 func TestBadFiles(t *testing.T) {
 	bad := badFiles(t)
 	r := newRig(t, "0x7")
-	fd := put(t, r.path("fd"), string(oracle.Vector(t, "ovmf_AmdSev_suffix.bin")))
+	fd := put(t, r.path("fd"), string(oracle.Vector(t, "amdsev.fd")))
 	kernel := put(t, r.path("kernel"), "kernel")
 	line := put(t, r.path("line"), "console=ttyS0\n")
 	if code, _, stderr := call(t, "secret", "build", guid+"="+r.path("key"), "-o", r.path("table")); code != fault.OK {
@@ -135,11 +135,11 @@ func checkBadFile(t *testing.T, args []string, path string, fine bool) {
 // TestDamagedInput has what is there, and is not what it should be.
 func TestDamagedInput(t *testing.T) {
 	r := newRig(t, "0x7")
-	image := string(oracle.Vector(t, "ovmf_AmdSev_suffix.bin"))
+	image := string(oracle.Vector(t, "amdsev.fd"))
 	fd := put(t, r.path("fd"), image)
 	cut := put(t, r.path("cut"), image[:len(image)-100])
 	far := put(t, r.path("far"), farFooter(image))
-	plain := put(t, r.path("plain"), string(oracle.Vector(t, "ovmf_OvmfX64_suffix.bin")))
+	plain := put(t, r.path("plain"), string(oracle.Vector(t, "ovmfx64.fd")))
 	kernel := put(t, r.path("kernel"), "kernel")
 	line := put(t, r.path("line"), "console=ttyS0\n")
 	lines := put(t, r.path("lines"), "console=ttyS0\nquiet\n")

@@ -17,7 +17,7 @@ import (
 // knows the firmware of the vectors as its own.
 func call(t *testing.T, args ...string) (int, string, string) {
 	t.Helper()
-	return callWith(t, "8f765dfabc127fc0a938a0744a3103ec15864d7d794eb4c398aa976b6d6ab16c vectors", args...)
+	return callWith(t, "1320877d3d1ff82dab093db4e76ea5b20f29ae47d0aef7d4cd953501232be712 vectors", args...)
 }
 
 // callWith runs a tool that was built with the firmware.

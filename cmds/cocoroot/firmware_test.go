@@ -84,7 +84,7 @@ func TestForeignFirmwareRefused(t *testing.T) {
 
 // inspect says whose firmware it is, and from what it was built.
 func TestInspectOrigin(t *testing.T) {
-	fd := put(t, filepath.Join(t.TempDir(), "fd"), string(oracle.Vector(t, "ovmf_AmdSev_suffix.bin")))
+	fd := put(t, filepath.Join(t.TempDir(), "fd"), string(oracle.Vector(t, "amdsev.fd")))
 	_, out, _ := call(t, "inspect", fd)
 	if !strings.Contains(out, "origin: cocoroot's own, vectors\n") || !strings.Contains(out, "loads shim: not known\n") {
 		t.Errorf("inspect of our firmware = %q", out)

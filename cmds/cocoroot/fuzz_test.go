@@ -7,6 +7,8 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+
+	"cocoroot/initramfs/oracle"
 )
 
 // Every fuzz target has a test beside it that shows how far its seeds get: a
@@ -14,11 +16,12 @@ import (
 func TestFuzzTargetsHaveSeeds(t *testing.T) {
 	function := regexp.MustCompile(`(?m)^func (Fuzz\w+|TestFuzz\w+Seeds)\(`)
 	have := make(map[string]bool) // folder and name
-	err := filepath.WalkDir("../..", func(path string, d fs.DirEntry, err error) error {
+	root := oracle.Repository(t)
+	err := filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
 		if err != nil {
 			return err
 		}
-		if d.IsDir() && (d.Name() == "build" || strings.HasPrefix(d.Name(), ".git")) {
+		if d.IsDir() && (path == filepath.Join(root, "build") || strings.HasPrefix(d.Name(), ".git")) {
 			return fs.SkipDir
 		}
 		if !strings.HasSuffix(path, "_test.go") {

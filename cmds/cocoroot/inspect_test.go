@@ -70,8 +70,8 @@ func checkInspect(t *testing.T, files map[string]inspected) {
 }
 
 func TestInspectFirmware(t *testing.T) {
-	fd := string(oracle.Vector(t, "ovmf_AmdSev_suffix.bin"))
-	plain := string(oracle.Vector(t, "ovmf_OvmfX64_suffix.bin"))
+	fd := string(oracle.Vector(t, "amdsev.fd"))
+	plain := string(oracle.Vector(t, "ovmfx64.fd"))
 	checkInspect(t, map[string]inspected{
 		"AmdSev":           {fd, "firmware", fault.OK, "secret area: 3072 bytes"},
 		"sections":         {fd, "firmware", fault.OK, "metadata sections: kernel_hashes"},

@@ -17,7 +17,7 @@ import (
 func measureFiles(t *testing.T) (firmware, empty, line string) {
 	t.Helper()
 	dir := t.TempDir()
-	return put(t, filepath.Join(dir, "fd"), string(oracle.Vector(t, "ovmf_AmdSev_suffix.bin"))),
+	return put(t, filepath.Join(dir, "fd"), string(oracle.Vector(t, "amdsev.fd"))),
 		put(t, filepath.Join(dir, "empty"), ""),
 		put(t, filepath.Join(dir, "cmdline"), "console=ttyS0 loglevel=7\n")
 }
@@ -28,11 +28,11 @@ func TestMeasure(t *testing.T) {
 	withKernel := []string{"--kernel", empty, "--initrd", empty, "--cmdline-file", line}
 	cpu := []string{"--vcpus", "1", "--vcpu-type", "EPYC-v4"}
 	const (
-		sev  = "82a3ee5d537c3620628270c292ae30cb40c3c878666a7890ee7ef2a08fb535ff"
-		es   = "13810ae661ea11e2bb205621f582fee268f0367c8f97bc297b7fadef3e12002c"
-		snp  = "6d287813eb5222d770f75005c664e34c204f385ce832cc2ce7d0d6f354454362f390ef83a92046c042e706363b4b08fa"
-		bare = "19358ba9a7615534a9a1e2f0dfc29384dcd4dcb7062ff9c6013b26869a5fc6ecabe033c48dd6f6db5d6d76e7c5df632d"
-		swap = "803f691094946e42068aaa3a8f9e26a5c89f36f7b73ecfb28c653360fe4b3aba7e534442e7e1e17895dfe778d0228977"
+		sev  = "c5cfefd334b218a9ca9fb5ae56af6565ff0da38a7c4e5aff519739d1c15c8e1d"
+		es   = "5f84f568ca309be70a211e3ab1e1d1bdcbd773820993c6bfab0dee6e99652b51"
+		snp  = "44225973639df3e58542cb9fdd4e5e2144632b72b63f05637d83f9690dec94504103204e2775b93fea679025edb3e820"
+		bare = "8e5504272e3c2e93c0b3ac211be61ffb4d9939195fe00dd0c889887f364de0f6347ebcedb2190e368c8d854bebdc5c71"
+		swap = "3d10b9750ac991cdcf672b8fb47f0a6816231347885ee2ab0806bac97e69dd7351449a4a8e536f6503b2c5a2a8f95050"
 	)
 	for name, tt := range map[string]struct {
 		mode string
@@ -109,7 +109,7 @@ func TestMeasureJSON(t *testing.T) {
 // TestMeasureHints sees that the errors for which there is a next step name it.
 func TestMeasureHints(t *testing.T) {
 	_, empty, _ := measureFiles(t)
-	plain := put(t, filepath.Join(t.TempDir(), "fd"), string(oracle.Vector(t, "ovmf_OvmfX64_suffix.bin")))
+	plain := put(t, filepath.Join(t.TempDir(), "fd"), string(oracle.Vector(t, "ovmfx64.fd")))
 	for _, mode := range []string{"sev", "sev-es", "sev-snp"} {
 		code, stdout, stderr := call(t, "measure", "--mode", mode, "--firmware", plain, "--kernel", empty, "--vcpus", "1", "--vcpu-type", "EPYC")
 		if code != fault.Failed || stdout != "" || !strings.Contains(stderr, "no place") || !strings.Contains(stderr, "hint: ") {

@@ -26,7 +26,7 @@ func TestMessages(t *testing.T) {
 	copy(kernel[0x202:], "HdrS")
 	bz, initrd := file("bzImage", string(kernel)), file("initrd.img", "070701"+strings.Repeat("0", 104))
 	qcow2 := file("disk.qcow2", "QFI\xfb"+strings.Repeat("\x00", 6000))
-	plain := file("plain", string(oracle.Vector(t, "ovmf_OvmfX64_suffix.bin")))
+	plain := file("plain", string(oracle.Vector(t, "ovmfx64.fd")))
 	fd, secret := r.shared[1], guid+"="+file("key", secretKey)
 	measure := []string{"measure", "--mode", "sev", "--firmware", fd}
 	launch := []string{"launch", "--simulate", "--firmware", fd, "--cmdline-file", r.cmdline, "--kernel", bz, "--disk", r.cmdline}

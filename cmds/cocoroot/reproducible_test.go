@@ -42,7 +42,7 @@ func buildArchive(t *testing.T, uid uint32, umask string, env ...string) []byte 
 	t.Cleanup(func() { os.RemoveAll(dir) })
 	oracle.Run(t, "cp", "-r", modules, filepath.Join(dir, "modules"))
 	for _, name := range []string{"go.mod", "go.sum", "cmds", "initramfs", "unlock", "templates"} {
-		oracle.Run(t, "cp", "-r", "../../"+name, dir)
+		oracle.Run(t, "cp", "-r", filepath.Join(oracle.Repository(t), name), dir)
 	}
 	env = append(env, "CGO_ENABLED=0", "GOEXPERIMENT=", "GOCACHE="+filepath.Join(dir, ".cache"),
 		"GOMODCACHE="+strings.TrimSpace(oracle.Run(t, "go", "env", "GOMODCACHE")))

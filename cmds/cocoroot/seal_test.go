@@ -14,6 +14,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"cocoroot/initramfs/fault"
 	"cocoroot/initramfs/oracle"
 	"cocoroot/unlock/policy"
@@ -226,20 +228,38 @@ func TestSealStops(t *testing.T) {
 	}
 }
 
-// TestSealOnFullDisk fills a small file system, in a mount namespace of its own.
+// TestSealOnFullDisk fills a small file system.
 func TestSealOnFullDisk(t *testing.T) {
-	if os.Geteuid() != 0 {
-		t.Skip("only root mounts a small disk")
-	}
-	tool := oracle.Artifact(t, "cocoroot")
-	root, dir := aRoot(t), t.TempDir()
+	root := aRoot(t)
 	for _, size := range []string{"200k", "1500k"} { // no room for the file system; none for the image
-		script := `mount -t tmpfs -o size=` + size + ` none "$1" && echo old >"$1/image" && ! "$2" seal --allow no-init --force "$3" -o "$1/image" && ls -A "$1" && cat "$1/image"`
-		out, err := exec.Command("unshare", "-m", "sh", "-c", script, "sh", dir, tool, root).CombinedOutput()
-		if err != nil || !strings.Contains(string(out), "no space left on device") && !strings.Contains(string(out), "No space left") || !strings.HasSuffix(string(out), "\nimage\nold\n") {
-			t.Errorf("%s: %v\n%s\nwant the reason, and the old file alone", size, err, out)
-		}
+		t.Run(size, func(t *testing.T) {
+			dir := t.TempDir()
+			if err := unix.Mount("none", dir, "tmpfs", 0, "size="+size); err != nil {
+				oracle.Forbidden(t, "cannot mount a small disk: %v", err)
+			}
+			t.Cleanup(func() { unix.Unmount(dir, unix.MNT_DETACH) })
+			image := put(t, filepath.Join(dir, "image"), "old")
+			code, _, stderr := call(t, "seal", "--allow", "no-init", "--force", root, "-o", image)
+			if code != fault.Failed || !strings.Contains(strings.ToLower(stderr), "no space left") {
+				t.Errorf("seal = %d, %q; want the reason", code, stderr)
+			}
+			if got, err := os.ReadFile(image); err != nil || string(got) != "old" || names(t, dir) != "image" {
+				t.Errorf("left %s, and in image %q, %v; want the old file only", names(t, dir), got, err)
+			}
+		})
 	}
+}
+
+// loop makes a block device of a file.
+func loop(t *testing.T, file string, options ...string) string {
+	t.Helper()
+	out, err := exec.Command(oracle.Tool(t, "losetup"), append(options, "-f", "--show", file)...).Output()
+	if err != nil {
+		oracle.Forbidden(t, "cannot make a loop device: %v", err)
+	}
+	device := strings.TrimSpace(string(out))
+	t.Cleanup(func() { exec.Command("losetup", "-d", device).Run() })
+	return device
 }
 
 // TestSealReadError: a disk that fails in the middle is an error, and what was
@@ -252,12 +272,7 @@ func TestSealReadError(t *testing.T) {
 	rand.New(rand.NewSource(1)).Read(noise)
 	put(t, filepath.Join(root, "noise"), string(noise))
 	oracle.Run(t, oracle.Tool(t, "mksquashfs"), root, ready, "-quiet", "-no-progress")
-	out, err := exec.Command("losetup", "-f", "--show", "-r", ready).Output()
-	if err != nil {
-		t.Skipf("no loop device here: %v", err)
-	}
-	device := strings.TrimSpace(string(out))
-	t.Cleanup(func() { exec.Command("losetup", "-d", device).Run() })
+	device := loop(t, ready, "-r")
 	sealOK(t, device, "-o", image)
 	before, err := os.ReadFile(image)
 	if err != nil {
@@ -270,7 +285,7 @@ func TestSealReadError(t *testing.T) {
 	defer fill.Close()
 	// A hole in the middle that the disk cannot give: the file behind it ends.
 	if err := errors.Join(fill.Truncate(4<<20), os.WriteFile("/proc/sys/vm/drop_caches", []byte("3"), 0)); err != nil {
-		t.Skipf("cannot drop the caches: %v", err)
+		oracle.Forbidden(t, "cannot drop the caches: %v", err)
 	}
 	code, _, stderr := call(t, "seal", "--allow", "no-init", device, "-o", image, "--force")
 	if code != fault.Failed || !strings.Contains(stderr, "cannot read") {
@@ -292,13 +307,7 @@ func TestSealOntoDevice(t *testing.T) {
 		if err := os.Truncate(backing, size); err != nil {
 			t.Fatal(err)
 		}
-		out, err := exec.Command("losetup", "-f", "--show", backing).Output()
-		if err != nil {
-			t.Skipf("no loop device here: %v", err)
-		}
-		path := strings.TrimSpace(string(out))
-		t.Cleanup(func() { exec.Command("losetup", "-d", path).Run() })
-		return path
+		return loop(t, backing)
 	}
 	in := t.TempDir()
 	outputs := []string{"--cmdline-out", filepath.Join(in, "line"), "--manifest-out", filepath.Join(in, "manifest"), "--key-out", filepath.Join(in, "key")}

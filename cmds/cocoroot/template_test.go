@@ -61,7 +61,7 @@ func newGuestRig(t *testing.T) *guestRig {
 	r.manifest = file("manifest.json", string(m))
 	r.session = file("vm_session.b64", base64.StdEncoding.EncodeToString(make([]byte, 128)))
 	r.dhCert = file("vm_godh.b64", base64.StdEncoding.EncodeToString(ownerCertificate(t)))
-	firmware := file("OVMF, 1.fd", string(oracle.Vector(t, "ovmf_AmdSev_suffix.bin")))
+	firmware := file("OVMF, 1.fd", string(oracle.Vector(t, "amdsev.fd")))
 	r.shared = []string{"--firmware", firmware, "--kernel", file("kernel", "k"), "--initrd", file("initrd", "i"),
 		"--disk", file("image", "d"), "--vcpus", "4", "--memory", "2048", "--vcpu-type", "EPYC-Milan"}
 	return r
@@ -243,10 +243,10 @@ func TestTemplateLibvirt(t *testing.T) {
 	xmllint := oracle.Tool(t, "xmllint")
 	r := newGuestRig(t)
 	for _, tc := range []struct{ mode, kind, policy, schema string }{
-		{"sev", "sev", "0x3", "libvirt/bookworm"}, {"sev-es", "sev", "0x7", "libvirt/bookworm"}, {"sev-es", "sev", "0x7", "libvirt/trixie"},
-		{"sev-snp", "sev-snp", "0x30000", "libvirt/trixie"},
+		{"sev", "sev", "0x3", "libvirt-bookworm"}, {"sev-es", "sev", "0x7", "libvirt-bookworm"}, {"sev-es", "sev", "0x7", "libvirt-trixie"},
+		{"sev-snp", "sev-snp", "0x30000", "libvirt-trixie"},
 	} {
-		schema := filepath.Join(oracle.Artifact(t, tc.schema), "domain.rng")
+		schema := filepath.Join(oracle.Fixture(t, tc.schema), "domain.rng")
 		text := r.template("libvirt-"+tc.mode, r.with(tc.mode, "--manifest", r.manifest, "--name", "a & b")...)
 		file := put(t, filepath.Join(t.TempDir(), "domain.xml"), text)
 		validate := func(file string) ([]byte, error) {
@@ -282,7 +282,7 @@ func TestTemplateLibvirt(t *testing.T) {
 	}
 	device := append(r.with("sev-es", "--manifest", r.manifest), "--disk", "/dev/vg/root", "--vcpu-type", "host")
 	file := put(t, filepath.Join(t.TempDir(), "domain.xml"), r.template("libvirt-sev-es", device...))
-	oracle.Run(t, xmllint, "--noout", "--relaxng", filepath.Join(oracle.Artifact(t, "libvirt/bookworm"), "domain.rng"), file)
+	oracle.Run(t, xmllint, "--noout", "--relaxng", filepath.Join(oracle.Fixture(t, "libvirt-bookworm"), "domain.rng"), file)
 	var d domain
 	if b, err := os.ReadFile(file); err != nil || xml.Unmarshal(b, &d) != nil || d.Disk.Type != "block" || d.Disk.Source.Dev != "/dev/vg/root" {
 		t.Errorf("a block device: %v, %+v", err, d.Disk)
@@ -357,7 +357,7 @@ func TestTemplateBadInput(t *testing.T) {
 // platform's MAC is good for.
 func TestReportFromVirsh(t *testing.T) {
 	oracle.Tool(t, "awk")
-	readme, err := os.ReadFile("../../initramfs/release/README.md")
+	readme, err := os.ReadFile(filepath.Join(oracle.Repository(t), "initramfs/release/README.md"))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -63,7 +63,7 @@ func BenchmarkBoot(b *testing.B) {
 		b.Run(peer.name, func(b *testing.B) {
 			dir := b.TempDir()
 			bootFor(b, launch.Config{
-				Kernel: oracle.Artifact(b, "peers/vmlinuz"), Initrd: oracle.Artifact(b, "peers/"+peer.name+".img"),
+				Kernel: oracle.Fixture(b, "peers/vmlinuz"), Initrd: oracle.Fixture(b, "peers/"+peer.name+".img"),
 				Cmdline: "console=ttyS0 quiet panic=-1 root=/dev/mapper/root rootfstype=ext4 ro" + peer.words,
 				Disks:   []launch.Disk{{Path: peersDisk(b, dir), Writable: true}},
 			})
@@ -86,7 +86,7 @@ func peersDisk(b *testing.B, dir string) string {
 	if err := os.Truncate(disk, 96<<20); err != nil { // room for the header
 		b.Fatal(err)
 	}
-	cryptsetup, key := oracle.Tool(b, "cryptsetup"), oracle.Artifact(b, "peers/key")
+	cryptsetup, key := oracle.Tool(b, "cryptsetup"), oracle.Fixture(b, "peers/key")
 	oracle.Run(b, cryptsetup, "reencrypt", "-q", "--encrypt", "--reduce-device-size", "32M", "--type", "luks2",
 		"--cipher", "aes-xts-plain64", "--key-size", "512", "--pbkdf", "pbkdf2", "--pbkdf-force-iterations", "1000",
 		"--key-file", key, disk)

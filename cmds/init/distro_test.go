@@ -67,7 +67,7 @@ func TestDebian(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	root := filepath.Join(dir, "root.tar")
-	addToTar(t, oracle.Artifact(t, "debian12.tar"), root)
+	addToTar(t, oracle.Fixture(t, "debian12.tar"), root)
 	image := seal(t, dir, root)
 	t.Run("poweroff", func(t *testing.T) {
 		e := bootDebian(t, image, " init=/lib/systemd/systemd greeting=hello -- --default-timeout-stop-sec=80")

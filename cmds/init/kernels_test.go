@@ -107,7 +107,7 @@ func TestModulesClosed(t *testing.T) {
 func TestDebianKernel(t *testing.T) {
 	t.Parallel()
 	g := standardImage(t).boots(t)
-	dir := oracle.Artifact(t, "debian-kernel")
+	dir := oracle.Fixture(t, "debian-kernel")
 	var said string
 	g.kernel = filepath.Join(dir, "bzImage")
 	g.initrd, said = withModules(t, dir)

@@ -49,7 +49,7 @@ func buildAppliance(t *testing.T) (program, root string) {
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("go build: %v\n%s", err, out)
 	}
-	oracle.Run(t, "../../templates/images/appliance/build", program, root)
+	oracle.Run(t, filepath.Join(oracle.Repository(t), "templates/images/appliance/build"), program, root)
 	return program, root
 }
 
@@ -129,10 +129,10 @@ func TestDebianSSH(t *testing.T) {
 	for _, path := range []string{hostKey, filepath.Join(dir, "other")} {
 		oracle.Run(t, keygen, "-q", "-t", "ed25519", "-N", "", "-C", "", "-f", path)
 	}
-	if err := os.WriteFile(user, read(t, oracle.Artifact(t, "debian-ssh/user")), 0o600); err != nil {
+	if err := os.WriteFile(user, read(t, oracle.Fixture(t, "debian-ssh/user")), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	s := seal(t, dir, oracle.Artifact(t, "debian-ssh/root.tar"))
+	s := seal(t, dir, oracle.Fixture(t, "debian-ssh/root.tar"))
 
 	t.Run("without its key", func(t *testing.T) {
 		g := s.boots(t)

@@ -29,6 +29,10 @@ func hashesEntry(base, size uint32) entry {
 	return entry{"7255371f-3a3b-4b04-927b-1da6efa8d454", words(base, size)}
 }
 
+func secretEntry(base, size uint32) entry {
+	return entry{"4c2eb361-7d9b-4cc3-8081-127c90d3d294", words(base, size)}
+}
+
 func svsmEntry(offset uint32) entry {
 	return entry{"a789a612-0597-4c4b-a49f-cbb1fe9d1ddd", words(offset)}
 }
@@ -72,6 +76,35 @@ func goodSections() []ovmf.Section {
 		{Area: ovmf.Area{Base: 0x810000, Size: 0x1000}, Type: ovmf.KernelHashes},
 		{Area: ovmf.Area{Base: 0x811000, Size: 0x2000}, Type: ovmf.SecMem},
 	}
+}
+
+// amdSevSections and ovmfX64Sections are the sections of edk2's two builds for QEMU.
+func amdSevSections() []ovmf.Section {
+	return append(ovmfX64Sections()[:5],
+		ovmf.Section{Area: ovmf.Area{Base: 0x810000, Size: 0x1000}, Type: ovmf.KernelHashes},
+		ovmf.Section{Area: ovmf.Area{Base: 0x811000, Size: 0xf000}, Type: ovmf.SecMem})
+}
+
+func ovmfX64Sections() []ovmf.Section {
+	return []ovmf.Section{
+		{Area: ovmf.Area{Base: 0x800000, Size: 0x9000}, Type: ovmf.SecMem},
+		{Area: ovmf.Area{Base: 0x80a000, Size: 0x3000}, Type: ovmf.SecMem},
+		{Area: ovmf.Area{Base: 0x80d000, Size: 0x1000}, Type: ovmf.Secrets},
+		{Area: ovmf.Area{Base: 0x80e000, Size: 0x1000}, Type: ovmf.CPUID},
+		{Area: ovmf.Area{Base: 0x80f000, Size: 0x1000}, Type: ovmf.SVSMCAA},
+		{Area: ovmf.Area{Base: 0x810000, Size: 0x10000}, Type: ovmf.SecMem},
+	}
+}
+
+// amdSev and ovmfX64 are firmware of the shape of those builds, with nothing to run in it.
+func amdSev(size int) []byte {
+	return buildImage("cocoroot/amdsev", size, amdSevSections(),
+		metadataEntry(), hashesEntry(0x810c00, 0x400), secretEntry(0x810000, 0xc00), resetEntry(0x80b004))
+}
+
+func ovmfX64() []byte {
+	return buildImage("cocoroot/ovmfx64", 4096, ovmfX64Sections(),
+		metadataEntry(), hashesEntry(0, 0), secretEntry(0, 0), resetEntry(0x80b004))
 }
 
 // goodFirmware has room for everything.

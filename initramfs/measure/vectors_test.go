@@ -8,8 +8,6 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 
@@ -30,9 +28,8 @@ type vectors struct {
 }
 
 type vector struct {
-	Name, Mode, OVMF, SVSM, Digest, Append, Error string
+	Name, Mode, OVMF, Digest, Append, Error string
 
-	VarsSize uint64  `json:"vars_size"`
 	Kernel   *string // "empty file" or null
 	VCPUs    int
 	VCPUType string `json:"vcpu_type"`
@@ -90,8 +87,8 @@ func (v vector) table(t *testing.T) *HashesTable {
 
 func TestVectors(t *testing.T) {
 	all := readVectors(t).Vectors
-	if len(all) < 11 {
-		t.Errorf("measure.json has %d vectors; 11 were known", len(all))
+	if len(all) < 9 {
+		t.Errorf("measure.json has %d vectors; 9 were known", len(all))
 	}
 	for _, v := range all {
 		t.Run(v.Name, func(t *testing.T) {
@@ -104,8 +101,6 @@ func TestVectors(t *testing.T) {
 				r, err = SEVES(vectorFirmware(t, v.OVMF), v.table(t), v.cpus(t), Init2)
 			case "sev-snp":
 				r, err = SNP(vectorFirmware(t, v.OVMF), v.table(t), v.cpus(t))
-			case "sev-snp with SVSM":
-				r, err = v.svsm(t)
 			case "sev, sev-es and sev-snp":
 				v.refused(t)
 				return
@@ -133,31 +128,13 @@ func (v vector) refused(t *testing.T) {
 	}
 }
 
-// svsm measures with the files of the two SVSM vectors, which are not kept
-// beside the project. Who has sev-snp-measure's tests/fixtures names that
-// folder in COCOROOT_SVSM_FIXTURES; TestPinned has an SVSM of our own.
-func (v vector) svsm(t *testing.T) (Result, error) {
-	dir := os.Getenv("COCOROOT_SVSM_FIXTURES")
-	if dir == "" {
-		t.Skip("its files are not kept; COCOROOT_SVSM_FIXTURES names a folder with them")
-	}
-	read := func(name string) []byte {
-		data, err := os.ReadFile(filepath.Join(dir, name))
-		if err != nil {
-			t.Fatal(err)
+// TestVectorFiles shows where the two images come from.
+func TestVectorFiles(t *testing.T) {
+	for name, want := range map[string][]byte{"amdsev.fd": amdSev(4096), "ovmfx64.fd": ovmfX64()} {
+		if !bytes.Equal(oracle.Vector(t, name), want) {
+			t.Errorf("%s is not what image_test.go makes", name)
 		}
-		return data
 	}
-	f, err := NewFirmware(read(v.OVMF))
-	if err != nil {
-		t.Fatal(err)
-	}
-	s, err := NewSVSM(read(v.SVSM), f, v.VarsSize)
-	if err != nil {
-		t.Fatal(err)
-	}
-	v.Features = "0x1"
-	return SNPWithSVSM(f, s, v.cpus(t))
 }
 
 // TestVectorLarge compares every intermediate value that the vectors have.
@@ -168,7 +145,10 @@ func TestVectorLarge(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	f := vectorFirmware(t, "OVMF.amdsev.fd")
+	f, err := NewFirmware(amdSev(4 << 20))
+	if err != nil {
+		t.Fatal(err)
+	}
 	firmware := f.SHA256()
 	for name, got := range map[string][32]byte{
 		"kernel": table.Kernel, "initrd": table.Initrd, "cmdline_with_NUL": table.Cmdline, "firmware": firmware,

@@ -9,8 +9,11 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"path/filepath"
+	"strconv"
+	"strings"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 // Missing skips or fails the test; the arguments say what is missing and how
@@ -22,6 +25,23 @@ func Missing(t testing.TB, format string, args ...any) {
 		t.Fatal(text + ", and COCOROOT_REQUIRE_TOOLS=1")
 	}
 	t.Skip(text)
+}
+
+// Forbidden skips a test of what a container or an ordinary user may not do,
+// such as to mount; the arguments say what. Where the process has the right to
+// it, something else is wrong, and the test fails as for what is missing.
+func Forbidden(t testing.TB, format string, args ...any) {
+	t.Helper()
+	status, err := os.ReadFile("/proc/self/status")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rights, _ := strings.Cut(string(status), "CapEff:\t")
+	rights, _, _ = strings.Cut(rights, "\n")
+	if caps, err := strconv.ParseUint(rights, 16, 64); err != nil || caps&(1<<unix.CAP_SYS_ADMIN) != 0 {
+		Missing(t, format, args...)
+	}
+	t.Skipf(format+", which this process has no right to", args...)
 }
 
 // Tool returns the path of a program, also of one in an administrator's
@@ -45,39 +65,4 @@ func Run(t testing.TB, program string, args ...string) string {
 		t.Fatalf("%s %q: %v\n%s", program, args, err, out)
 	}
 	return string(out)
-}
-
-// Artifact returns the path of something that build.sh leaves in build/.
-func Artifact(t testing.TB, name string) string {
-	t.Helper()
-	path := filepath.Join(repository(), "build", name)
-	if _, err := os.Stat(path); err != nil {
-		Missing(t, "build/%s is not there (./build.sh test makes it)", name)
-	}
-	return path
-}
-
-// Vector reads a public test vector from the folder beside the repository.
-func Vector(t testing.TB, name string) []byte {
-	t.Helper()
-	data, err := os.ReadFile(filepath.Join(repository(), "../shared/vectors", name))
-	if err != nil {
-		Missing(t, "%v", err)
-	}
-	return data
-}
-
-// repository returns the folder of the source: the one above the test's package
-// that has go.mod.
-func repository() string {
-	dir, err := os.Getwd()
-	if err != nil {
-		panic(err) // there is no working directory
-	}
-	for ; dir != "/"; dir = filepath.Dir(dir) {
-		if _, err := os.Stat(filepath.Join(dir, "go.mod")); err == nil {
-			return dir
-		}
-	}
-	panic("no go.mod above the test's folder")
 }

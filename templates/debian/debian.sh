@@ -11,6 +11,10 @@ readonly KERNEL_PACKAGES=(
 	"${C_PACKAGES[@]}" make=make flex=flex bison=bison bc=bc libelf-dev=/usr/include/libelf.h
 	zstd=zstd xz-utils=xz kmod=/sbin/depmod
 )
+readonly TEST_PACKAGES=(
+	"${C_PACKAGES[@]}" shellcheck=shellcheck mmdebstrap=mmdebstrap kmod=/sbin/depmod zstd=zstd erofs-utils=mkfs.erofs
+	openssh-client=ssh-keygen openssl=openssl xz-utils=xz fdisk=fdisk libxml2-utils=xmllint libssl-dev=/usr/include/openssl/evp.h
+)
 readonly BOOT_PACKAGES=(qemu-system-x86=qemu-system-x86_64 squashfs-tools=mksquashfs cryptsetup-bin=cryptsetup e2fsprogs=mke2fs)
 
 # packages REASON NAME=SIGN… installs those whose sign is missing.
@@ -98,22 +102,45 @@ pin() { awk -v kind="$1" -v name="$2" '$1 == kind && $2 == name { print $3, $4, 
 # suites FIRST prints where to look, the first one first.
 suites() { printf '%s\n' "$1" bookworm bookworm-updates bookworm-security bookworm-backports trixie trixie-updates trixie-backports forky sid | awk '!seen[$0]++'; }
 
+# package_of FILE prints the installed package that it belongs to.
+package_of() {
+	local name
+	name=$(dpkg -S "$1" 2>/dev/null | cut -d : -f 1) || true
+	# shellcheck disable=SC2016 # these are fields for dpkg-query
+	dpkg-query -W -f '${Package} ${Version}' "${name:-none}" 2>/dev/null || printf 'no package'
+}
+
 # get KIND NAME leaves FILE, in the cache: what the pins name, with that SHA-256.
 get() {
-	local version first hash suite
-	read -r version first hash < <(pin "$1" "$2") || die "templates/debian/pins has no $1 $2"
+	local version suite hash
+	read -r version suite hash < <(pin "$1" "$2") || die "templates/debian/pins has no $1 $2"
 	FILE=$CACHE/debian/$hash.$2
 	[[ ! -e $FILE ]] || return 0
-	for suite in $(suites "$first"); do
+	lock debian
+	if [[ ! -e $FILE ]] && ! pinned "$1" "$2" "$version" "$suite" "$hash"; then
+		[[ $1 == deb ]] || die "this system's mirror has no $1 tarball of $2 $version any more"
+		say "the mirror has no $2 $version any more: taking the newest"
+		newest "$2" "$suite"
+	fi
+	unlock
+}
+
+# pinned KIND NAME VERSION SUITE SHA-256 leaves FILE, or fails. Later revisions of a source
+# package have the same tarball.
+pinned() {
+	local suite name names=("$2=$3")
+	[[ $1 == deb ]] || names+=("$2")
+	for suite in $(suites "$4"); do
 		[[ $1 == deb ]] || suite+=-src
-		if ! list "$suite" || ! take "$1" "$suite" "$2=$version"; then continue; fi
-		[[ $(sha256 "$TMP"/get/*) == "$hash" ]] || die "$2 $version of $suite is signed, and not what templates/debian/pins names"
-		keep
-		return
+		list "$suite" || continue
+		for name in "${names[@]}"; do
+			if take "$1" "$suite" "$name" && [[ $(sha256 "$TMP"/get/*) == "$5" ]]; then
+				keep
+				return
+			fi
+		done
 	done
-	[[ $1 == deb ]] || die "this system's mirror has no $1 tarball of $2 $version any more"
-	say "the mirror has no $2 $version any more: taking the newest"
-	newest "$2" "$first"
+	return 1
 }
 
 # newest NAME SUITE leaves FILE: the newest package of that name, or of one that has
@@ -163,11 +190,14 @@ unpacked() {
 	done
 	DIR=$CACHE/unpacked/$(printf '%s\n' "${files[@]##*/}" | sha256)
 	[[ ! -e $DIR ]] || return 0
+	lock debian
+	mkdir -p "$CACHE/unpacked" "$TMP/unpack"
 	for name in "${files[@]}"; do
 		dpkg -x "$name" "$TMP/unpack"
 	done
-	mkdir -p "$CACHE/unpacked"
-	mv "$TMP/unpack" "$DIR"
+	[[ -e $DIR ]] || mv "$TMP/unpack" "$DIR"
+	rm -rf "$TMP/unpack"
+	unlock
 }
 
 # go_ready puts a Go into PATH that can get the toolchain go.mod pins, and makes every go

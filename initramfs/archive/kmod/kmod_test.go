@@ -274,7 +274,7 @@ func TestModprobeAgrees(t *testing.T) {
 	modprobe := oracle.Tool(t, "modprobe")
 	for _, kernel := range []string{"debian-kernel", "modular"} {
 		t.Run(kernel, func(t *testing.T) {
-			dir := oracle.Artifact(t, kernel)
+			dir := oracle.Fixture(t, kernel)
 			c, err := Choose(dir, "")
 			if err != nil {
 				t.Fatal(err)

@@ -3,9 +3,11 @@ package codes
 import (
 	"fmt"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
+	"cocoroot/initramfs/oracle"
 	"cocoroot/unlock/fatal"
 )
 
@@ -26,7 +28,7 @@ func TestLineRoundTrip(t *testing.T) {
 }
 
 func TestREADMEHasTheTable(t *testing.T) {
-	readme, err := os.ReadFile("../../../cmds/init/README.md")
+	readme, err := os.ReadFile(filepath.Join(oracle.Repository(t), "cmds/init/README.md"))
 	if err != nil {
 		t.Fatal(err)
 	}
