@@ -185,7 +185,7 @@ func TestInspectImage(t *testing.T) {
 		"alone":           {string(good), "sealed_image", fault.OK, "kdf: pbkdf2 with 1000 iterations"},
 		"first header":    {flip(5000), "sealed_image", fault.Failed, "does not match its checksum"},
 		"second header":   {flip(16384 + 5000), "sealed_image", fault.Failed, "second copy"},
-		"no first header": {string(good[16384:]), "sealed_image", fault.Failed, "stands where the first belongs"},
+		"no first header": {string(good[16384:]), "sealed_image", fault.Failed, "is where the first belongs"},
 		"superblock":      {flip(data), "sealed_image", fault.Failed, "not the superblock"},
 		"cut":             {string(good[:20000]), "sealed_image", fault.Failed, "it is cut"},
 		"header alone":    {string(good[:1<<20]), "sealed_image", fault.Failed, "segments"},

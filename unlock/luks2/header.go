@@ -29,6 +29,7 @@ import (
 	"errors"
 	"fmt"
 
+	"cocoroot/unlock/efi"
 	"cocoroot/unlock/luks2/internal/layout"
 )
 
@@ -122,7 +123,7 @@ func checkBinary(header []byte) (uuid string, text []byte, err error) {
 	}
 	text, _, _ = bytes.Cut(header[layout.OffUUID:layout.OffSubsystem], []byte{0})
 	uuid = string(text)
-	if !isUUID(uuid) || !paddedWith(header[layout.OffUUID:layout.OffSubsystem], uuid) {
+	if _, err := efi.Parse(uuid); err != nil || !paddedWith(header[layout.OffUUID:layout.OffSubsystem], uuid) {
 		return "", nil, &FieldError{"header: UUID", "is not a UUID", sealAgain}
 	}
 	text, rest, found := layout.Text(header)
@@ -141,30 +142,4 @@ func paddedWith(field []byte, text string) bool {
 	return ok && zero(rest)
 }
 
-func zero(b []byte) bool {
-	for _, c := range b {
-		if c != 0 {
-			return false
-		}
-	}
-	return true
-}
-
-// isUUID reports whether s has the text form of a UUID, in either case.
-func isUUID(s string) bool {
-	if len(s) != 36 {
-		return false
-	}
-	for i, c := range []byte(s) {
-		switch {
-		case i == 8 || i == 13 || i == 18 || i == 23:
-			if c != '-' {
-				return false
-			}
-		case '0' <= c && c <= '9', 'a' <= c && c <= 'f', 'A' <= c && c <= 'F':
-		default:
-			return false
-		}
-	}
-	return true
-}
+func zero(b []byte) bool { return len(bytes.Trim(b, "\x00")) == 0 }
