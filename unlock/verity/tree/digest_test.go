@@ -45,11 +45,32 @@ func TestDigests(t *testing.T) {
 	}
 }
 
+var digestSeeds = []struct {
+	some, salt    []byte
+	blocks, shift uint8
+}{
+	{[]byte{0}, nil, 1, 0},
+	{random(1, 300), random(2, 32), 5, 1},
+	{random(3, 64), random(4, 119), 2, 63},
+}
+
+// TestFuzzDigestsSeeds checks that the seeds have blocks in pairs, and one that
+// is left over.
+func TestFuzzDigestsSeeds(t *testing.T) {
+	var odd, pairs bool
+	for _, s := range digestSeeds {
+		odd, pairs = odd || s.blocks%2 == 1, pairs || s.blocks >= 2
+	}
+	if !odd || !pairs {
+		t.Errorf("odd: %v, pairs: %v; want both", odd, pairs)
+	}
+}
+
 // FuzzDigests makes the data of a few bytes that repeat: a block is long.
 func FuzzDigests(f *testing.F) {
-	f.Add([]byte{0}, []byte{}, uint8(1), uint8(0))
-	f.Add(random(1, 300), random(2, 32), uint8(5), uint8(1))
-	f.Add(random(3, 64), random(4, 119), uint8(2), uint8(63))
+	for _, s := range digestSeeds {
+		f.Add(s.some, s.salt, s.blocks, s.shift)
+	}
 	f.Fuzz(func(t *testing.T, some, salt []byte, blocks, shift uint8) {
 		if len(some) == 0 {
 			return
