@@ -36,7 +36,7 @@ usage() {
 		                      time, in another folder, and compares
 		  initrd [--debug]    build/initrd.img; --debug makes build/debug.img, an archive
 		                      with a shell, for nothing that is secret
-		  bench               what sealing costs beside stock tools, and a boot beside
+		  bench               what the tool costs beside stock tools, and a boot beside
 		                      other initrds
 		  fuzz [SECONDS]      run every fuzz target for so long, 60 by default; test
 		                      runs their seeds
@@ -282,9 +282,8 @@ bench() {
 	demo_root
 	built
 	export CGO_ENABLED=0 GOEXPERIMENT=runtimesecret COCOROOT_REQUIRE_TOOLS=1
-	go test -run '^$' -bench . ./initramfs/image/xts
-	# 2 GiB of scratch files go to TMPDIR: it says which disk is measured.
-	go test -run '^$' -bench '^BenchmarkSeal$' -benchtime 5x -timeout 60m ./initramfs/image/sealed
+	go test -run '^$' -bench . ./initramfs/image/xts ./unlock/verity/tree
+	go test -run '^$' -bench '^BenchmarkTool$' -benchtime 5x -timeout 60m ./cmds/cocoroot
 	go test -run '^$' -bench . -benchtime 1x -timeout 60m ./cmds/init
 }
 
