@@ -8,7 +8,6 @@ import (
 	"testing"
 
 	"cocoroot/initramfs/fault"
-	"cocoroot/initramfs/measure"
 	"cocoroot/initramfs/oracle"
 )
 
@@ -83,7 +82,18 @@ func TestMeasureVMType(t *testing.T) {
 func TestMeasureJSON(t *testing.T) {
 	fd, empty, line := measureFiles(t)
 	code, stdout, stderr := call(t, "measure", "--mode", "sev-snp", "--firmware", fd, "--kernel", empty, "--cmdline-file", line, "--vcpus", "4", "--vcpu-type", "EPYC-v4", "--json")
-	var m measure.Measurement
+	var m struct {
+		Version      int
+		Mode, Digest string
+		Steps        []struct{ Name, Digest string }
+		Hashes       *struct{ Kernel, Initrd, Cmdline, Table string }
+		VCPUs        *struct {
+			Count     int
+			Signature string
+			BSP       string `json:"bsp_vmsa_sha256"`
+			AP        string `json:"ap_vmsa_sha256"`
+		}
+	}
 	if err := json.Unmarshal([]byte(stdout), &m); code != fault.OK || err != nil {
 		t.Fatalf("%d, %v, %s", code, err, stderr)
 	}

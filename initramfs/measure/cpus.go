@@ -66,32 +66,14 @@ func NewCPUs(count int, s Signature, f Features) (CPUs, error) {
 	return CPUs{count: count, signature: s, features: f}, nil
 }
 
-// Count returns the number of CPUs.
-func (c CPUs) Count() int { return c.count }
-
-// Signature returns the processor's signature.
-func (c CPUs) Signature() Signature { return c.signature }
-
-// Features returns the guest features.
-func (c CPUs) Features() Features { return c.features }
-
-// checkES refuses what is no SEV-ES guest's.
-func (c CPUs) checkES() error {
-	if c.count == 0 {
+// check refuses what is no guest's: SEV-SNP's, or SEV-ES's.
+func (c CPUs) check(snp bool) error {
+	switch active := c.features&SNPActive != 0; {
+	case c.count == 0:
 		return fmt.Errorf("%w: there are none", ErrCPUs)
-	}
-	if c.features&SNPActive != 0 {
+	case active && !snp:
 		return fmt.Errorf("%w: the guest feature 0x1 (SNPActive) is only for SEV-SNP", ErrCPUs)
-	}
-	return nil
-}
-
-// checkSNP refuses what is no SEV-SNP guest's.
-func (c CPUs) checkSNP() error {
-	if c.count == 0 {
-		return fmt.Errorf("%w: there are none", ErrCPUs)
-	}
-	if c.features&SNPActive == 0 {
+	case snp && !active:
 		return fmt.Errorf("%w: without the guest feature 0x1 (SNPActive) there is no SEV-SNP", ErrCPUs)
 	}
 	return nil
@@ -174,8 +156,8 @@ func (m model) names() []string {
 	return all
 }
 
-// CPUTypes returns the names that LookupCPUType knows.
-func CPUTypes() []string {
+// cpuTypes returns the names that LookupCPUType knows.
+func cpuTypes() []string {
 	var all []string
 	for _, m := range models() {
 		all = append(all, m.names()...)
@@ -197,7 +179,7 @@ func LookupCPUType(name string) (Signature, error) {
 	if name == "host" || name == "max" {
 		return 0, fmt.Errorf("%w: the type %q is a different one on each host; give its signature instead", ErrCPUs, name)
 	}
-	return 0, fmt.Errorf("%w: the type %.32q is not known; known are %s", ErrCPUs, name, strings.Join(CPUTypes(), ", "))
+	return 0, fmt.Errorf("%w: the type %.32q is not known; known are %s", ErrCPUs, name, strings.Join(cpuTypes(), ", "))
 }
 
 // Features are the SEV features of a guest (APM volume 2, table B-4,
@@ -207,8 +189,8 @@ type Features uint64
 const (
 	// SNPActive is set in every SEV-SNP guest, and in no other.
 	SNPActive Features = 1 << 0
-	// DebugSwap has the debug registers swapped by hardware.
-	DebugSwap Features = 1 << 5
+	// debugSwap has the debug registers swapped by hardware.
+	debugSwap Features = 1 << 5
 
 	// featuresKnown are the features that are defined: bits 0 to 16 but for
 	// 11 and 13, and bit 21.

@@ -11,9 +11,9 @@ import (
 
 const pageSize = 4096
 
-// ErrFirmware is returned for an image, of a firmware or of an SVSM, that
+// errFirmware is returned for an image, of a firmware or of an SVSM, that
 // cannot be launched in the way asked for.
-var ErrFirmware = errors.New("this image cannot be measured")
+var errFirmware = errors.New("this image cannot be measured")
 
 // Firmware is a whole OVMF image whose footer has been read.
 type Firmware struct {
@@ -23,14 +23,14 @@ type Firmware struct {
 }
 
 // NewFirmware reads the footer of an image, hashes it and keeps it. Its errors
-// are those of ovmf.Parse, and ErrFirmware.
+// are those of ovmf.Parse, and errFirmware.
 func NewFirmware(image []byte) (Firmware, error) {
 	footer, err := ovmf.Parse(image)
 	if err != nil {
 		return Firmware{}, err
 	}
 	if len(image)%pageSize != 0 {
-		return Firmware{}, fmt.Errorf("%w: %d bytes are not a number of whole pages", ErrFirmware, len(image))
+		return Firmware{}, fmt.Errorf("%w: %d bytes are not a number of whole pages", errFirmware, len(image))
 	}
 	hashed := sha256.New().(hash.Cloner)
 	hashed.Write(image)
@@ -43,34 +43,27 @@ func NewFirmware(image []byte) (Firmware, error) {
 // to be looked at first.
 func (f Firmware) checkSections() error {
 	if f.footer.Sections == nil {
-		return fmt.Errorf("%w: it has no SEV metadata; it is not a build for SEV-SNP", ErrFirmware)
+		return fmt.Errorf("%w: it has no SEV metadata; it is not a build for SEV-SNP", errFirmware)
 	}
 	for _, s := range f.footer.Sections {
 		switch s.Type {
 		case ovmf.SecMem, ovmf.SVSMCAA:
 		case ovmf.Secrets, ovmf.CPUID, ovmf.KernelHashes:
 			if s.Size != pageSize {
-				return fmt.Errorf("%w: its %s section at %#x has %d bytes, not one page", ErrFirmware, s.Type, s.Base, s.Size)
+				return fmt.Errorf("%w: its %s section at %#x has %d bytes, not one page", errFirmware, s.Type, s.Base, s.Size)
 			}
 		default:
-			return fmt.Errorf("%w: its metadata section at %#x is of the unknown type %#x", ErrFirmware, s.Base, uint32(s.Type))
+			return fmt.Errorf("%w: its metadata section at %#x is of the unknown type %#x", errFirmware, s.Base, uint32(s.Type))
 		}
 	}
 	return nil
 }
 
-// Size returns the size of the image in bytes.
-func (f Firmware) Size() int { return len(f.image) }
-
-// Base returns the guest-physical address of the image's first byte.
-func (f Firmware) Base() uint64 { return f.footer.Base() }
+// base returns the guest-physical address of the image's first byte.
+func (f Firmware) base() uint64 { return f.footer.Base() }
 
 // SHA256 returns the hash of the image.
 func (f Firmware) SHA256() [sha256.Size]byte { return [sha256.Size]byte(f.hashed.Sum(nil)) }
-
-// HashesBase returns the guest-physical address of the hashes table; 0 when
-// the firmware has no place for one.
-func (f Firmware) HashesBase() uint64 { return uint64(f.footer.Hashes.Base) }
 
 // checkHashes refuses a firmware that would not find, and so not enforce, a
 // table of hashes.
@@ -104,7 +97,7 @@ func (f Firmware) checkHashesSection() error {
 // resetAddress is where the application processors start.
 func (f Firmware) resetAddress() (uint32, error) {
 	if !f.footer.HasReset || f.footer.ResetAddress == 0 {
-		return 0, fmt.Errorf("%w: its footer has no SEV-ES reset address; it is not a build for SEV-ES or SEV-SNP", ErrFirmware)
+		return 0, fmt.Errorf("%w: its footer has no SEV-ES reset address; it is not a build for SEV-ES or SEV-SNP", errFirmware)
 	}
 	return f.footer.ResetAddress, nil
 }

@@ -44,8 +44,8 @@ func FuzzLaunch(f *testing.F) {
 			t.Errorf("SNP = %+v", r)
 		}
 		if s, err := NewSVSM(image, good, 0); err == nil {
-			if _, err := SNPWithSVSM(good, s, snp); err != nil || s.base+uint64(len(image)) != good.Base() {
-				t.Errorf("NewSVSM accepted what SNPWithSVSM does not take: %v", err)
+			if _, err := snpWithSVSM(good, s, snp); err != nil || s.base+uint64(len(image)) != good.base() {
+				t.Errorf("NewSVSM accepted what snpWithSVSM does not take: %v", err)
 			}
 		}
 	})
@@ -70,7 +70,7 @@ func TestFuzzLaunchSeeds(t *testing.T) {
 		count(SEVES(f, nil, testCPUs(t, 2, 0), Legacy))
 		count(SNP(f, newTestTable(t), testCPUs(t, 2, SNPActive)))
 		if s, err := NewSVSM(image, f, 0); err == nil {
-			count(SNPWithSVSM(f, s, testCPUs(t, 2, SNPActive)))
+			count(snpWithSVSM(f, s, testCPUs(t, 2, SNPActive)))
 		}
 	}
 	if digests != 4 || errs != 6 {

@@ -29,10 +29,11 @@ const (
 	// TableSize is the size in bytes of the hashes table as it lies in the
 	// guest's memory: head and entries, zero-padded to a multiple of 16.
 	TableSize = 176
+	// TableLength is its size without the padding, as its head counts it.
+	TableLength = tableHead + 3*tableEntry
 
-	tableHead   = 16 + 2           // GUID, u16 little-endian length
-	tableEntry  = tableHead + 32   // the same, then a SHA-256 digest
-	tableLength = tableHead + 3*50 // what the head's length counts: all but the padding
+	tableHead  = 16 + 2         // GUID, u16 little-endian length
+	tableEntry = tableHead + 32 // the same, then a SHA-256 digest
 )
 
 // The GUIDs of the table and of its entries (QEMU target/i386/sev.c, edk2
@@ -45,11 +46,11 @@ var (
 )
 
 var (
-	// ErrCmdline is returned for a command line that cannot be measured as
+	// errCmdline is returned for a command line that cannot be measured as
 	// one: it holds a NUL or a line break.
-	ErrCmdline = errors.New("not a kernel command line")
-	// ErrTable is returned for bytes that are not a complete hashes table.
-	ErrTable = errors.New("not a table of the kernel's, the initrd's and the command line's hash")
+	errCmdline = errors.New("not a kernel command line")
+	// errTable is returned for bytes that are not a complete hashes table.
+	errTable = errors.New("not a table of the kernel's, the initrd's and the command line's hash")
 )
 
 // HashesTable is the table of hashes that the firmware holds kernel, initrd
@@ -92,7 +93,7 @@ func NewHashesTable(kernel, initrd io.Reader, cmdline string) (HashesTable, erro
 // the end of a file and nobody sees.
 func CheckCmdline(cmdline string) error {
 	if i := strings.IndexAny(cmdline, "\x00\n\r"); i >= 0 {
-		return fmt.Errorf("%w: byte %d is %#02x; it is one line, and its end is not part of it", ErrCmdline, i, cmdline[i])
+		return fmt.Errorf("%w: byte %d is %#02x; it is one line, and its end is not part of it", errCmdline, i, cmdline[i])
 	}
 	return nil
 }
@@ -110,7 +111,7 @@ func hashAll(sum *[sha256.Size]byte, r io.Reader) error {
 func (t HashesTable) Marshal() []byte {
 	b := make([]byte, 0, TableSize)
 	b = append(b, tableGUID[:]...)
-	b = binary.LittleEndian.AppendUint16(b, tableLength)
+	b = binary.LittleEndian.AppendUint16(b, TableLength)
 	for _, e := range []struct {
 		guid efi.GUID
 		sum  [sha256.Size]byte
@@ -128,13 +129,13 @@ func (t HashesTable) Marshal() []byte {
 func ParseHashesTable(b []byte) (HashesTable, error) {
 	var t HashesTable
 	if len(b) != TableSize {
-		return t, fmt.Errorf("%w: %d bytes; want %d", ErrTable, len(b), TableSize)
+		return t, fmt.Errorf("%w: %d bytes; want %d", errTable, len(b), TableSize)
 	}
 	for i, sum := range []*[sha256.Size]byte{&t.Cmdline, &t.Initrd, &t.Kernel} {
 		copy(sum[:], b[tableHead+i*tableEntry+tableHead:])
 	}
 	if !bytes.Equal(t.Marshal(), b) {
-		return HashesTable{}, fmt.Errorf("%w: its GUIDs, lengths or padding differ", ErrTable)
+		return HashesTable{}, fmt.Errorf("%w: its GUIDs, lengths or padding differ", errTable)
 	}
 	return t, nil
 }

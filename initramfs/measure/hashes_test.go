@@ -41,8 +41,8 @@ func TestNothingStillHasThreeEntries(t *testing.T) {
 
 func TestNewHashesTableRefuses(t *testing.T) {
 	for _, s := range []string{"a\x00b", "a\n", "\n", "a\r\n", "\x00"} {
-		if _, err := NewHashesTable(strings.NewReader(""), nil, s); !errors.Is(err, ErrCmdline) {
-			t.Errorf("NewHashesTable(cmdline %q) error = %v; want ErrCmdline", s, err)
+		if _, err := NewHashesTable(strings.NewReader(""), nil, s); !errors.Is(err, errCmdline) {
+			t.Errorf("NewHashesTable(cmdline %q) error = %v; want errCmdline", s, err)
 		}
 	}
 	bad := iotest.ErrReader(io.ErrClosedPipe)
@@ -64,18 +64,18 @@ func TestParseHashesTable(t *testing.T) {
 		t.Errorf("ParseHashesTable(Marshal()) = %x, %v; want %x", got, err, want)
 	}
 	inDigest := func(i int) bool {
-		return i >= tableHead && i < tableLength && (i-tableHead)%tableEntry >= tableHead
+		return i >= tableHead && i < TableLength && (i-tableHead)%tableEntry >= tableHead
 	}
 	for i := range b {
 		flipped := bytes.Clone(b)
 		flipped[i] ^= 1
-		if _, err := ParseHashesTable(flipped); errors.Is(err, ErrTable) == inDigest(i) {
+		if _, err := ParseHashesTable(flipped); errors.Is(err, errTable) == inDigest(i) {
 			t.Errorf("ParseHashesTable(byte %d flipped) error = %v; refused outside digests only", i, err)
 		}
 	}
-	for _, b := range [][]byte{nil, b[:TableSize-1], b[:tableLength], append(b, 0)} {
-		if _, err := ParseHashesTable(b); !errors.Is(err, ErrTable) {
-			t.Errorf("ParseHashesTable(%d bytes) error = %v; want ErrTable", len(b), err)
+	for _, b := range [][]byte{nil, b[:TableSize-1], b[:TableLength], append(b, 0)} {
+		if _, err := ParseHashesTable(b); !errors.Is(err, errTable) {
+			t.Errorf("ParseHashesTable(%d bytes) error = %v; want errTable", len(b), err)
 		}
 	}
 }

@@ -10,11 +10,11 @@ import (
 type Step struct {
 	// Name is firmware, svsm, hashes_table (SEV and SEV-ES), vmsa, or the
 	// type of a section: sec_mem, secrets, cpuid, svsm_caa, kernel_hashes.
-	Name     string
-	PageType PageType // SEV-SNP's; 0 in other modes
-	Address  uint64   // guest-physical; 0 for a VMSA of SEV-ES, which has none
-	Size     uint64   // bytes
-	Digest   []byte   // the launch digest so far
+	Name     string   `json:"name"`
+	PageType pageType `json:"page_type,omitempty"` // SEV-SNP's; 0 in other modes
+	Address  number   `json:"address,omitempty"`   // guest-physical; 0 for a VMSA of SEV-ES, which has none
+	Size     uint64   `json:"size"`                // bytes
+	Digest   digits   `json:"digest"`              // the launch digest so far
 }
 
 // Result is a launch digest and how it came about.
@@ -28,9 +28,9 @@ type Result struct {
 	BSP, AP *VMSA
 }
 
-func (r *Result) add(name string, t PageType, address, size uint64, digest []byte) {
+func (r *Result) add(name string, t pageType, address, size uint64, digest []byte) {
 	r.Digest = digest
-	r.Steps = append(r.Steps, Step{name, t, address, size, digest})
+	r.Steps = append(r.Steps, Step{name, t, number(address), size, digest})
 }
 
 // VMType is the kind of virtual machine that QEMU asks KVM for.
@@ -42,7 +42,7 @@ const (
 	// 9.1 there is no other; since, "auto" means legacy unless guest features
 	// are asked for, and machine types up to 9.0 set "on"). It knows no guest
 	// features, but for Linux between d1f85fbe836e (6.5) and 5abf6dceb066,
-	// where KVM itself turned DebugSwap on.
+	// where KVM itself turned debugSwap on.
 	Legacy VMType = iota
 	// Init2 is KVM_X86_SEV_ES_VM, set up by KVM_SEV_INIT2 (Linux 6.10,
 	// QEMU 9.1 with legacy-vm-type=off). Its VMSAs have the floating-point
@@ -78,10 +78,10 @@ func (r *Result) sev(f Firmware, table *HashesTable) (hash.Hash, error) {
 	if err != nil {
 		return nil, err
 	}
-	r.add("firmware", 0, f.Base(), uint64(f.Size()), h.Sum(nil))
+	r.add("firmware", 0, f.base(), uint64(len(f.image)), h.Sum(nil))
 	if table != nil {
 		h.Write(table.Marshal())
-		r.add("hashes_table", 0, f.HashesBase(), TableSize, h.Sum(nil))
+		r.add("hashes_table", 0, uint64(f.footer.Hashes.Base), TableSize, h.Sum(nil))
 	}
 	return h, nil
 }
@@ -89,7 +89,7 @@ func (r *Result) sev(f Firmware, table *HashesTable) (hash.Hash, error) {
 // SEVES returns the digest of a SEV-ES launch: what SEV measures, then each
 // virtual CPU's VMSA.
 func SEVES(f Firmware, table *HashesTable, cpus CPUs, t VMType) (Result, error) {
-	if err := cpus.checkES(); err != nil {
+	if err := cpus.check(false); err != nil {
 		return Result{}, err
 	}
 	var r Result
@@ -139,7 +139,7 @@ func SNP(f Firmware, table *HashesTable, cpus CPUs) (Result, error) {
 			return Result{}, err
 		}
 	}
-	if err := cpus.checkSNP(); err != nil {
+	if err := cpus.check(true); err != nil {
 		return Result{}, err
 	}
 	var r Result
@@ -147,7 +147,7 @@ func SNP(f Firmware, table *HashesTable, cpus CPUs) (Result, error) {
 		return Result{}, err
 	}
 	l := ledger{result: &r}
-	l.pages("firmware", f.Base(), f.image)
+	l.pages("firmware", f.base(), f.image)
 	l.sections(f, table, cpus.vmm)
 	l.cpus(cpus)
 	return r, nil
@@ -162,7 +162,7 @@ func (l *ledger) sections(f Firmware, table *HashesTable, vmm VMM) {
 		case vmm == EC2 && s.Type == ovmf.CPUID:
 			last = append(last, s)
 		case vmm == GCE && s.Type == ovmf.SecMem:
-			l.blank(s.Type.String(), PageUnmeasured, uint64(s.Base), uint64(s.Size))
+			l.blank(s.Type.String(), pageUnmeasured, uint64(s.Base), uint64(s.Size))
 		default:
 			l.section(s, f.footer.Hashes, table)
 		}
@@ -177,14 +177,14 @@ func (l *ledger) section(s ovmf.Section, area ovmf.Area, table *HashesTable) {
 	name, base, size := s.Type.String(), uint64(s.Base), uint64(s.Size)
 	switch {
 	case s.Type == ovmf.Secrets:
-		l.blank(name, PageSecrets, base, size)
+		l.blank(name, pageSecrets, base, size)
 	case s.Type == ovmf.CPUID:
-		l.blank(name, PageCPUID, base, size)
+		l.blank(name, pageCPUID, base, size)
 	case s.Type == ovmf.KernelHashes && table != nil:
 		page := make([]byte, pageSize) // as checkSections demands
 		copy(page[area.Base%pageSize:], table.Marshal())
 		l.pages(name, base, page)
 	default:
-		l.blank(name, PageZero, base, size)
+		l.blank(name, pageZero, base, size)
 	}
 }

@@ -58,16 +58,16 @@ func TestBadFirmware(t *testing.T) {
 		"good, no kernel":                  {good, nil, nil, nil, nil},
 		"empty":                            {nil, table, ovmf.ErrNoFooter, ovmf.ErrNoFooter, ovmf.ErrNoFooter},
 		"truncated at the end":             {good[:len(good)-1], table, ovmf.ErrNoFooter, ovmf.ErrNoFooter, ovmf.ErrNoFooter},
-		"truncated at the start":           {good[100:], table, ErrFirmware, ErrFirmware, ErrFirmware},
+		"truncated at the start":           {good[100:], table, errFirmware, errFirmware, errFirmware},
 		"footer entry points outside":      {build(goodSections(), reset, hashes, entry{meta.guid, words(8193)}), table, ovmf.ErrFooter, ovmf.ErrFooter, ovmf.ErrFooter},
 		"hashes area in the firmware":      {build(goodSections(), reset, hashesEntry(0xfffffc00, 0x400), meta), table, ovmf.ErrFooter, ovmf.ErrFooter, ovmf.ErrFooter},
 		"overlapping sections":             {build(edit(1, at(0x802000, 0x1000, ovmf.Secrets)), reset, hashes, meta), table, ovmf.ErrFooter, ovmf.ErrFooter, ovmf.ErrFooter},
-		"unknown section type":             {build(edit(3, at(0x80f000, 0x1000, 5)), reset, hashes, meta), table, nil, nil, ErrFirmware},
-		"unknown section type, no kernel":  {build(edit(3, at(0x80f000, 0x1000, 0x11)), reset, hashes, meta), nil, nil, nil, ErrFirmware},
-		"two secrets pages in one section": {build(edit(1, at(0x820000, 0x2000, ovmf.Secrets)), reset, hashes, meta), nil, nil, nil, ErrFirmware},
-		"two CPUID pages in one section":   {build(edit(2, at(0x820000, 0x2000, ovmf.CPUID)), reset, hashes, meta), nil, nil, nil, ErrFirmware},
-		"two hashes pages in one section":  {build(edit(4, at(0x820000, 0x2000, ovmf.KernelHashes)), reset, hashes, meta), nil, nil, nil, ErrFirmware},
-		"no metadata":                      {build(nil, reset, hashes), table, nil, nil, ErrFirmware},
+		"unknown section type":             {build(edit(3, at(0x80f000, 0x1000, 5)), reset, hashes, meta), table, nil, nil, errFirmware},
+		"unknown section type, no kernel":  {build(edit(3, at(0x80f000, 0x1000, 0x11)), reset, hashes, meta), nil, nil, nil, errFirmware},
+		"two secrets pages in one section": {build(edit(1, at(0x820000, 0x2000, ovmf.Secrets)), reset, hashes, meta), nil, nil, nil, errFirmware},
+		"two CPUID pages in one section":   {build(edit(2, at(0x820000, 0x2000, ovmf.CPUID)), reset, hashes, meta), nil, nil, nil, errFirmware},
+		"two hashes pages in one section":  {build(edit(4, at(0x820000, 0x2000, ovmf.KernelHashes)), reset, hashes, meta), nil, nil, nil, errFirmware},
+		"no metadata":                      {build(nil, reset, hashes), table, nil, nil, errFirmware},
 		"no hashes entry":                  {build(goodSections(), reset, meta), table, ovmf.ErrNoArea, ovmf.ErrNoArea, ovmf.ErrNoArea},
 		"no hashes entry, no kernel":       {build(goodSections(), reset, meta), nil, nil, nil, nil},
 		"hashes area of no bytes":          {build(goodSections(), reset, hashesEntry(0x810c00, 0), meta), table, ovmf.ErrNoArea, ovmf.ErrNoArea, ovmf.ErrNoArea},
@@ -78,9 +78,9 @@ func TestBadFirmware(t *testing.T) {
 		"no hashes section, no kernel":     {build(edit(4, at(0x810000, 0x1000, ovmf.SecMem)), reset, hashes, meta), nil, nil, nil, nil},
 		"hashes section elsewhere":         {build(edit(4, at(0x820000, 0x1000, ovmf.KernelHashes)), reset, hashes, meta), table, nil, nil, ovmf.ErrNoArea},
 		"hashes across two pages":          {build(goodSections(), reset, hashesEntry(0x810fff, 0x400), meta), table, nil, nil, ovmf.ErrNoArea},
-		"no reset address":                 {build(goodSections(), hashes, meta), table, nil, ErrFirmware, ErrFirmware},
-		"reset address 0":                  {build(goodSections(), resetEntry(0), hashes, meta), table, nil, ErrFirmware, ErrFirmware},
-		"not a number of pages":            {append(make([]byte, 100), good...), table, ErrFirmware, ErrFirmware, ErrFirmware},
+		"no reset address":                 {build(goodSections(), hashes, meta), table, nil, errFirmware, errFirmware},
+		"reset address 0":                  {build(goodSections(), resetEntry(0), hashes, meta), table, nil, errFirmware, errFirmware},
+		"not a number of pages":            {append(make([]byte, 100), good...), table, errFirmware, errFirmware, errFirmware},
 	} {
 		t.Run(name, func(t *testing.T) {
 			sev, es, snp := measureAll(t, tt.image, tt.table)
@@ -104,7 +104,7 @@ func TestBadSVSM(t *testing.T) {
 	section := func(base, size uint32, typ ovmf.SectionType) []byte {
 		return buildImage("svsm", 8192, []ovmf.Section{{Area: ovmf.Area{Base: base, Size: size}, Type: typ}}, svsmEntry(0), metadataEntry())
 	}
-	room := f.Base() - 8192
+	room := f.base() - 8192
 	for name, tt := range map[string]struct {
 		image []byte
 		vars  uint64
@@ -112,16 +112,16 @@ func TestBadSVSM(t *testing.T) {
 	}{
 		"good":                   {goodSVSM(), 0, nil},
 		"no footer":              {make([]byte, 8192), 0, ovmf.ErrNoFooter},
-		"a firmware":             {goodFirmware(), 0, ErrFirmware},
-		"no metadata":            {buildImage("svsm", 8192, nil, svsmEntry(0)), 0, ErrFirmware},
+		"a firmware":             {goodFirmware(), 0, errFirmware},
+		"no metadata":            {buildImage("svsm", 8192, nil, svsmEntry(0)), 0, errFirmware},
 		"entry after its end":    {buildImage("svsm", 8192, nil, svsmEntry(8192), metadataEntry()), 0, ovmf.ErrFooter},
-		"unknown section type":   {section(0x1000, 0x1000, 9), 0, ErrFirmware},
+		"unknown section type":   {section(0x1000, 0x1000, 9), 0, errFirmware},
 		"section below the SVSM": {section(0, uint32(room)&^0xfff, ovmf.SecMem), 0, nil},
-		"section in the SVSM":    {section(uint32(room), 0x1000, ovmf.SecMem), 0, ErrFirmware},
-		"variables of half page": {goodSVSM(), 2048, ErrFirmware},
-		"too many variables":     {goodSVSM(), 1 << 32, ErrFirmware},
-		"variables wrap":         {goodSVSM(), 1<<64 - 4096, ErrFirmware},
-		"no room below them":     {goodSVSM(), room, ErrFirmware},
+		"section in the SVSM":    {section(uint32(room), 0x1000, ovmf.SecMem), 0, errFirmware},
+		"variables of half page": {goodSVSM(), 2048, errFirmware},
+		"too many variables":     {goodSVSM(), 1 << 32, errFirmware},
+		"variables wrap":         {goodSVSM(), 1<<64 - 4096, errFirmware},
+		"no room below them":     {goodSVSM(), room, errFirmware},
 	} {
 		if _, err := NewSVSM(tt.image, f, tt.vars); !errors.Is(err, tt.want) {
 			t.Errorf("%s: NewSVSM error = %v; want %v", name, err, tt.want)
@@ -142,12 +142,12 @@ func TestCPUsOfTheWrongMode(t *testing.T) {
 	}
 	es := func(c CPUs) error { _, err := SEVES(f, nil, c, Init2); return err }
 	snp := func(c CPUs) error { _, err := SNP(f, nil, c); return err }
-	svsm := func(c CPUs) error { _, err := SNPWithSVSM(f, s, c); return err }
+	svsm := func(c CPUs) error { _, err := snpWithSVSM(f, s, c); return err }
 	for name, err := range map[string]error{
 		"sev-es without CPUs":       es(CPUs{}),
 		"sev-es with SNPActive":     es(testCPUs(t, 1, SNPActive)),
 		"sev-snp without CPUs":      snp(CPUs{}),
-		"sev-snp without SNPActive": snp(testCPUs(t, 1, DebugSwap)),
+		"sev-snp without SNPActive": snp(testCPUs(t, 1, debugSwap)),
 		"SVSM without CPUs":         svsm(CPUs{}),
 		"SVSM without SNPActive":    svsm(testCPUs(t, 1, 0)),
 	} {
@@ -169,8 +169,8 @@ func TestVMSADiffers(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if c.Count() == 1 && r.AP != nil || c.Count() > 1 && bytes.Equal(r.AP[:], r.BSP[:]) {
-			t.Errorf("%d CPUs: AP VMSA wrong", c.Count())
+		if c.count == 1 && r.AP != nil || c.count > 1 && bytes.Equal(r.AP[:], r.BSP[:]) {
+			t.Errorf("%d CPUs: AP VMSA wrong", c.count)
 		}
 		return r.BSP
 	}
@@ -183,7 +183,7 @@ func TestVMSADiffers(t *testing.T) {
 	}
 	add("base", page(testCPUs(t, 2, 0), Init2))
 	add("legacy", page(testCPUs(t, 1, 0), Legacy))
-	add("debug swap", page(testCPUs(t, 1, DebugSwap), Init2))
+	add("debug swap", page(testCPUs(t, 1, debugSwap), Init2))
 	other := testCPUs(t, 1, 0)
 	other.signature++
 	add("other stepping", page(other, Init2))

@@ -8,10 +8,6 @@ import (
 	"cocoroot/unlock/efi"
 )
 
-// TableLength is the size in bytes of the hashes table without its padding, as
-// its head counts it.
-const TableLength = tableLength
-
 // ListedHash is one entry of a hashes table.
 type ListedHash struct {
 	GUID efi.GUID
@@ -29,20 +25,20 @@ func IsHashesTable(b []byte) bool {
 // table; ParseHashesTable says whether to use it.
 func ListHashes(b []byte) ([]ListedHash, error) {
 	if len(b) < tableHead || !IsHashesTable(b) {
-		return nil, fmt.Errorf("%w: it does not begin with a table's GUID and length", ErrTable)
+		return nil, fmt.Errorf("%w: it does not begin with a table's GUID and length", errTable)
 	}
 	length := int(binary.LittleEndian.Uint16(b[tableHead-2:]))
 	if length < tableHead || length > len(b) {
-		return nil, fmt.Errorf("%w: its length is %d bytes, and %d are there", ErrTable, length, len(b))
+		return nil, fmt.Errorf("%w: its length is %d bytes, and %d are there", errTable, length, len(b))
 	}
 	names := map[efi.GUID]string{cmdlineGUID: "cmdline", initrdGUID: "initrd", kernelGUID: "kernel"}
 	var all []ListedHash
 	for rest := b[tableHead:length]; len(rest) > 0; rest = rest[tableEntry:] {
 		if len(rest) < tableEntry {
-			return all, fmt.Errorf("%w: %d bytes are left, too few for an entry", ErrTable, len(rest))
+			return all, fmt.Errorf("%w: %d bytes are left, too few for an entry", errTable, len(rest))
 		}
 		if n := binary.LittleEndian.Uint16(rest[tableHead-2:]); n != tableEntry {
-			return all, fmt.Errorf("%w: entry %d has %d bytes; want %d", ErrTable, len(all)+1, n, tableEntry)
+			return all, fmt.Errorf("%w: entry %d has %d bytes; want %d", errTable, len(all)+1, n, tableEntry)
 		}
 		e := ListedHash{GUID: efi.GUID(rest[:16])}
 		e.Name = names[e.GUID]

@@ -26,7 +26,7 @@ func TestListHashes(t *testing.T) {
 		names string
 		err   error
 	}{
-		{"cmdline initrd kernel", nil}, {"cmdline initrd kernel", nil}, {"cmdline", nil}, {"", ErrTable}, {"", ErrTable}, {"", ErrTable},
+		{"cmdline initrd kernel", nil}, {"cmdline initrd kernel", nil}, {"cmdline", nil}, {"", errTable}, {"", errTable}, {"", errTable},
 	} {
 		list, err := ListHashes(seeds[i])
 		var names []string
@@ -52,8 +52,8 @@ func FuzzListHashes(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
 		list, err := ListHashes(b)
-		if err != nil && !errors.Is(err, ErrTable) {
-			t.Errorf("error = %v; want ErrTable", err)
+		if err != nil && !errors.Is(err, errTable) {
+			t.Errorf("error = %v; want errTable", err)
 		}
 		if _, strict := ParseHashesTable(b); strict == nil && (err != nil || len(list) != 3) {
 			t.Errorf("ListHashes = %d entries, %v, for a complete table", len(list), err)

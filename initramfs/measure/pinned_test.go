@@ -84,5 +84,5 @@ func (v pinned) measure(t *testing.T) (Result, error) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return SNPWithSVSM(f, s, cpus)
+	return snpWithSVSM(f, s, cpus)
 }

@@ -3,40 +3,25 @@ package measure
 import (
 	"bytes"
 	"crypto/sha512"
-	"fmt"
 )
 
-// PageType is the type of a page in a SEV-SNP launch (AMD SEV-SNP ABI 56860,
+// pageType is the type of a page in a SEV-SNP launch (AMD SEV-SNP ABI 56860,
 // SNP_LAUNCH_UPDATE, PAGE_TYPE).
-type PageType uint8
+type pageType uint8
 
 // The page types that are used.
 const (
-	PageNormal     PageType = 1 // measured with its contents
-	PageVMSA       PageType = 2 // the same, for a virtual CPU's VMSA
-	PageZero       PageType = 3 // zero, measured as such
-	PageUnmeasured PageType = 4 // its contents are not measured; GCE's memory of the firmware
-	PageSecrets    PageType = 5 // filled by the platform; measured by its address
-	PageCPUID      PageType = 6 // filled by the host and checked by the platform; measured by its address
+	pageNormal     pageType = 1 // measured with its contents
+	pageVMSA       pageType = 2 // the same, for a virtual CPU's VMSA
+	pageZero       pageType = 3 // zero, measured as such
+	pageUnmeasured pageType = 4 // its contents are not measured; GCE's memory of the firmware
+	pageSecrets    pageType = 5 // filled by the platform; measured by its address
+	pageCPUID      pageType = 6 // filled by the host and checked by the platform; measured by its address
 )
 
-// String returns the name of the type.
-func (t PageType) String() string {
-	switch t {
-	case PageNormal:
-		return "normal"
-	case PageVMSA:
-		return "vmsa"
-	case PageZero:
-		return "zero"
-	case PageUnmeasured:
-		return "unmeasured"
-	case PageSecrets:
-		return "secrets"
-	case PageCPUID:
-		return "cpuid"
-	}
-	return fmt.Sprintf("%#x", uint8(t))
+// MarshalText returns the name of the type.
+func (t pageType) MarshalText() ([]byte, error) {
+	return []byte([]string{"", "normal", "vmsa", "zero", "unmeasured", "secrets", "cpuid"}[t]), nil
 }
 
 const (
@@ -59,7 +44,7 @@ type ledger struct {
 
 // page measures one page. contents is the SHA-384 of what is in it, or zeros
 // for a type that is measured without.
-func (l *ledger) page(t PageType, address uint64, contents [sha512.Size384]byte) {
+func (l *ledger) page(t pageType, address uint64, contents [sha512.Size384]byte) {
 	var info [pageInfoSize]byte
 	copy(info[:], l.digest[:])
 	copy(info[48:], contents[:])
@@ -81,13 +66,13 @@ func (l *ledger) pages(name string, address uint64, data []byte) {
 			contents = sha512.Sum384(page)
 		}
 		last = page
-		l.page(PageNormal, address+uint64(at), contents)
+		l.page(pageNormal, address+uint64(at), contents)
 	}
-	l.note(name, PageNormal, address, uint64(len(data)))
+	l.note(name, pageNormal, address, uint64(len(data)))
 }
 
 // blank measures pages without contents.
-func (l *ledger) blank(name string, t PageType, address, size uint64) {
+func (l *ledger) blank(name string, t pageType, address, size uint64) {
 	for at := uint64(0); at < size; at += pageSize {
 		l.page(t, address+at, [sha512.Size384]byte{})
 	}
@@ -106,12 +91,12 @@ func (l *ledger) cpus(cpus CPUs) {
 		if i > 0 {
 			contents = ap
 		}
-		l.page(PageVMSA, vmsaAddress, contents)
-		l.note("vmsa", PageVMSA, vmsaAddress, pageSize)
+		l.page(pageVMSA, vmsaAddress, contents)
+		l.note("vmsa", pageVMSA, vmsaAddress, pageSize)
 	}
 }
 
-func (l *ledger) note(name string, t PageType, address, size uint64) {
+func (l *ledger) note(name string, t pageType, address, size uint64) {
 	digest := l.digest
 	l.result.add(name, t, address, size, digest[:])
 }

@@ -31,27 +31,27 @@ func NewSVSM(image []byte, f Firmware, varsSize uint64) (SVSM, error) {
 	}
 	footer := own.footer
 	if !footer.HasSVSMEntry {
-		return SVSM{}, fmt.Errorf("%w: its footer does not say where an SVSM starts", ErrFirmware)
+		return SVSM{}, fmt.Errorf("%w: its footer does not say where an SVSM starts", errFirmware)
 	}
 	below := uint64(len(image))
-	if varsSize%pageSize != 0 || varsSize > f.Base() || varsSize+below > f.Base() {
-		return SVSM{}, fmt.Errorf("%w: %d bytes of variables are not whole pages, or leave no room for the SVSM", ErrFirmware, varsSize)
+	if varsSize%pageSize != 0 || varsSize > f.base() || varsSize+below > f.base() {
+		return SVSM{}, fmt.Errorf("%w: %d bytes of variables are not whole pages, or leave no room for the SVSM", errFirmware, varsSize)
 	}
-	s := SVSM{image, f.Base() - varsSize - below, footer}
+	s := SVSM{image, f.base() - varsSize - below, footer}
 	for _, section := range footer.Sections {
 		if uint64(section.Base)+uint64(section.Size) > s.base {
-			return SVSM{}, fmt.Errorf("%w: the SVSM's metadata section at %#x reaches into the SVSM at %#x", ErrFirmware, section.Base, s.base)
+			return SVSM{}, fmt.Errorf("%w: the SVSM's metadata section at %#x reaches into the SVSM at %#x", errFirmware, section.Base, s.base)
 		}
 	}
 	return s, nil
 }
 
-// SNPWithSVSM returns the digest of a SEV-SNP launch with an SVSM: firmware,
+// snpWithSVSM returns the digest of a SEV-SNP launch with an SVSM: firmware,
 // SVSM, the sections of the SVSM's metadata, and each virtual CPU's VMSA,
 // which starts in the SVSM. The firmware's own metadata counts for nothing
 // there, and so a kernel's hashes have no place.
-func SNPWithSVSM(f Firmware, s SVSM, cpus CPUs) (Result, error) {
-	if err := cpus.checkSNP(); err != nil {
+func snpWithSVSM(f Firmware, s SVSM, cpus CPUs) (Result, error) {
+	if err := cpus.check(true); err != nil {
 		return Result{}, err
 	}
 	var r Result
@@ -60,7 +60,7 @@ func SNPWithSVSM(f Firmware, s SVSM, cpus CPUs) (Result, error) {
 		r.AP = r.BSP
 	}
 	l := ledger{result: &r}
-	l.pages("firmware", f.Base(), f.image)
+	l.pages("firmware", f.base(), f.image)
 	l.pages("svsm", s.base, s.image)
 	for _, section := range s.footer.Sections {
 		l.section(section, ovmf.Area{}, nil)
