@@ -251,5 +251,5 @@ func (b *boot) switchRoot() error {
 	b.claim(switching)
 	// What followed "--" on the command line reached us as arguments.
 	argv := append([]string{b.policy.Init}, os.Args[1:]...)
-	return root.Switch(b.policy.Init, argv, os.Environ())
+	return root.Switch(b.policy.Init, argv, os.Environ(), b.policy.Console)
 }

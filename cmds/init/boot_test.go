@@ -24,6 +24,7 @@ func TestBoots(t *testing.T) {
 	e := g.runs(t)
 	for _, want := range []string{
 		"boot-test: arguments first second",
+		"boot-test: standard input /dev/null", // the console is the host's
 		"boot-test: mounts / /dev /proc /run /sys /sys/kernel/security",
 		"boot-test: entries " + otherGUID.String(),
 		"boot-test: root is writable",
@@ -54,8 +55,11 @@ func TestBoots(t *testing.T) {
 func TestDiskBySerialAndNoOverlay(t *testing.T) {
 	t.Parallel()
 	g := standardImage(t).boots(t)
-	g.cmdline = strings.Replace(g.cmdline, "=/dev/vda", "=serial:sealed", 1) + " cocoroot.overlay=none"
+	g.cmdline = strings.Replace(g.cmdline, "=/dev/vda", "=serial:sealed", 1) + " cocoroot.overlay=none cocoroot.stdin=console"
 	e := g.runs(t)
+	if !strings.Contains(e.console, "boot-test: standard input /dev/console") {
+		t.Error("standard input is not the console, as the command line says")
+	}
 	if strings.Contains(e.console, "boot-test: root is writable") {
 		t.Error("the root could be written to")
 	}

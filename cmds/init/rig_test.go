@@ -129,6 +129,7 @@ func lateData() []byte {
 // testScript is the program of the image that most boots use.
 const testScript = `
 echo "boot-test: arguments $*"
+echo "boot-test: standard input $(readlink /proc/self/fd/0)"
 echo "boot-test: environment $(env | sort | tr '\n' ' ')"
 echo "boot-test: mounts $(cut -d' ' -f2 /proc/mounts | sort | tr '\n' ' ')"
 echo "boot-test: entries $(ls /sys/kernel/security/secrets/coco | tr '\n' ' ')"

@@ -77,6 +77,7 @@ type Policy struct {
 	Keep    Keep          // which other secret entries stay
 	Timeout time.Duration // how long to wait for the disk
 	Modules Modules
+	Console bool // the image's program reads the console, which is the host's; else /dev/null
 
 	FSType    FSType // rootfstype=
 	RootFlags string // rootflags=, given to mount(2) as data
@@ -154,6 +155,8 @@ func (p *Policy) ours(w word, seen map[string]bool) error {
 		p.Timeout, err = parseTimeout(w.value)
 	case "modules":
 		p.Modules, err = parseModules(w.value)
+	case "stdin":
+		p.Console, err = parseStdin(w.value)
 	default:
 		return fmt.Errorf("%w: %.64q", ErrUnknown, w.name)
 	}

@@ -80,6 +80,7 @@ func TestParseRefuses(t *testing.T) {
 		{"modules", least + " cocoroot.modules=yes", ErrMalformed},
 		{"modules in upper case", least + " cocoroot.modules=Open", ErrMalformed},
 		{"modules twice", least + " cocoroot.modules=closed cocoroot.modules=open", ErrRepeated},
+		{"stdin", least + " cocoroot.stdin=tty", ErrMalformed},
 		{"timeout long", least + " cocoroot.timeout=9000h", ErrMalformed},
 		{"quote inside", least + ` cocoroot.key=1"1`, ErrMalformed},
 		{"path", strings.Replace(least, "/dev/vda", "/dev/../vda", 1), ErrMalformed},

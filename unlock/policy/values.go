@@ -223,3 +223,11 @@ func parseTimeout(s string) (time.Duration, error) {
 	}
 	return d, nil
 }
+
+// parseStdin reads the value of cocoroot.stdin=: null or console.
+func parseStdin(s string) (console bool, err error) {
+	if s != "null" && s != "console" {
+		return false, fmt.Errorf("%.64q is neither null nor console", s)
+	}
+	return s == "console", nil
+}

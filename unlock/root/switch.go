@@ -50,11 +50,17 @@ func checkInit(root, path string) error {
 // Switch makes the mounted image the root: it moves the kernel's file
 // systems, frees the initramfs, and executes path with argv and env. It only
 // returns on failure. Call CheckInit first: nothing can be undone
-// afterwards.
-func Switch(path string, argv, env []string) error {
+// afterwards. Unless console is set, the program reads nothing from the
+// console, which is the host's: its standard input is /dev/null.
+func Switch(path string, argv, env []string, console bool) error {
 	old, err := guard()
 	if err != nil {
 		return fmt.Errorf("cannot switch root: %w", err)
+	}
+	if !console {
+		if err := closeStdin(); err != nil {
+			return fmt.Errorf("cannot switch root: %w", err)
+		}
 	}
 	for _, m := range apiMounts {
 		if !m.moves {
@@ -80,6 +86,20 @@ func Switch(path string, argv, env []string) error {
 		return fmt.Errorf("cannot free the initramfs: %w", err)
 	}
 	return fmt.Errorf("cannot start %s: %w", path, unix.Exec(path, argv, env))
+}
+
+// closeStdin makes standard input /dev/null.
+func closeStdin() error {
+	fd, err := unix.Open("/dev/null", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("cannot open /dev/null: %w", err)
+	}
+	if fd == 0 { // it was closed: exec must leave it open
+		_, err = unix.FcntlInt(0, unix.F_SETFD, 0)
+		return err
+	}
+	defer unix.Close(fd)
+	return unix.Dup3(fd, 0, 0)
 }
 
 // Magic numbers of statfs(2) (include/uapi/linux/magic.h).

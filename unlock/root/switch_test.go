@@ -48,7 +48,7 @@ func TestCheckInit(t *testing.T) {
 }
 
 func TestSwitchRefusesOutsideAnInitramfs(t *testing.T) {
-	if err := Switch("/sbin/init", nil, nil); !errors.Is(err, errUnsafe) {
+	if err := Switch("/sbin/init", nil, nil, false); !errors.Is(err, errUnsafe) {
 		t.Errorf("Switch = %v; want errUnsafe", err)
 	}
 }

@@ -32,6 +32,12 @@ var agents = []agent{
 	{name: "hyperv-daemons", reason: hypervisor, starters: []string{"hv-kvp", "hv-fcopy", "hv-vss", "hv_kvp", "hv_fcopy", "hv_vss", "hypervkvp", "hypervfcopy", "hypervvss"}},
 	{name: "virtualbox-guest", reason: hypervisor, starters: []string{"vboxadd", "vboxservice", "virtualbox-guest-utils"}},
 	{name: "xen-guest-agent", reason: hypervisor, starters: []string{"xe-daemon", "xe-linux-distribution", "xen-guest-agent"}},
+	{name: "lxd-agent", reason: hypervisor, starters: []string{"lxd-agent"}},
+	{name: "incus-agent", reason: hypervisor, starters: []string{"incus-agent"}},
+	{name: "kata-agent", reason: hypervisor, starters: []string{"kata-agent", "kata-containers"}},
+	{name: "oracle-cloud-agent", reason: metadata, starters: []string{"oracle-cloud-agent", "snap.oracle-cloud-agent"}},
+	{name: "droplet-agent", reason: metadata, starters: []string{"droplet-agent", "DropletAgent"}},
+	{name: "nm-cloud-setup", reason: metadata, starters: []string{"nm-cloud-setup"}},
 	{name: "spice-vdagent", reason: desktop, starters: []string{"spice-vdagent"}},
 }
 

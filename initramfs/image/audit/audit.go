@@ -42,6 +42,8 @@ func Kinds() []Kind {
 		{NoInit, "the guest would end here, with ROOT-INIT or without a word", findInit},
 		{"empty-password", "an account without a password lets anybody in, on the console too, which is the host's", findPasswords},
 		{ConsoleLogin, "the console is the host's: it can type there", findConsole},
+		{"host-socket", "the host, and nobody else, reaches what listens on vsock", findSockets},
+		{"host-device", "the host says what devices there are: this starts something when it adds one", findDevices},
 		{"host-disk", "the host says what disks there are: one of its own with this name would be used", findDisks},
 		{"machine-id", "all guests of this image, and all their starts, have one identity and what derives from it", findMachineID},
 		{"random-seed", "every start stirs in the same seed, as if it were new randomness", findSeeds},
@@ -106,8 +108,10 @@ type root struct {
 	systemd bool     // init is systemd
 	err     error
 
-	units []string // memory of wants
-	lists map[string][]string
+	units  []string // memory of wanted
+	pulled []string // and of started
+	lists  map[string][]string
+	texts  map[string]string
 }
 
 func (r *root) fail(err error) {

@@ -26,6 +26,14 @@ func findConsole(r *root) []string {
 	if r.systemd {
 		return r.systemdConsole()
 	}
+	args := initArguments(r.words)
+	if slices.Contains([]string{"busybox", "toybox"}, name) && len(args) > 0 {
+		name = args[0] // which of its programs it is
+		args[0] = "/" + name
+	}
+	if text := startsShell(args, name == "init"); text != "" {
+		return []string{"the command line: " + quote(text)}
+	}
 	out := r.inittab()
 	if path.Base(resolved) == "busybox" && (name == "init" || name == "linuxrc") && !r.exists("etc/inittab") {
 		// Its own table has a shell for whoever presses Enter (init/init.c).
@@ -67,13 +75,98 @@ func (r *root) systemdConsole() []string {
 			out = append(out, show(p))
 		}
 	}
+	for _, name := range r.started() {
+		// The prompts are looked at above, with what switches them off.
+		if slices.ContainsFunc(prompts, func(s string) bool { return strings.HasPrefix(name, s) }) {
+			continue
+		}
+		if path.Ext(name) == ".service" && readsTerminal(r.text(name)) {
+			out = append(out, show(r.unit(name)))
+		}
+	}
+	out = append(out, r.crashShell()...)
 	// These are started when something fails, or when somebody presses keys.
 	for _, name := range []string{"emergency.service", "rescue.service", "autovt@tty1.service"} {
 		if p := r.unit(name); p != "" && !r.masked(name) && r.unitOf(name) != "" {
 			out = append(out, show(p))
 		}
 	}
+	slices.Sort(out)
+	return slices.Compact(out)
+}
+
+// readsTerminal reports whether a unit's programs read a terminal, whatever
+// they are (systemd.exec(5)).
+func readsTerminal(text string) bool {
+	tty := func(value string) bool { return value == "tty" || value == "tty-force" || value == "tty-fail" }
+	return slices.ContainsFunc(settings(text, "StandardInput"), tty) || slices.ContainsFunc(settings(text, "TTYPath"), func(v string) bool { return v != "" })
+}
+
+// crashShell finds what has systemd start a shell on the console when it
+// crashes (systemd-system.conf(5), systemd(1)).
+func (r *root) crashShell() []string {
+	var out []string
+	on := func(value string) bool {
+		return slices.Contains([]string{"1", "yes", "y", "true", "t", "on"}, strings.ToLower(value))
+	}
+	var files []string
+	for _, dir := range []string{"etc/systemd", "usr/local/lib/systemd", "usr/lib/systemd", "lib/systemd"} {
+		files = append(files, dir+"/system.conf")
+		for _, name := range r.list(dir + "/system.conf.d") {
+			files = append(files, dir+"/system.conf.d/"+name)
+		}
+	}
+	for _, f := range files {
+		if slices.ContainsFunc(settings(r.read(f), "CrashShell"), on) {
+			out = append(out, show(f)+": CrashShell")
+		}
+	}
+	for _, w := range r.words {
+		if value, ok := strings.CutPrefix(w, "systemd.crash_shell"); ok && (value == "" || on(strings.TrimPrefix(value, "="))) {
+			out = append(out, "the command line: "+quote(w))
+		}
+	}
 	return out
+}
+
+// initArguments returns what the kernel gives to init: what follows "--", and
+// before that every word that it does not know. Which it knows, nobody here does:
+// those with a value or a dot are no arguments, and a few others are left out.
+func initArguments(words []string) []string {
+	var out []string
+	for i, w := range words {
+		if w == "--" {
+			return append(out, slices.Clone(words[i+1:])...)
+		}
+		if w = strings.Trim(w, `"`); !strings.ContainsAny(w, "=.") && !slices.Contains([]string{"quiet", "ro", "rw", "debug", "nokaslr"}, w) {
+			out = append(out, w)
+		}
+	}
+	return out
+}
+
+// startsShell returns the arguments of init that start a shell or a login which
+// reads its input, or with which sysvinit starts one. A shell that is given a
+// command or a script does not.
+func startsShell(args []string, sysvinit bool) string {
+	for i, a := range args {
+		name := path.Base(strings.Trim(a, `"'-`))
+		program := strings.Contains(a, "/")
+		switch {
+		case program && (name == "login" || name == "sulogin" || strings.HasSuffix(name, "getty")),
+			sysvinit && slices.Contains([]string{"single", "S", "s", "1", "b", "emergency"}, a):
+			return strings.Join(args[i:], " ")
+		case slices.Contains(shells, name):
+			rest := args[i+1:]
+			for len(rest) > 0 && strings.HasPrefix(rest[0], "-") && !strings.Contains(rest[0], "c") {
+				rest = rest[1:]
+			}
+			if len(rest) == 0 {
+				return strings.Join(args[i:], " ")
+			}
+		}
+	}
+	return ""
 }
 
 // serialMasked reports whether the units that the getty generator starts on

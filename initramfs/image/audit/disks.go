@@ -36,11 +36,16 @@ func findDisks(r *root) []string {
 	return out
 }
 
-// diskUnits finds units that mount, or swap to, a disk of the host's.
+// diskUnits finds units that mount, or swap to, a disk of the host's, and what
+// the command line has systemd mount.
 func (r *root) diskUnits(mapped map[string]bool) []string {
 	var out []string
-	for _, p := range r.wanted() {
-		name := path.Base(p)
+	for _, w := range r.words {
+		if extra, ok := strings.CutPrefix(w, "systemd.mount-extra="); ok {
+			out = append(out, "the command line: "+quote(extra))
+		}
+	}
+	for _, name := range r.started() {
 		switch ext := path.Ext(name); ext {
 		case ".automount":
 			name = strings.TrimSuffix(name, ext) + ".mount"
@@ -52,10 +57,10 @@ func (r *root) diskUnits(mapped map[string]bool) []string {
 		what := settings(text, "What")
 		disk := func(name string) bool { return hostDisk(name) && !mapped[name] }
 		if slices.ContainsFunc(what, disk) || slices.ContainsFunc(settings(text, "Type"), hostShare) {
-			out = append(out, fmt.Sprintf("%s: %s", show(p), quote(strings.Join(what, " "))))
+			out = append(out, fmt.Sprintf("%s: %s", show(r.unit(name)), quote(strings.Join(what, " "))))
 		}
 	}
-	return out
+	return slices.Compact(out)
 }
 
 // hostDisk reports whether a name is of a disk that the host provides.

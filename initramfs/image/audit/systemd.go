@@ -2,6 +2,7 @@ package audit
 
 import (
 	"io/fs"
+	"maps"
 	"path"
 	"slices"
 	"strings"
@@ -161,8 +162,47 @@ func (r *root) wanted() []string {
 	return r.units
 }
 
+// started returns the names of the units that something pulls in: a link in a
+// folder of wants, or a setting of another unit that is there.
+func (r *root) started() []string {
+	if r.pulled != nil {
+		return r.pulled
+	}
+	seen := make(map[string]bool)
+	for _, p := range r.wanted() {
+		seen[path.Base(p)] = true
+	}
+	for _, dir := range unitDirs {
+		for _, by := range r.list(dir) {
+			if !isUnit(by) || r.masked(by) {
+				continue
+			}
+			for _, value := range settings(r.text(by), "Wants", "Requires", "Requisite", "BindsTo", "Upholds", "OnFailure", "OnSuccess", "Unit", "Service", "Sockets") {
+				for _, name := range strings.Fields(value) {
+					if isUnit(name) && !r.masked(name) {
+						seen[name] = true
+					}
+				}
+			}
+		}
+	}
+	r.pulled = slices.Sorted(maps.Keys(seen))
+	return r.pulled
+}
+
 // text returns what a unit's file and its drop-ins say.
 func (r *root) text(name string) string {
+	if text, ok := r.texts[name]; ok {
+		return text
+	}
+	if r.texts == nil {
+		r.texts = make(map[string]string)
+	}
+	r.texts[name] = r.readText(name)
+	return r.texts[name]
+}
+
+func (r *root) readText(name string) string {
 	var out strings.Builder
 	files := 0
 	add := func(p string) {

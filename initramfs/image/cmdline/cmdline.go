@@ -55,6 +55,8 @@ var fixed = []string{
 	"random.trust_bootloader=off",
 	// systemd takes credentials, root and swap from places that the host fills.
 	"systemd.import_credentials=no", "systemd.gpt_auto=no", "systemd.swap=no",
+	// From version 256 on, systemd starts sshd for the host, on vsock.
+	"systemd.ssh_auto=no",
 }
 
 // noLogin keeps systemd's logins, questions and shells off the console, which
@@ -167,6 +169,9 @@ func ours(p policy.Policy) []string {
 	add("keep", Keep(p.Keep), Keep(d.Keep))
 	add("timeout", p.Timeout.String(), d.Timeout.String())
 	add("modules", string(p.Modules), string(d.Modules))
+	if p.Console {
+		out = append(out, policy.Prefix+"stdin=console")
+	}
 	return out
 }
 
