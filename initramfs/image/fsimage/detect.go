@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"hash/crc32"
 	"io"
-	"math/bits"
 
 	"cocoroot/unlock/policy"
 )
@@ -57,8 +56,8 @@ func Detect(r io.ReaderAt) (policy.FSType, int64, error) {
 	}
 	switch kind := kindOf(head); kind {
 	case policy.Squashfs:
-		s, err := parseSquashfs(head)
-		return kind, s.used, err
+		length, err := parseSquashfs(head)
+		return kind, length, err
 	case policy.EROFS:
 		s, err := parseEROFS(head)
 		if err == nil {
@@ -66,8 +65,8 @@ func Detect(r io.ReaderAt) (policy.FSType, int64, error) {
 		}
 		return kind, s.length, err
 	case policy.Ext4:
-		s, err := parseExt4(head)
-		return kind, s.length, err
+		length, err := parseExt4(head)
+		return kind, length, err
 	}
 	return "", 0, ErrUnknown
 }
@@ -104,59 +103,36 @@ func unsupported(format string, args ...any) error {
 	return fmt.Errorf("%w: %s", ErrFeature, fmt.Sprintf(format, args...))
 }
 
-// squashfsSB is what is used of a squashfs superblock. Offsets in the image.
-type squashfsSB struct {
-	blockSize   int64 // bytes of a file's blocks
-	compression uint16
-	used        int64 // length of the file system
-	fragments   uint32
-	root        uint64 // reference to the inode
-	inodes      int64
-	directories int64
-	fragmentsAt int64
-}
-
-// parseSquashfs reads a superblock of squashfs 4.0.
-func parseSquashfs(head []byte) (squashfsSB, error) {
-	s := squashfsSB{
-		blockSize:   int64(le.Uint32(head[12:])),
-		fragments:   le.Uint32(head[16:]),
-		compression: le.Uint16(head[20:]),
-		root:        le.Uint64(head[32:]),
-		used:        int64(le.Uint64(head[40:])),
-		inodes:      int64(le.Uint64(head[64:])),
-		directories: int64(le.Uint64(head[72:])),
-		fragmentsAt: int64(le.Uint64(head[80:])),
-	}
-	major, minor, log := le.Uint16(head[28:]), le.Uint16(head[30:]), le.Uint16(head[22:])
+// parseSquashfs reads a superblock of squashfs 4.0, and returns the length of the
+// file system.
+func parseSquashfs(head []byte) (int64, error) {
+	block, log, compression := le.Uint32(head[12:]), le.Uint16(head[22:]), le.Uint16(head[20:])
+	major, minor := le.Uint16(head[28:]), le.Uint16(head[30:])
+	used, inodes, directories := int64(le.Uint64(head[40:])), int64(le.Uint64(head[64:])), int64(le.Uint64(head[72:]))
 	switch {
 	case major != 4 || minor != 0:
-		return s, unsupported("squashfs %d.%d; 4.0 is known", major, minor)
-	case log < 12 || log > 20 || s.blockSize != 1<<log: // SQUASHFS_FILE_MAX_LOG
-		return s, corrupt("squashfs with blocks of %d bytes", s.blockSize)
-	case s.used < squashfsSuper:
-		return s, corrupt("squashfs of %d bytes", s.used)
-	case s.inodes < squashfsSuper || s.inodes >= s.used || s.directories < s.inodes || s.directories >= s.used:
-		return s, corrupt("squashfs with tables outside it")
-	case s.fragments > 0 && (s.fragmentsAt < squashfsSuper || s.fragmentsAt >= s.used):
-		return s, corrupt("squashfs with fragments outside it")
+		return 0, unsupported("squashfs %d.%d; 4.0 is known", major, minor)
+	case log < 12 || log > 20 || block != 1<<log: // SQUASHFS_FILE_MAX_LOG
+		return 0, corrupt("squashfs with blocks of %d bytes", block)
+	case used < squashfsSuper:
+		return 0, corrupt("squashfs of %d bytes", used)
+	case inodes < squashfsSuper || inodes >= used || directories < inodes || directories >= used:
+		return 0, corrupt("squashfs with tables outside it")
+	case compression != 1 && compression != 4 && compression != 5 && compression != 6:
+		// Linux has no reader for lzma (2), the guest's kernel none for lzo (3).
+		return 0, unsupported("squashfs with compression %d; gzip, xz, lz4 and zstd are known", compression)
 	}
-	if _, err := newCodec(s.compression); err != nil {
-		return s, err
-	}
-	return s, nil
+	return used, nil
 }
 
 // erofsSB is what is used of an erofs superblock.
 type erofsSB struct {
-	bits     uint // of the block size
-	summed   bool
-	sum      uint32
-	root     uint64 // inode number
-	built    int64  // seconds since 1970, the time of inodes that have none
-	meta     int64  // where inodes begin, in the image
-	features uint32 // incompatible ones
-	length   int64
+	bits   uint // of the block size
+	summed bool
+	sum    uint32
+	root   uint64 // inode number
+	meta   int64  // where inodes begin, in the image
+	length int64
 }
 
 // The features of erofs (EROFS_FEATURE_INCOMPAT_*) that do not mean that files
@@ -175,17 +151,15 @@ const erofsCompressed = "an erofs with compressed files, whose plaintext the hos
 func parseEROFS(head []byte) (erofsSB, error) {
 	b := head[secondSuper:]
 	s := erofsSB{
-		bits:     uint(b[12]),
-		sum:      le.Uint32(b[4:]),
-		summed:   le.Uint32(b[8:])&erofsSummed != 0,
-		root:     uint64(le.Uint16(b[14:])),
-		built:    int64(le.Uint64(b[24:])),
-		features: le.Uint32(b[80:]),
+		bits:   uint(b[12]),
+		sum:    le.Uint32(b[4:]),
+		summed: le.Uint32(b[8:])&erofsSummed != 0,
+		root:   uint64(le.Uint16(b[14:])),
 	}
-	devices, dirBits := le.Uint16(b[86:]), b[90]
+	features, devices, dirBits := le.Uint32(b[80:]), le.Uint16(b[86:]), b[90]
 	switch {
-	case s.features&^erofsKnown != 0:
-		return s, unsupported("%s (features %#x)", erofsCompressed, s.features&^erofsKnown)
+	case features&^erofsKnown != 0:
+		return s, unsupported("%s (features %#x)", erofsCompressed, features&^erofsKnown)
 	case devices != 0:
 		return s, unsupported("erofs on more than one device")
 	case dirBits != 0:
@@ -222,18 +196,6 @@ func (s erofsSB) checkSum(r io.ReaderAt) error {
 	return nil
 }
 
-// ext4SB is what is used of an ext4 superblock.
-type ext4SB struct {
-	blockSize      int64 // bytes
-	length         int64
-	firstData      int64 // number of the block that group 0 begins with
-	inodeSize      int64 // bytes
-	inodes         uint32
-	inodesPerGroup uint32
-	descriptorSize int64 // bytes
-	incompatible   uint32
-}
-
 // The features of ext4 that are looked at (EXT4_FEATURE_*).
 const (
 	ext4FileType   = 0x2
@@ -262,67 +224,40 @@ var ext4Names = []struct {
 	{0x1000, "dirdata"}, {0x8000, "inline_data"}, {0x10000, "encrypt"}, {0x20000, "casefold"},
 }
 
-func parseExt4(head []byte) (ext4SB, error) {
+// parseExt4 returns the length of the file system.
+func parseExt4(head []byte) (int64, error) {
 	b := head[secondSuper:]
-	compatible, writers := le.Uint32(b[0x5c:]), le.Uint32(b[0x64:])
-	s := ext4SB{
-		incompatible:   le.Uint32(b[0x60:]),
-		firstData:      int64(le.Uint32(b[0x14:])),
-		inodes:         le.Uint32(b[0x0:]),
-		inodesPerGroup: le.Uint32(b[0x28:]),
-		inodeSize:      128,
-		descriptorSize: 32,
-	}
-	if bad := s.incompatible &^ (ext4Known | ext4Recover); bad != 0 {
+	compatible, incompatible, writers := le.Uint32(b[0x5c:]), le.Uint32(b[0x60:]), le.Uint32(b[0x64:])
+	if bad := incompatible &^ (ext4Known | ext4Recover); bad != 0 {
 		for _, f := range ext4Names {
 			if bad&f.bit != 0 {
-				return s, unsupported("ext4's %s", f.name)
+				return 0, unsupported("ext4's %s", f.name)
 			}
 		}
-		return s, unsupported("ext4 features %#x", bad)
+		return 0, unsupported("ext4 features %#x", bad)
 	}
 	if writers&ext4Summed != 0 && ^crc32.Checksum(b[:0x3fc], castagnoli) != le.Uint32(b[0x3fc:]) {
-		return s, corrupt("the checksum of the ext4 superblock is wrong")
+		return 0, corrupt("the checksum of the ext4 superblock is wrong")
 	}
-	if s.incompatible&ext4Recover != 0 || writers&ext4OrphansThere != 0 {
-		return s, ErrRecovery
+	if incompatible&ext4Recover != 0 || writers&ext4OrphansThere != 0 {
+		return 0, ErrRecovery
 	}
 	if compatible&ext4Journal != 0 && le.Uint32(b[0xe0:]) == 0 {
-		return s, unsupported("ext4 with its journal on another device")
+		return 0, unsupported("ext4 with its journal on another device")
 	}
-	return s, s.measure(b)
-}
-
-// measure reads the numbers that the file system is laid out by.
-func (s *ext4SB) measure(b []byte) error {
-	log, revision := le.Uint32(b[0x18:]), le.Uint32(b[0x4c:])
+	log := le.Uint32(b[0x18:])
 	if log > 2 { // the guest's kernel has pages of 4096 bytes
-		return unsupported("ext4 with blocks of 2^%d bytes", uint64(log)+10)
+		return 0, unsupported("ext4 with blocks of 2^%d bytes", uint64(log)+10)
 	}
-	s.blockSize = 1024 << log
-	blocks := uint64(le.Uint32(b[0x4:]))
-	if revision > 0 {
-		s.inodeSize = int64(le.Uint16(b[0x58:]))
-	}
-	if s.incompatible&ext464Bit != 0 {
-		s.descriptorSize = int64(le.Uint16(b[0xfe:]))
+	size, blocks, first := uint64(1024)<<log, uint64(le.Uint32(b[0x4:])), uint64(le.Uint32(b[0x14:]))
+	if incompatible&ext464Bit != 0 {
 		blocks |= uint64(le.Uint32(b[0x150:])) << 32
 	}
-	perGroup := uint64(le.Uint32(b[0x20:]))
-	most := uint64(s.blockSize) * 8 // one block of bits
 	switch {
-	case blocks > 1<<62/uint64(s.blockSize):
-		return corrupt("ext4 with %d blocks", blocks)
-	case s.inodeSize < 128 || s.inodeSize > s.blockSize || bits.OnesCount64(uint64(s.inodeSize)) != 1:
-		return corrupt("ext4 with inodes of %d bytes", s.inodeSize)
-	case s.descriptorSize < 32 || s.descriptorSize > s.blockSize || bits.OnesCount64(uint64(s.descriptorSize)) != 1,
-		s.incompatible&ext464Bit != 0 && s.descriptorSize < 64:
-		return corrupt("ext4 with group descriptors of %d bytes", s.descriptorSize)
-	case s.inodesPerGroup == 0 || uint64(s.inodesPerGroup) > most || perGroup == 0:
-		return corrupt("ext4 with groups of %d blocks and %d inodes", perGroup, s.inodesPerGroup)
-	case uint64(s.firstData) >= blocks || (s.blockSize == 1024) != (s.firstData == 1):
-		return corrupt("ext4 that begins with block %d of %d", s.firstData, blocks)
+	case blocks > 1<<62/size:
+		return 0, corrupt("ext4 with %d blocks", blocks)
+	case first >= blocks || (size == 1024) != (first == 1):
+		return 0, corrupt("ext4 that begins with block %d of %d", first, blocks)
 	}
-	s.length = int64(blocks) * s.blockSize
-	return nil
+	return int64(blocks * size), nil
 }

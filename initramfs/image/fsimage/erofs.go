@@ -2,189 +2,178 @@ package fsimage
 
 import (
 	"bytes"
+	"fmt"
 	"io"
-	"time"
+	"io/fs"
+
+	"cocoroot/unlock/policy"
 )
 
-// The layouts of an inode's data (EROFS_INODE_* in fs/erofs/erofs_fs.h of
-// Linux 6.12). Compressed data is read into pages that may hold parts of the
-// file already, so the guest refuses it (SECURITY.md); 1 and 3 are compressed.
+// Bounds of an erofs that is looked through.
 const (
-	erofsPlain  = 0 // whole blocks
-	erofsInline = 2 // whole blocks, and the rest behind the inode
-	erofsChunks = 4 // blocks of any size, holes
+	maxFolder  = 16 << 20 // bytes that a folder has on disk
+	maxEntries = 4 << 20
+	maxFolders = 256 // in one another
 )
 
-// erofs is an erofs. Inodes lie in slots of 32 bytes; a slot's number is the
-// inode's.
-type erofs struct {
-	r    io.ReaderAt
-	meta *pages
-	sb   erofsSB
-}
-
-func newEROFS(r io.ReaderAt, head []byte) (volume, error) {
-	sb, err := parseEROFS(head)
-	return &erofs{r: r, meta: newPages(r), sb: sb}, err
-}
-
-func (e *erofs) blockSize() int64 { return 1 << e.sb.bits }
-
-// erofsData is where an inode's bytes are.
-type erofsData struct {
-	layout int
-	after  int64  // where the inode ends and its attributes too, in the image
-	where  uint32 // i_u: the first block, or what chunks look like
-}
-
-func (e *erofs) root() (node, error) { return e.node(e.sb.root) }
-
-func (e *erofs) node(ref uint64) (node, error) {
-	if ref >= uint64(e.sb.length)/32 {
-		return node{}, corrupt("the inode %d", ref)
-	}
-	at := e.sb.meta + int64(ref)*32
-	b, err := e.meta.at(at, 32)
+// CheckEROFS walks through the folders of an erofs, and returns how many bytes its
+// files have together. It returns ErrCorrupt for what fsck.erofs (1.5) would follow out
+// of the folder that it unpacks to, or without end: names with a slash, folders in
+// themselves.
+func CheckEROFS(r io.ReaderAt) (int64, error) {
+	kind, _, err := Detect(r)
 	if err != nil {
-		return node{}, err
+		return 0, err
+	}
+	if kind != policy.EROFS {
+		return 0, ErrUnknown
+	}
+	head, err := readHead(r)
+	if err != nil {
+		return 0, err
+	}
+	w := erofsWalk{r: r, seen: map[uint64]bool{}}
+	if w.sb, err = parseEROFS(head); err != nil {
+		return 0, err
+	}
+	err = w.folder(w.sb.root, 0)
+	return w.bytes, err
+}
+
+type erofsWalk struct {
+	r       io.ReaderAt
+	sb      erofsSB
+	seen    map[uint64]bool // folders
+	entries int
+	bytes   int64
+}
+
+// erofsInode is what is used of an inode (fs/erofs/erofs_fs.h of Linux 6.12,
+// struct erofs_inode_compact and _extended). Inodes lie in slots of 32 bytes; a
+// slot's number is the inode's.
+type erofsInode struct {
+	mode   fs.FileMode
+	size   int64
+	inline bool  // the rest that fills no block follows the inode
+	after  int64 // where that is, in the image
+	block  int64 // the first one
+}
+
+func (w *erofsWalk) read(at int64, n int) ([]byte, error) {
+	b := make([]byte, n)
+	if _, err := w.r.ReadAt(b, at); err == io.EOF {
+		return nil, corrupt("it ends before byte %d", at+int64(n))
+	} else if err != nil {
+		return nil, fmt.Errorf("cannot read the file system: %w", err)
+	}
+	return b, nil
+}
+
+func (w *erofsWalk) inode(nid uint64) (erofsInode, error) {
+	if nid >= uint64(w.sb.length)/32 {
+		return erofsInode{}, corrupt("the inode %d", nid)
+	}
+	at := w.sb.meta + int64(nid)*32
+	b, err := w.read(at, 32)
+	if err != nil {
+		return erofsInode{}, err
 	}
 	format, attributes := le.Uint16(b), int64(le.Uint16(b[2:]))
-	n := node{ref: ref, mode: unixMode(le.Uint16(b[4:])), size: int64(le.Uint32(b[8:])), time: time.Unix(e.sb.built, 0)}
-	d := erofsData{layout: int(format >> 1 & 7), where: le.Uint32(b[16:]), after: at + 32}
+	in := erofsInode{mode: UnixMode(le.Uint16(b[4:])), size: int64(le.Uint32(b[8:])), block: int64(le.Uint32(b[16:])), after: at + 32}
 	if format&1 != 0 { // the larger form
-		if b, err = e.meta.at(at, 64); err != nil {
-			return node{}, err
+		if b, err = w.read(at, 64); err != nil {
+			return in, err
 		}
-		n.size, n.time = int64(le.Uint64(b[8:])), time.Unix(int64(le.Uint64(b[32:])), int64(le.Uint32(b[40:])))
-		d.after += 32
-	}
-	if format>>4 != 0 || d.layout > erofsChunks {
-		return node{}, unsupported("an erofs inode of the form %#x", format)
-	}
-	if d.layout != erofsPlain && d.layout != erofsInline && d.layout != erofsChunks {
-		return node{}, unsupported(erofsCompressed)
-	}
-	if n.size < 0 {
-		return node{}, corrupt("a file of %d bytes", uint64(n.size))
+		in.size, in.after = int64(le.Uint64(b[8:])), at+64
 	}
 	if attributes > 0 {
-		d.after += 12 + 4*(attributes-1)
+		in.after += 12 + 4*(attributes-1)
 	}
-	n.data = d
-	return n, nil
+	const plain, inline = 0, 2 // EROFS_INODE_FLAT_*
+	layout := format >> 1 & 7
+	in.inline = layout == inline
+	switch {
+	case in.mode.IsDir() && layout != plain && !in.inline:
+		return in, unsupported("erofs with compressed folders")
+	case in.mode.IsDir() && (in.size < 0 || in.size > maxFolder), in.size < 0:
+		return in, corrupt("%d bytes in one inode", uint64(in.size))
+	}
+	return in, nil
 }
 
-// list reads a folder: in each block first its entries, whose number the first
-// one's name tells, and then their names.
-func (e *erofs) list(n node) ([]entry, error) {
-	if n.size > maxFolder {
-		return nil, corrupt("a folder of %d bytes", n.size)
+// folder walks through a folder: in each block first its entries, whose number
+// the first one's name tells, and then their names.
+func (w *erofsWalk) folder(nid uint64, depth int) error {
+	in, err := w.inode(nid)
+	switch {
+	case err != nil:
+		return err
+	case !in.mode.IsDir():
+		return corrupt("its root is no folder")
+	case w.seen[nid] || depth > maxFolders:
+		return corrupt("a folder is in itself, or in two others")
 	}
-	var all []entry
-	for off := int64(0); off < n.size; off += e.blockSize() {
-		b := make([]byte, min(e.blockSize(), n.size-off))
-		if err := e.read(n, b, off); err != nil {
-			return nil, err
+	w.seen[nid] = true
+	block := int64(1) << w.sb.bits
+	for off := int64(0); off < in.size; off += block {
+		at := in.block<<w.sb.bits + off
+		if in.inline && off+block > in.size {
+			at = in.after
 		}
-		more, err := erofsEntries(b)
+		b, err := w.read(at, int(min(block, in.size-off)))
+		if err == nil {
+			err = w.names(b, depth)
+		}
 		if err != nil {
-			return nil, err
+			return err
 		}
-		all = append(all, more...)
 	}
-	return all, nil
+	return nil
 }
 
-func erofsEntries(b []byte) ([]entry, error) {
-	const size = 12 // struct erofs_dirent
+// names looks at the entries (struct erofs_dirent) of a folder's block.
+func (w *erofsWalk) names(b []byte, depth int) error {
+	const size = 12
 	if len(b) < size {
-		return nil, corrupt("a folder's block of %d bytes", len(b))
+		return corrupt("a folder's block of %d bytes", len(b))
 	}
 	first := int(le.Uint16(b[8:]))
 	if first < size || first%size != 0 || first > len(b) {
-		return nil, corrupt("a folder's block with names from byte %d on", first)
+		return corrupt("a folder's block with names from byte %d on", first)
 	}
-	var all []entry
 	for i := 0; i < first; i += size {
-		from, to := int(le.Uint16(b[i+8:])), len(b)
-		last := i+size == first
+		from, to, last := int(le.Uint16(b[i+8:])), len(b), i+size == first
 		if !last {
 			to = int(le.Uint16(b[i+size+8:]))
 		}
 		if from < first || from >= to || to > len(b) {
-			return nil, corrupt("a folder with a name from byte %d to %d", from, to)
+			return corrupt("a folder with a name from byte %d to %d", from, to)
 		}
 		name := b[from:to]
 		if end := bytes.IndexByte(name, 0); last && end >= 0 {
 			name = name[:end]
 		}
-		switch {
-		case string(name) == "." || string(name) == "..":
-		case !validName(string(name)):
-			return nil, corrupt("a folder has the name %.64q", name)
-		default:
-			all = append(all, entry{string(name), le.Uint64(b[i:])})
+		if string(name) == "." || string(name) == ".." {
+			continue
 		}
-	}
-	return all, nil
-}
-
-func (e *erofs) read(n node, p []byte, off int64) error {
-	d, ok := n.data.(erofsData)
-	if !ok {
-		return corrupt("it has no content")
-	}
-	for len(p) > 0 {
-		m, err := e.some(n, d, p, off)
+		if w.entries++; w.entries > maxEntries || !ValidName(string(name)) {
+			return corrupt("a folder has the name %.64q", name)
+		}
+		nid := le.Uint64(b[i:])
+		in, err := w.inode(nid)
+		switch {
+		case err != nil:
+			return err
+		case in.mode.IsDir():
+			err = w.folder(nid, depth+1)
+		case in.mode.IsRegular():
+			if w.bytes += in.size; w.bytes < 0 {
+				err = corrupt("files longer than any disk")
+			}
+		}
 		if err != nil {
 			return err
 		}
-		p, off = p[m:], off+int64(m)
 	}
 	return nil
-}
-
-// some reads at least one byte.
-func (e *erofs) some(n node, d erofsData, p []byte, off int64) (int, error) {
-	switch d.layout {
-	case erofsPlain:
-		return len(p), readInto(e.r, p, int64(d.where)<<e.sb.bits+off)
-	case erofsInline:
-		tail := n.size &^ (e.blockSize() - 1)
-		if off >= tail {
-			return len(p), readInto(e.r, p, d.after+off-tail)
-		}
-		p = p[:min(int64(len(p)), tail-off)]
-		return len(p), readInto(e.r, p, int64(d.where)<<e.sb.bits+off)
-	}
-	return e.chunk(d, p, off)
-}
-
-// chunk reads what is in one chunk.
-func (e *erofs) chunk(d erofsData, p []byte, off int64) (int, error) {
-	const hole = 1<<32 - 1 // EROFS_NULL_ADDR
-	bits := e.sb.bits + uint(d.where&0x1f)
-	if bits > 40 || d.where&0xffc0 != 0 { // EROFS_CHUNK_FORMAT_ALL
-		return 0, corrupt("chunks of the form %#x", d.where)
-	}
-	unit := int64(4)
-	if d.where&0x20 != 0 { // with indexes
-		unit = 8
-	}
-	at := (d.after+unit-1)&^(unit-1) + unit*(off>>bits)
-	b, err := e.meta.at(at, int(unit))
-	if err != nil {
-		return 0, err
-	}
-	in := off & (1<<bits - 1)
-	p = p[:min(int64(len(p)), 1<<bits-in)]
-	block := le.Uint32(b[unit-4:])
-	if unit == 8 && le.Uint16(b[2:]) != 0 {
-		return 0, unsupported("erofs on more than one device")
-	}
-	if block == hole {
-		clear(p)
-		return len(p), nil
-	}
-	return len(p), readInto(e.r, p, int64(block)<<e.sb.bits+in)
 }

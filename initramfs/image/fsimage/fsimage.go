@@ -1,345 +1,145 @@
-// Package fsimage reads the file system in an image: which one it is, its
-// folders, its files. It needs neither a mount nor a privilege.
+// Package fsimage says which file system an image holds, and shows its files.
 //
-// It knows what the guest mounts: squashfs 4.0 (gzip, lz4, xz, zstd), erofs
-// (not compressed) and ext4 (ext2 and ext3 too), as Linux's own sources lay
-// them out; the offsets are those of the headers that are named. Who made the
-// image decides every byte of it: whatever it says, little memory is used, and
-// each call ends.
+// It knows what the guest mounts: squashfs 4.0, erofs and ext4 (ext2 and ext3 too),
+// by their superblocks, as Linux's own sources lay them out. Their files the stock
+// tools read; see package rootfs. A Tree holds what was read.
 //
-// It does not check what the kernel would check on top, reads neither owners
-// nor extended attributes, and two names of one file are two files here.
+// Who made the image decides every byte of it: whatever it says, little memory is
+// used, and each call ends. What the kernel would check on top is not checked.
 package fsimage
 
 import (
+	"bytes"
 	"errors"
-	"fmt"
 	"io"
 	"io/fs"
 	"path"
+	"slices"
 	"strings"
-	"sync"
 	"time"
-
-	"cocoroot/unlock/policy"
 )
 
-// Bounds of what is held in memory.
+// Bounds, as Linux has them.
 const (
-	maxFolder = 16 << 20 // bytes that a folder has on disk
-	maxLink   = 4096     // bytes of a symbolic link's text, PATH_MAX
-	maxPath   = 4096     // bytes, as well
-	maxName   = 255      // bytes, NAME_MAX
-	maxLinks  = 40       // links on one way, as in the kernel's fs/namei.c
-	maxDepth  = 4096     // parts of a path, links resolved
-	maxNames  = 1 << 17  // of folders that are remembered
+	maxName  = 255  // bytes, NAME_MAX
+	maxLinks = 40   // links on one way, fs/namei.c
+	maxDepth = 4096 // parts of a path, links resolved
 )
 
-// FS is an image's tree: an fs.FS with ReadDir, ReadLink and Lstat. Like the
-// disk, it does not follow symbolic links: Open and Lstat of a link are of the
-// link itself, and no path leads through one. Resolve follows them.
-//
-// A corrupt image can have a folder that contains itself, or a file of 2^62
-// bytes: who walks, or reads to the end, has to stop somewhere.
-type FS struct {
-	mu sync.Mutex // for the rest, and the volumes keep what they read last
-	v  volume
-	// names are those of folders that were walked through, by the folder.
-	names map[uint64]map[string]uint64
-	count int // of all names there
+// Node is a file, a folder or whatever.
+type Node struct {
+	Mode  fs.FileMode
+	Size  int64                            // bytes
+	Names func() (map[string]*Node, error) // of a folder
+	Data  func() ([]byte, error)           // of a file, its beginning; of a symbolic link, its text
 }
 
-// node is an inode: one file, folder or whatever.
-type node struct {
-	ref  uint64 // where the volume finds it again
-	mode fs.FileMode
-	size int64 // bytes
-	time time.Time
-	data any // what the volume needs to read it
-}
+// Tree is an fs.FS of nodes, with ReadDir, ReadLink and Lstat. Like the disk,
+// it does not follow symbolic links: Open and Lstat of a link are of the link
+// itself, and no path leads through one. Resolve follows them.
+type Tree struct{ Root *Node }
 
-// entry is a name in a folder.
-type entry struct {
-	name string
-	ref  uint64
-}
-
-// volume is one kind of file system.
-type volume interface {
-	root() (node, error)
-	node(ref uint64) (node, error)
-	// list returns what is in a folder, without "." and "..".
-	list(n node) ([]entry, error)
-	// read returns the bytes of a regular file or a symbolic link from off
-	// on, which lie before its end. It fills p, or returns an error.
-	read(n node, p []byte, off int64) error
-}
-
-// Open reads the file system of an image with size bytes. Its errors are
-// those of Detect, and r's.
-func Open(r io.ReaderAt, size int64) (*FS, error) {
-	kind, length, err := Detect(r)
-	if err != nil {
-		return nil, err
-	}
-	if length > size {
-		return nil, corrupt("it has %d bytes, and the image %d", length, size)
-	}
-	r = io.NewSectionReader(r, 0, length)
-	head, err := readHead(r)
-	if err != nil {
-		return nil, err
-	}
-	f := &FS{}
-	switch kind {
-	case policy.Squashfs:
-		f.v, err = newSquashfs(r, head)
-	case policy.EROFS:
-		f.v, err = newEROFS(r, head)
-	default:
-		f.v, err = newExt4(r, head)
-	}
-	if err != nil {
-		return nil, err
-	}
-	if root, err := f.v.root(); err != nil {
-		return nil, fmt.Errorf("cannot read the root folder: %w", err)
-	} else if !root.mode.IsDir() {
-		return nil, corrupt("its root is no folder")
-	}
-	return f, nil
-}
-
-// find walks to a path.
-func (f *FS) find(name string) (node, error) {
-	if len(name) > maxPath {
-		return node{}, fs.ErrInvalid
-	}
-	n, err := f.v.root()
-	if err != nil || name == "." {
-		return n, err
-	}
+func (t Tree) find(op, name string) (*Node, error) {
+	n := t.Root
 	for part := range strings.SplitSeq(name, "/") {
-		if !validName(part) { // fs.ValidPath refuses names that are not UTF-8
-			return node{}, fs.ErrInvalid
+		if name == "." {
+			break
 		}
-		if !n.mode.IsDir() {
-			return node{}, fs.ErrNotExist
+		if !n.Mode.IsDir() {
+			return nil, &fs.PathError{Op: op, Path: name, Err: fs.ErrNotExist}
 		}
-		names, err := f.namesIn(n)
+		names, err := n.Names()
+		if err == nil && names[part] == nil {
+			err = fs.ErrNotExist
+		}
 		if err != nil {
-			return node{}, err
+			return nil, &fs.PathError{Op: op, Path: name, Err: err}
 		}
-		ref, ok := names[part]
-		if !ok {
-			return node{}, fs.ErrNotExist
-		}
-		if n, err = f.v.node(ref); err != nil {
-			return node{}, err
-		}
+		n = names[part]
 	}
 	return n, nil
 }
 
-// namesIn returns what is in a folder, by name; the first of two with one name.
-func (f *FS) namesIn(n node) (map[string]uint64, error) {
-	if names, ok := f.names[n.ref]; ok {
-		return names, nil
-	}
-	all, err := f.v.list(n)
+// Lstat says what a path is.
+func (t Tree) Lstat(name string) (fs.FileInfo, error) {
+	n, err := t.find("lstat", name)
 	if err != nil {
 		return nil, err
-	}
-	names := make(map[string]uint64, len(all))
-	for _, e := range all {
-		if _, twice := names[e.name]; !twice {
-			names[e.name] = e.ref
-		}
-	}
-	if f.count += len(all) + 1; f.names == nil || f.count > maxNames {
-		f.names, f.count = make(map[uint64]map[string]uint64), len(all)+1
-	}
-	f.names[n.ref] = names
-	return names, nil
-}
-
-// Lstat says what a path is.
-func (f *FS) Lstat(name string) (fs.FileInfo, error) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	n, err := f.find(name)
-	if err != nil {
-		return nil, &fs.PathError{Op: "lstat", Path: name, Err: err}
 	}
 	return info{path.Base(name), n}, nil
 }
 
+// Stat is Lstat.
+func (t Tree) Stat(name string) (fs.FileInfo, error) { return t.Lstat(name) }
+
 // ReadLink returns the text of a symbolic link.
-func (f *FS) ReadLink(name string) (string, error) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	text, err := f.readLink(name)
-	if err != nil {
-		return "", &fs.PathError{Op: "readlink", Path: name, Err: err}
+func (t Tree) ReadLink(name string) (string, error) {
+	n, err := t.find("readlink", name)
+	if err == nil && n.Mode.Type() != fs.ModeSymlink {
+		err = &fs.PathError{Op: "readlink", Path: name, Err: fs.ErrInvalid}
 	}
-	return text, nil
-}
-
-func (f *FS) readLink(name string) (string, error) {
-	n, err := f.find(name)
 	if err != nil {
 		return "", err
 	}
-	if n.mode.Type() != fs.ModeSymlink {
-		return "", fs.ErrInvalid
-	}
-	if n.size > maxLink {
-		return "", corrupt("a symbolic link of %d bytes", n.size)
-	}
-	b := make([]byte, n.size)
-	if err := f.v.read(n, b, 0); err != nil {
-		return "", err
-	}
-	return string(b), nil
+	text, err := n.Data()
+	return string(text), err
 }
 
-// ReadDir lists a folder, in the order of the disk.
-func (f *FS) ReadDir(name string) ([]fs.DirEntry, error) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	out, err := f.readDir(name)
-	if err != nil {
-		return nil, &fs.PathError{Op: "readdir", Path: name, Err: err}
+// ReadDir lists a folder.
+func (t Tree) ReadDir(name string) ([]fs.DirEntry, error) {
+	n, err := t.find("readdir", name)
+	if err == nil && !n.Mode.IsDir() {
+		err = &fs.PathError{Op: "readdir", Path: name, Err: fs.ErrInvalid}
 	}
-	return out, nil
-}
-
-func (f *FS) readDir(name string) ([]fs.DirEntry, error) {
-	n, err := f.find(name)
 	if err != nil {
 		return nil, err
 	}
-	if !n.mode.IsDir() {
-		return nil, errNotFolder
+	names, err := n.Names()
+	var out []fs.DirEntry
+	for name, n := range names {
+		out = append(out, fs.FileInfoToDirEntry(info{name, n}))
 	}
-	all, err := f.v.list(n)
+	slices.SortFunc(out, func(a, b fs.DirEntry) int { return strings.Compare(a.Name(), b.Name()) })
+	return out, err
+}
+
+// Open opens a regular file, which has ReadAt too.
+func (t Tree) Open(name string) (fs.File, error) {
+	n, err := t.find("open", name)
+	if err == nil && !n.Mode.IsRegular() {
+		err = &fs.PathError{Op: "open", Path: name, Err: fs.ErrInvalid}
+	}
 	if err != nil {
 		return nil, err
 	}
-	out := make([]fs.DirEntry, 0, len(all))
-	for _, e := range all {
-		n, err := f.v.node(e.ref)
-		if err != nil {
-			return nil, fmt.Errorf("%.64q: %w", e.name, err)
-		}
-		out = append(out, fs.FileInfoToDirEntry(info{e.name, n}))
-	}
-	return out, nil
-}
-
-var errNotFolder = errors.New("not a folder")
-
-// Open opens a file, a folder, or anything else, of which only Stat works then.
-func (f *FS) Open(name string) (fs.File, error) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	n, err := f.find(name)
+	data, err := n.Data()
 	if err != nil {
 		return nil, &fs.PathError{Op: "open", Path: name, Err: err}
 	}
-	if n.mode.IsDir() {
-		return &folder{fs: f, name: name, n: n}, nil
-	}
-	return &file{fs: f, name: name, n: n}, nil
+	return file{bytes.NewReader(data), info{path.Base(name), n}}, nil
 }
 
-// file is an open file. It has ReadAt too.
 type file struct {
-	fs   *FS
-	name string
-	n    node
-	off  int64
+	*bytes.Reader
+	info info
 }
 
-func (o *file) Stat() (fs.FileInfo, error) { return info{path.Base(o.name), o.n}, nil }
-func (o *file) Close() error               { return nil }
+func (f file) Stat() (fs.FileInfo, error) { return f.info, nil }
+func (f file) Close() error               { return nil }
 
-func (o *file) Read(p []byte) (int, error) {
-	n, err := o.ReadAt(p, o.off)
-	o.off += int64(n)
-	if n > 0 && err == io.EOF {
-		err = nil
-	}
-	return n, err
-}
-
-// ReadAt makes an open file an io.ReaderAt.
-func (o *file) ReadAt(p []byte, off int64) (int, error) {
-	o.fs.mu.Lock()
-	defer o.fs.mu.Unlock()
-	if !o.n.mode.IsRegular() || off < 0 {
-		return 0, &fs.PathError{Op: "read", Path: o.name, Err: fs.ErrInvalid}
-	}
-	if off >= o.n.size {
-		return 0, io.EOF
-	}
-	var end error
-	if left := o.n.size - off; int64(len(p)) > left {
-		p, end = p[:left], io.EOF
-	}
-	if err := o.fs.v.read(o.n, p, off); err != nil {
-		return 0, &fs.PathError{Op: "read", Path: o.name, Err: err}
-	}
-	return len(p), end
-}
-
-// folder is an open folder.
-type folder struct {
-	fs   *FS
-	name string
-	n    node
-	rest []fs.DirEntry
-	read bool
-}
-
-func (o *folder) Stat() (fs.FileInfo, error) { return info{path.Base(o.name), o.n}, nil }
-func (o *folder) Close() error               { return nil }
-
-func (o *folder) Read([]byte) (int, error) {
-	return 0, &fs.PathError{Op: "read", Path: o.name, Err: errors.New("a folder")}
-}
-
-func (o *folder) ReadDir(count int) ([]fs.DirEntry, error) {
-	if !o.read {
-		all, err := o.fs.ReadDir(o.name)
-		if err != nil {
-			return nil, err
-		}
-		o.rest, o.read = all, true
-	}
-	n := len(o.rest)
-	if count > 0 {
-		if n == 0 {
-			return nil, io.EOF
-		}
-		n = min(n, count)
-	}
-	out := o.rest[:n:n]
-	o.rest = o.rest[n:]
-	return out, nil
-}
+var _ io.ReaderAt = file{}
 
 // info describes a node under a name.
 type info struct {
 	name string
-	n    node
+	n    *Node
 }
 
 func (i info) Name() string       { return i.name }
-func (i info) Size() int64        { return i.n.size }
-func (i info) Mode() fs.FileMode  { return i.n.mode }
-func (i info) ModTime() time.Time { return i.n.time }
-func (i info) IsDir() bool        { return i.n.mode.IsDir() }
+func (i info) Size() int64        { return i.n.Size }
+func (i info) Mode() fs.FileMode  { return i.n.Mode }
+func (i info) ModTime() time.Time { return time.Time{} }
+func (i info) IsDir() bool        { return i.n.Mode.IsDir() }
 func (i info) Sys() any           { return nil }
 
 // ErrLoop is for symbolic links that lead nowhere in as many steps as Linux
@@ -391,8 +191,8 @@ func Resolve(fsys fs.ReadLinkFS, name string) (string, error) {
 	return done, nil
 }
 
-// unixMode turns a mode as stat(2) has it into Go's.
-func unixMode(m uint16) fs.FileMode {
+// UnixMode turns a mode as stat(2) has it into Go's.
+func UnixMode(m uint16) fs.FileMode {
 	mode := fs.FileMode(m & 0o777)
 	for bit, flag := range map[uint16]fs.FileMode{0o4000: fs.ModeSetuid, 0o2000: fs.ModeSetgid, 0o1000: fs.ModeSticky} {
 		if m&bit != 0 {
@@ -418,7 +218,7 @@ func unixMode(m uint16) fs.FileMode {
 	return mode | fs.ModeIrregular
 }
 
-// validName reports whether a name can stand in a path.
-func validName(name string) bool {
+// ValidName reports whether a name can stand in a path.
+func ValidName(name string) bool {
 	return name != "" && name != "." && name != ".." && len(name) <= maxName && !strings.ContainsAny(name, "/\x00")
 }

@@ -10,6 +10,9 @@ import (
 	"path"
 	"strings"
 	"time"
+
+	"cocoroot/initramfs/image/fsimage"
+	"cocoroot/unlock/policy"
 )
 
 // layer is a tar that can be read more than once. open returns its bytes,
@@ -23,7 +26,7 @@ type layer struct {
 
 // squashfsOfLayers makes a squashfs of layers, the lowest first. They are read
 // twice: for their names, which memory holds, and for what is left of them.
-func squashfsOfLayers(ctx context.Context, layers []layer, out string, o Options) (*Image, error) {
+func squashfsOfLayers(ctx context.Context, layers []layer, entrypoint []string, out string, o Options) (*Image, error) {
 	t := tree{root: newFolder()}
 	m := merge{root: rootFolder{mode: 0o755, time: uint32(o.Epoch), ids: idsOf(uint32(os.Geteuid()), uint32(os.Getegid()))}}
 	m.headers = map[*inode]*tar.Header{}
@@ -47,6 +50,11 @@ func squashfsOfLayers(ctx context.Context, layers []layer, out string, o Options
 			m.notes.add("extended attributes", "/")
 		}
 	}
+	look := &layersTree{ctx: ctx, layers: layers, tree: &t, kept: map[*inode][]byte{}}
+	if o.Look != nil {
+		m.keep = look.wanted(o.Program)
+	}
+	m.kept = look.kept
 	r, w := io.Pipe()
 	go func() { w.CloseWithError(m.writeTree(ctx, &t, layers, w)) }()
 	defer r.Close()
@@ -56,6 +64,9 @@ func squashfsOfLayers(ctx context.Context, layers []layer, out string, o Options
 	case source.err != nil && ctx.Err() == nil: // rather than how the tool took it
 		return nil, source.err
 	case err != nil:
+		return nil, err
+	}
+	if err := o.look(fsimage.Tree{Root: look.node(t.root)}, policy.Squashfs, entrypoint); err != nil {
 		return nil, err
 	}
 	image, err := made(out)
@@ -71,6 +82,8 @@ type merge struct {
 	root    rootFolder
 	headers map[*inode]*tar.Header // of folders
 	notes   notes
+	keep    map[place]*inode  // of which files the bytes are kept
+	kept    map[*inode][]byte // and these are they
 }
 
 // keepFolders keeps the headers of a layer's folders that are in the tree.
@@ -109,7 +122,7 @@ func (m *merge) readLayer(ctx context.Context, t *tree, l layer) ([]change, erro
 			m.notes.add(d, h.Name)
 		}
 		if h.Typeflag != tar.TypeDir { // of a folder, all is needed
-			h = &tar.Header{Name: h.Name, Typeflag: h.Typeflag, Linkname: h.Linkname}
+			h = &tar.Header{Name: h.Name, Typeflag: h.Typeflag, Linkname: h.Linkname, Mode: h.Mode, Size: h.Size}
 		}
 		all = append(all, change{i, h, name})
 		return nil
@@ -206,7 +219,7 @@ func (m *merge) writeTree(ctx context.Context, t *tree, layers []layer, w io.Wri
 		return err
 	}
 	for i, l := range layers {
-		if err := m.copyLayer(ctx, l, names[i], out); err != nil {
+		if err := m.copyLayer(ctx, i, l, names[i], out); err != nil {
 			return err
 		}
 	}
@@ -214,7 +227,7 @@ func (m *merge) writeTree(ctx context.Context, t *tree, layers []layer, w io.Wri
 }
 
 // copyLayer copies what is left of a layer.
-func (m *merge) copyLayer(ctx context.Context, l layer, names map[int][]string, out *tar.Writer) error {
+func (m *merge) copyLayer(ctx context.Context, layer int, l layer, names map[int][]string, out *tar.Writer) error {
 	left := len(names)
 	err := eachEntry(ctx, l, func(i int, h *tar.Header, r io.Reader) error {
 		if names[i] == nil {
@@ -223,6 +236,11 @@ func (m *merge) copyLayer(ctx context.Context, l layer, names map[int][]string, 
 		left--
 		if h.Typeflag == tar.TypeLink || h.Typeflag == tar.TypeDir {
 			return ErrChanged
+		}
+		if in := m.keep[place{layer, i}]; in != nil {
+			data := &limited{left: maxData}
+			defer func() { m.kept[in] = data.Bytes() }()
+			r = io.TeeReader(r, anyway{data})
 		}
 		return m.copyFile(names[i], h, r, out)
 	})

@@ -62,6 +62,20 @@ type Options struct {
 	Level int           // zstd's, 1 to MaxLevel, for a squashfs; 0: DefaultLevel
 	Image string        // which image of an OCI layout: a tag or a digest; "": the only one
 	Stdin io.Reader     // of the source Stdin
+
+	// Look is shown the files that are to be in the image, which will be of a
+	// type and may name its entrypoint; its error ends Make. It may be nil.
+	Look func(tree fs.ReadLinkFS, kind policy.FSType, entrypoint []string) error
+	// Program is the file that Look is sure to read.
+	Program string
+}
+
+// look calls Look.
+func (o Options) look(tree fs.ReadLinkFS, kind policy.FSType, entrypoint []string) error {
+	if o.Look == nil {
+		return nil
+	}
+	return o.Look(tree, kind, entrypoint)
 }
 
 // Image is a finished file system.
@@ -69,10 +83,6 @@ type Image struct {
 	File *os.File      // the file system begins at its first byte
 	Size int64         // bytes of File that are the file system
 	Type policy.FSType // what it is
-
-	// Entrypoint is the program, with its arguments, that an OCI image names
-	// to be started; nil otherwise.
-	Entrypoint []string
 
 	// Warnings says what of the source is not in it, for people.
 	Warnings []string
@@ -112,7 +122,7 @@ func Make(ctx context.Context, source, dir string, o Options) (*Image, error) {
 	case s.folder != "":
 		return o.fromFolder(ctx, s.folder, dir)
 	case s.ready != "":
-		return o.fromReady(s)
+		return o.fromReady(ctx, s, dir)
 	}
 	layers, entrypoint, err := o.layers(ctx, s, dir)
 	if err != nil {
@@ -121,12 +131,7 @@ func Make(ctx context.Context, source, dir string, o Options) (*Image, error) {
 	if o.Type != "" && o.Type != policy.Squashfs {
 		return nil, fmt.Errorf("%w: of a tar and of an OCI image it is squashfs, %s takes a folder", ErrFormat, o.Type)
 	}
-	image, err := squashfsOfLayers(ctx, layers, filepath.Join(dir, "fs"), o)
-	if err != nil {
-		return nil, err
-	}
-	image.Entrypoint = entrypoint
-	return image, nil
+	return squashfsOfLayers(ctx, layers, entrypoint, filepath.Join(dir, "fs"), o)
 }
 
 // fromFolder makes a file system of a folder, and checks that the folder stayed
@@ -140,12 +145,7 @@ func (o Options) fromFolder(ctx context.Context, source, dir string) (*Image, er
 		if o.Type != "" && o.Type != policy.Squashfs {
 			return nil, fmt.Errorf("%w: of an OCI image it is squashfs", ErrFormat)
 		}
-		image, err := squashfsOfLayers(ctx, layers, filepath.Join(dir, "fs"), o)
-		if err != nil {
-			return nil, err
-		}
-		image.Entrypoint = entrypoint
-		return image, nil
+		return squashfsOfLayers(ctx, layers, entrypoint, filepath.Join(dir, "fs"), o)
 	}
 	before, err := fingerprint(ctx, source)
 	if err != nil {
@@ -155,6 +155,15 @@ func (o Options) fromFolder(ctx context.Context, source, dir string) (*Image, er
 	kind := cmp.Or(o.Type, policy.Squashfs)
 	if kind == policy.Squashfs && before.acl != "" {
 		return nil, fmt.Errorf("%w: %s", ErrACL, before.acl)
+	}
+	tree, closed, err := folderTree(source)
+	if err != nil {
+		return nil, err
+	}
+	err = o.look(tree, kind, nil)
+	closed()
+	if err != nil {
+		return nil, err
 	}
 	switch kind {
 	case policy.EROFS:
@@ -192,7 +201,7 @@ func made(path string) (*Image, error) {
 }
 
 // fromReady takes a file system as it is.
-func (o Options) fromReady(s *source) (*Image, error) {
+func (o Options) fromReady(ctx context.Context, s *source, dir string) (*Image, error) {
 	if o.Type != "" && o.Type != s.ready {
 		return nil, fmt.Errorf("%w: it is %s already", ErrFormat, s.ready)
 	}
@@ -213,6 +222,16 @@ func (o Options) fromReady(s *source) (*Image, error) {
 	}
 	if _, err := s.file.Seek(0, io.SeekStart); err != nil {
 		return nil, fmt.Errorf("cannot read the file system: %w", err)
+	}
+	if o.Look != nil {
+		tree, closed, err := readyTree(ctx, s.file, s.ready, size, dir)
+		defer closed()
+		if err == nil {
+			err = o.Look(tree, s.ready, nil)
+		}
+		if err != nil {
+			return nil, err
+		}
 	}
 	return &Image{File: s.keep(), Size: size, Type: s.ready, before: before}, nil
 }

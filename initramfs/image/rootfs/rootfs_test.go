@@ -96,14 +96,20 @@ func build(t *testing.T, source string, o Options) *Image {
 // and folders.
 func contents(t *testing.T, image *Image) map[string]string {
 	t.Helper()
-	tree, err := fsimage.Open(image.File, image.Size)
+	tree, closed, err := readyTree(t.Context(), image.File, image.Type, image.Size, t.TempDir())
 	if err != nil {
 		t.Fatal(err)
 	}
+	defer closed()
+	return treeContents(t, tree)
+}
+
+func treeContents(t *testing.T, tree fs.ReadLinkFS) map[string]string {
+	t.Helper()
 	all := map[string]string{}
-	err = fs.WalkDir(tree, ".", func(path string, d fs.DirEntry, err error) error {
+	err := fs.WalkDir(tree, ".", func(path string, d fs.DirEntry, err error) error {
 		switch {
-		case err != nil || path == ".":
+		case err != nil || path == "." || path == "lost+found":
 			return err
 		case d.IsDir():
 			all[path] = "/"
@@ -128,7 +134,16 @@ func contents(t *testing.T, image *Image) map[string]string {
 
 func wantContents(t *testing.T, image *Image, want map[string]string) {
 	t.Helper()
-	got := contents(t, image)
+	wantAll(t, contents(t, image), want)
+}
+
+func wantTree(t *testing.T, tree fs.ReadLinkFS, want map[string]string) {
+	t.Helper()
+	wantAll(t, treeContents(t, tree), want)
+}
+
+func wantAll(t *testing.T, got, want map[string]string) {
+	t.Helper()
 	for path, data := range want {
 		if got[path] != data {
 			t.Errorf("%s = %.60q; want %.60q", path, got[path], data)
@@ -853,10 +868,15 @@ var threeContents = map[string]string{
 func TestOCILayout(t *testing.T) {
 	dir := t.TempDir()
 	writeIndex(t, dir, addImage(t, dir, threeLayers(t)...))
-	image := build(t, dir, Options{})
+	var entrypoint []string
+	image := build(t, dir, Options{Look: func(tree fs.ReadLinkFS, _ policy.FSType, program []string) error {
+		entrypoint = program
+		wantTree(t, tree, threeContents)
+		return nil
+	}})
 	wantContents(t, image, threeContents)
-	if want := []string{"/app", "serve"}; !slices.Equal(image.Entrypoint, want) {
-		t.Errorf("entrypoint = %q; want %q", image.Entrypoint, want)
+	if want := []string{"/app", "serve"}; !slices.Equal(entrypoint, want) {
+		t.Errorf("entrypoint = %q; want %q", entrypoint, want)
 	}
 	if list := listing(t, image); !strings.Contains(list, "drwx------ 5/0 ") {
 		t.Errorf("etc has not the mode of the last layer:\n%s", list)

@@ -21,10 +21,12 @@ const (
 	mke2fs     = "mke2fs"     // e2fsprogs 1.47 or later
 	resize2fs  = "resize2fs"
 	debugfs    = "debugfs"
+	unsquashfs = "unsquashfs"
+	fsckErofs  = "fsck.erofs"
 )
 
 var packages = map[string]string{
-	mksquashfs: "squashfs-tools", mkfsErofs: "erofs-utils", mke2fs: "e2fsprogs", resize2fs: "e2fsprogs", debugfs: "e2fsprogs",
+	mksquashfs: "squashfs-tools", mkfsErofs: "erofs-utils", mke2fs: "e2fsprogs", resize2fs: "e2fsprogs", debugfs: "e2fsprogs", unsquashfs: "squashfs-tools", fsckErofs: "erofs-utils",
 }
 
 // fixedUUID is that of each erofs and ext4: the image's own UUIDs are those of
@@ -136,21 +138,29 @@ func ext4Times(entries, epoch int64) io.Reader {
 	return strings.NewReader(text.String())
 }
 
-// run runs a stock tool, with variables beside its environment.
-func run(ctx context.Context, env []string, in io.Reader, program string, args ...string) error {
+// command returns a stock tool, with variables beside its environment.
+func command(ctx context.Context, env []string, program string, args ...string) (*exec.Cmd, error) {
 	path, err := exec.LookPath(program)
 	if err != nil {
 		path, err = exec.LookPath("/usr/sbin/" + program) // not on a user's PATH
 	}
 	if err != nil {
-		return fmt.Errorf("%w: %s (Debian: %s)", ErrNoTool, program, packages[program])
+		return nil, fmt.Errorf("%w: %s (Debian: %s)", ErrNoTool, program, packages[program])
 	}
 	cmd := exec.CommandContext(ctx, path, args...)
 	cmd.Env = append(append(withoutEpoch(os.Environ()), "LC_ALL=C"), env...)
-	cmd.Stdin = in
 	cmd.WaitDelay = endWithin
+	return cmd, nil
+}
+
+// run runs a tool that makes something.
+func run(ctx context.Context, env []string, in io.Reader, program string, args ...string) error {
+	cmd, err := command(ctx, env, program, args...)
+	if err != nil {
+		return err
+	}
 	var words tail
-	cmd.Stdout, cmd.Stderr = &words, &words
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = in, &words, &words
 	if err := cmd.Run(); err != nil {
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
@@ -158,6 +168,30 @@ func run(ctx context.Context, env []string, in io.Reader, program string, args .
 		return fmt.Errorf("cannot make the file system: %s: %w: %s", program, err, words.last())
 	}
 	return nil
+}
+
+// thisFile is the file that tool hands to a program.
+const thisFile = "/proc/self/fd/3"
+
+// tool runs a tool that reads f, and returns what it says beside its output, the
+// end of it.
+func tool(ctx context.Context, f *os.File, in io.Reader, out io.Writer, program string, args ...string) (string, error) {
+	cmd, err := command(ctx, nil, program, args...)
+	if err != nil {
+		return "", err
+	}
+	if f != nil {
+		cmd.ExtraFiles = []*os.File{f}
+	}
+	var words tail
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = in, out, &words
+	if err := cmd.Run(); err != nil {
+		if ctx.Err() != nil {
+			return "", context.Cause(ctx)
+		}
+		return string(words.kept), fmt.Errorf("%s: %w: %s", program, err, words.last())
+	}
+	return string(words.kept), nil
 }
 
 // withoutEpoch drops the caller's SOURCE_DATE_EPOCH.
@@ -174,7 +208,7 @@ func withoutEpoch(env []string) []string {
 // tail keeps the last words of a program.
 type tail struct{ kept []byte }
 
-const tailSize = 4096
+const tailSize = 64 << 10
 
 func (t *tail) Write(p []byte) (int, error) {
 	t.kept = append(t.kept, p...)

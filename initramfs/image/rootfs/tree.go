@@ -22,12 +22,16 @@ const (
 	maxFollow  = 40  // symbolic links on the way to a name, as the kernel's
 )
 
-// inode is one file, and where its bytes are: the entry of a layer, counted
-// from 0.
+// place is where a file's bytes are: the entry of a layer, both counted from 0.
+type place struct{ layer, entry int }
+
+// inode is one file.
 type inode struct {
-	layer, entry int
-	kind         byte   // tar.Type…
-	link         string // of a symbolic link
+	place
+	kind byte // tar.Type…
+	mode uint16
+	size int64
+	link string // of a symbolic link
 }
 
 // node is a name in the tree. A folder has children, which may be none.
@@ -139,7 +143,7 @@ func (t *tree) remove(c change) {
 // add adds an entry. A folder stays the folder that it was, with a new owner
 // and mode; all else takes the place of what has its name.
 func (t *tree) add(layer int, c change) error {
-	in := &inode{layer: layer, entry: c.index, kind: c.header.Typeflag, link: c.header.Linkname}
+	in := &inode{place: place{layer, c.index}, kind: c.header.Typeflag, mode: uint16(c.header.Mode & 0o7777), size: c.header.Size, link: c.header.Linkname}
 	if len(c.name) == 0 {
 		if in.kind != tar.TypeDir {
 			return fmt.Errorf("%w: its root is no folder", ErrTar)

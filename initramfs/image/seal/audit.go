@@ -9,8 +9,6 @@ import (
 	"cocoroot/initramfs/fault"
 	"cocoroot/initramfs/image/audit"
 	"cocoroot/initramfs/image/cmdline"
-	"cocoroot/initramfs/image/fsimage"
-	"cocoroot/initramfs/image/rootfs"
 	"cocoroot/unlock/policy"
 	"cocoroot/unlock/verity"
 )
@@ -34,16 +32,12 @@ func checkAllowed(allowed []string) error {
 	return nil
 }
 
-// auditRoot looks through a finished file system, and refuses what obeys the
+// auditRoot looks through the files of an image, and refuses what obeys the
 // host and was not allowed. It notes whether the root has kernel modules.
-func (o *Options) auditRoot(root *rootfs.Image) error {
-	line, init, err := o.draftLine(root.Type)
+func (o *Options) auditRoot(tree fs.ReadLinkFS, kind policy.FSType, entrypoint []string) error {
+	line, init, err := o.draftLine(kind)
 	if err != nil {
 		return err
-	}
-	tree, err := fsimage.Open(root.File, root.Size)
-	if err != nil {
-		return fmt.Errorf("cannot look through the root file system: %w", err)
 	}
 	all, err := audit.Check(tree, init, line)
 	if err != nil {
@@ -66,9 +60,9 @@ func (o *Options) auditRoot(root *rootfs.Image) error {
 	switch {
 	case len(names) == 0:
 		return nil
-	case slices.Equal(names, []string{audit.NoInit}) && len(root.Entrypoint) > 0 && o.Init == "":
+	case slices.Equal(names, []string{audit.NoInit}) && len(entrypoint) > 0 && o.Init == "":
 		return fault.Hintf(fmt.Errorf("the root file system has no init:%s", text.String()),
-			"the OCI image starts %q: --init takes the program, and --append '-- …' its arguments; it will be the guest's first process", root.Entrypoint)
+			"the OCI image starts %q: --init takes the program, and --append '-- …' its arguments; it will be the guest's first process", entrypoint)
 	}
 	if top := onlyFolder(tree); top != "" && slices.Contains(names, audit.NoInit) {
 		return fault.Hintf(fmt.Errorf("the root file system has no init, and all of it lies in one folder, %q:%s", top, text.String()),

@@ -19,7 +19,7 @@ import (
 // makeRoot makes the file system of the root, or takes one that is ready. The
 // image is the caller's to close, and its file has no name any more: nothing
 // of the plain file system is left, however this process ends.
-func (o Options) makeRoot(ctx context.Context) (*rootfs.Image, error) {
+func (o *Options) makeRoot(ctx context.Context) (*rootfs.Image, error) {
 	epoch, err := sourceDate()
 	if err != nil {
 		return nil, err
@@ -30,8 +30,13 @@ func (o Options) makeRoot(ctx context.Context) (*rootfs.Image, error) {
 	}
 	defer os.RemoveAll(dir)
 	files.ScratchOf(ctx).Add(dir)
+	_, program, err := o.draftLine(policy.Squashfs)
+	if err != nil {
+		return nil, err
+	}
 	image, err := rootfs.Make(ctx, o.Root, dir, rootfs.Options{
 		Type: policy.FSType(o.FS), Epoch: epoch, Owned: o.RootOwned, Level: o.Level, Image: o.OCIImage, Stdin: os.Stdin,
+		Look: o.auditRoot, Program: program,
 	})
 	if err != nil {
 		err = &inFolder{err, dir}

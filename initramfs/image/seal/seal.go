@@ -164,9 +164,6 @@ func (o *Options) writeImage(ctx context.Context, tell Observer, image, keyOut *
 	for _, w := range root.Warnings {
 		tell.Warn("%s", w)
 	}
-	if err := o.auditRoot(root); err != nil {
-		return result, "", err
-	}
 	size, err := sealed.ImageSize(root.Size)
 	if err == nil {
 		err = image.Fits(size)
