@@ -159,7 +159,7 @@ newest() {
 			return
 		done
 	done
-	die "this system's mirror has no package $1"
+	die "this system's mirror has no package $1 in a list that is not past its date"
 }
 
 # take KIND LIST NAME[=VERSION] leaves one file in $TMP/get.
