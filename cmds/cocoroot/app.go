@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -41,7 +42,7 @@ func (a *app) root() *cobra.Command {
 	root.SetErr(a.stderr)
 	root.SetHelpFunc(a.help)
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return fault.Usagef("%w", err) })
-	root.PersistentPreRunE = func(c *cobra.Command, _ []string) error { return missing(c) }
+	root.PersistentPreRunE = func(c *cobra.Command, args []string) error { return cmp.Or(missing(c), noStream(c, args)) }
 	return root
 }
 

@@ -105,6 +105,35 @@ func missingOptions(names ...string) error {
 	}
 }
 
+// noStream refuses "-", which elsewhere means standard input or output, where it
+// would be a file of this name. Only seal reads its root from standard input.
+func noStream(c *cobra.Command, args []string) (err error) {
+	is := func(s string) bool { return s == "-" || strings.HasSuffix(s, "=-") }
+	check := func(s string) {
+		if is(s) {
+			err = fault.New(fault.Usage, fmt.Errorf("%s takes a file, and \"-\" is none", c.CommandPath()), "/dev/stdin and /dev/stdout are files where a pipe will do; ./- is a file of this name")
+		}
+	}
+	c.Flags().Visit(func(f *pflag.Flag) {
+		switch f.Name {
+		case "append", "cmdline", "name", "allow", "image":
+			return // texts
+		}
+		check(f.Value.String())
+		if all, ok := f.Value.(pflag.SliceValue); ok {
+			for _, s := range all.GetSlice() {
+				check(s)
+			}
+		}
+	})
+	if c.Name() != "seal" {
+		for _, s := range args {
+			check(s)
+		}
+	}
+	return err
+}
+
 // choices lets a shell complete an option's value.
 func choices(c *cobra.Command, name string, values ...string) {
 	if err := c.RegisterFlagCompletionFunc(name, cobra.FixedCompletions(values, cobra.ShellCompDirectiveNoFileComp)); err != nil {

@@ -2,7 +2,6 @@ package main
 
 import (
 	"strconv"
-	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -83,10 +82,4 @@ func (o *sevOptions) missing(mode launch.Mode) (names []string) {
 		names = append(names, "--vcpu-type")
 	}
 	return names
-}
-
-// parseDisk reads FILE or FILE,serial=NAME.
-func parseDisk(s string) launch.Disk {
-	path, serial, _ := strings.Cut(s, ",serial=")
-	return launch.Disk{Path: path, Serial: serial}
 }

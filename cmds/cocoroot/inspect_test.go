@@ -281,7 +281,7 @@ func TestInspectOwnersFiles(t *testing.T) {
 		"session":              {string(r.read("vm_session.b64")), "session_blob", fault.OK, "by its size"},
 		"owner's certificate":  {string(r.read("vm_godh.b64")), "sev_certificates", fault.OK, "certificates: PDH"},
 		"chain":                {string(r.read("chain")), "sev_certificates", fault.Failed, "certificates: CEK"},
-		"TIK":                  {string(r.read("vm_tik.bin")), "", fault.Failed, "none of the files"},
+		"TIK":                  {string(r.read("vm_tik.bin")), "transport_key", fault.OK, "SECRET"},
 		"other JSON":           {`{"a": 1}`, "", fault.Failed, "none of the files"},
 		"command line, broken": {line, "command_line", fault.Failed, "the guest would refuse it"},
 		"command line, long":   {line + strings.Repeat(" x", 1100), "command_line", fault.Failed, "the kernel keeps 2048"},

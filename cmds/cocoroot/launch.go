@@ -5,10 +5,8 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -135,36 +133,20 @@ func (o *launchOptions) readFiles() error {
 		return err
 	}
 	for _, text := range o.forwards {
-		f, err := parseForward(text)
+		f, err := launch.ParseForward(text)
 		if err != nil {
 			return err
 		}
 		o.config.Forwards = append(o.config.Forwards, f)
 	}
 	for _, d := range o.disks {
-		disk := parseDisk(d)
-		if f, err := os.Open(disk.Path); err == nil {
-			head := make([]byte, 4)
-			_, err := io.ReadFull(f, head)
-			f.Close()
-			if err == nil && files.IsQcow2(head) {
-				return fmt.Errorf("cannot use the disk %s: %s", disk.Path, files.Raw)
-			}
+		disk := launch.ParseDisk(d)
+		if err := files.CheckRaw(disk.Path); err != nil {
+			return err
 		}
 		o.config.Disks = append(o.config.Disks, disk)
 	}
 	return nil
-}
-
-// parseForward reads HOSTPORT:GUESTPORT.
-func parseForward(text string) (launch.Forward, error) {
-	host, guest, _ := strings.Cut(text, ":")
-	h, errHost := strconv.ParseUint(host, 10, 16)
-	g, errGuest := strconv.ParseUint(guest, 10, 16)
-	if errHost != nil || errGuest != nil || h == 0 || g == 0 {
-		return launch.Forward{}, fault.Usagef("--forward %.32q is not two ports, such as 8022:22", text)
-	}
-	return launch.Forward{Host: uint16(h), Guest: uint16(g)}, nil
 }
 
 // printCommand is --dry-run.

@@ -89,14 +89,3 @@ func TestExplainLaunch(t *testing.T) {
 		}
 	}
 }
-
-func TestParseForward(t *testing.T) {
-	if f, err := parseForward("8022:22"); err != nil || f != (launch.Forward{Host: 8022, Guest: 22}) {
-		t.Errorf("parseForward = %v, %v", f, err)
-	}
-	for _, bad := range []string{"", "22", ":22", "22:", "0:22", "22:0", "65536:22", "-1:22", "1:2:3", "8022:22,guestfwd=x"} {
-		if f, err := parseForward(bad); err == nil {
-			t.Errorf("parseForward(%q) = %v; want an error", bad, f)
-		}
-	}
-}

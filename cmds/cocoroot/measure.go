@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
-	"io"
 	"sync"
 
 	"github.com/spf13/cobra"
@@ -220,28 +219,5 @@ func (o *measureOptions) table() (*measure.HashesTable, error) {
 			return nil, err
 		}
 	}
-	return hashFiles(o.kernel, o.initrd, line)
-}
-
-// hashFiles makes the table of hashes. An empty name of an initrd is none.
-func hashFiles(kernel, initrd, cmdline string) (*measure.HashesTable, error) {
-	k, err := files.OpenFinite(kernel)
-	if err != nil {
-		return nil, fmt.Errorf("cannot read the kernel: %w", err)
-	}
-	defer k.Close()
-	var i io.Reader
-	if initrd != "" {
-		f, err := files.OpenFinite(initrd)
-		if err != nil {
-			return nil, fmt.Errorf("cannot read the initrd: %w", err)
-		}
-		defer f.Close()
-		i = f
-	}
-	table, err := measure.NewHashesTable(k, i, cmdline)
-	if err != nil {
-		return nil, err
-	}
-	return &table, nil
+	return measure.HashFiles(o.kernel, o.initrd, line)
 }

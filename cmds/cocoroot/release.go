@@ -48,10 +48,10 @@ func (m *monitor) talk(ctx context.Context, f func(context.Context, *qmp.Client)
 		return fault.Hintf(err, "QEMU makes the socket with -qmp unix:SOCKET,server=on,wait=off; you need write access to it")
 	}
 	if err != nil {
-		return explain(err)
+		return release.Explain(err)
 	}
 	defer c.Close()
-	return explain(f(ctx, c))
+	return release.Explain(f(ctx, c))
 }
 
 // run is talk for a whole verb.
@@ -59,34 +59,6 @@ func (m *monitor) run(f func(context.Context, *qmp.Client, []string) error) func
 	return func(c *cobra.Command, args []string) error {
 		return m.talk(c.Context(), func(ctx context.Context, q *qmp.Client) error { return f(ctx, q, args) })
 	}
-}
-
-// explain adds the next step and the exit code to an error of the host's side.
-func explain(err error) error {
-	switch {
-	case err == nil:
-		return nil
-	case errors.Is(err, release.ErrUnknown):
-		// Not wrapped: after an interrupt, this is not "nothing was written".
-		return fault.Hintf(errors.New(err.Error()), "end this guest and launch it again; a new launch needs a new packet")
-	case errors.Is(err, release.ErrNoSEV):
-		return fault.Hintf(err, "start QEMU with KVM, -object sev-guest,… and -machine confidential-guest-support=…")
-	case errors.Is(err, release.ErrSNP):
-		return fault.Hintf(err, "an SVSM inside the guest fetches its secrets there; see the README, \"SEV-SNP: how the key gets in\"")
-	case errors.Is(err, release.ErrEarly):
-		return fault.Hintf(err, "the machine is not set up yet; try again in a moment")
-	case errors.Is(err, release.ErrLate):
-		return fault.Hintf(err, "start QEMU with -S; a guest that runs takes no secret any more and has to be launched again")
-	case errors.Is(err, release.ErrOtherLaunch):
-		return fault.New(fault.Secret, err, "each launch has a measurement of its own: collect and verify again")
-	case errors.Is(err, release.ErrRefused):
-		return fault.New(fault.Secret, err, "fw_error 11 is a packet for another launch or session; \"no secret area\" is a firmware other than OVMF AmdSev")
-	case errors.Is(err, context.DeadlineExceeded):
-		return fault.Hintf(err, "--timeout gives QEMU more time; another client may hold the socket")
-	case errors.Is(err, qmp.ErrProtocol):
-		return fault.Hintf(err, "is this QEMU's QMP socket, and not its human monitor?")
-	}
-	return err
 }
 
 func (a *app) releasePlatform() *cobra.Command {

@@ -8,7 +8,6 @@ import (
 	"cocoroot/initramfs/fault"
 	"cocoroot/initramfs/release"
 	"cocoroot/initramfs/release/session"
-	"cocoroot/initramfs/release/sevcert"
 )
 
 // sessionOptions are the options of the verb as they were given.
@@ -39,7 +38,7 @@ func (a *app) startSession(certificates []string, o sessionOptions) error {
 	if err != nil {
 		return fault.Usagef("--policy: %w", err)
 	}
-	roots, err := trustedRoots(o.root)
+	roots, err := release.TrustedRoots(o.root)
 	if err != nil {
 		return err
 	}
@@ -60,18 +59,4 @@ func (a *app) startSession(certificates []string, o sessionOptions) error {
 	fmt.Fprintf(a.stdout, "%[1]s_session.b64, %[1]s_godh.b64: for the host, to launch the guest with\n", o.name)
 	fmt.Fprintf(a.stdout, "%[1]s_tik.bin, %[1]s_tek.bin: for you alone; keep them secret\n", o.name)
 	return nil
-}
-
-// trustedRoots returns AMD's roots and the one that the owner adds.
-func trustedRoots(added string) (sevcert.Roots, error) {
-	roots, err := sevcert.AMDRoots()
-	if err != nil || added == "" {
-		return roots, err
-	}
-	f, err := sevcert.ParseFingerprint(added)
-	if err != nil {
-		return roots, fault.Usagef("--amd-root: %w", err)
-	}
-	roots.Trust(f)
-	return roots, nil
 }

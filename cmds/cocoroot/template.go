@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/base64"
 	"errors"
 	"fmt"
 	"os"
@@ -17,14 +16,10 @@ import (
 	"cocoroot/initramfs/image/cmdline"
 	"cocoroot/initramfs/image/manifest"
 	"cocoroot/initramfs/launch"
-	"cocoroot/initramfs/release/session"
-	"cocoroot/initramfs/release/sevcert"
+	"cocoroot/initramfs/release"
 	"cocoroot/templates"
 	"cocoroot/unlock/policy"
 )
-
-// maxSessionFile bounds a file of cocoroot secret session in bytes.
-const maxSessionFile = 16 << 10
 
 // templateNames are the files that can be made, each for a mode.
 func templateNames() []string {
@@ -122,7 +117,7 @@ func (a *app) writeTemplate(ctx context.Context, o templateOptions, name string)
 // read reads what the options name. The files that the host opens need not be
 // here.
 func (o *templateOptions) read(mode launch.Mode) error {
-	c, disk := &o.config, parseDisk(o.disk)
+	c, disk := &o.config, launch.ParseDisk(o.disk)
 	var lacks []string
 	for _, p := range [][2]string{{"firmware", c.Firmware}, {"kernel", c.Kernel}, {"initrd", c.Initrd}, {"disk", disk.Path}} {
 		if p[1] == "" {
@@ -199,7 +194,7 @@ func (o *templateOptions) script(ctx context.Context) ([]byte, error) {
 	}
 	// They are the host's; the owner may have them here, and then they are looked at.
 	if _, err := os.Stat(s.Session); err == nil {
-		if _, _, err := readSession(s); err != nil {
+		if _, _, err := release.ReadSession(s.Session, s.DHCert); err != nil {
 			return nil, err
 		}
 	}
@@ -235,31 +230,9 @@ func (o *templateOptions) libvirt() (text []byte, err error) {
 	}
 	d := launch.Domain{Config: o.config, Name: o.name}
 	if o.config.SEV.TakesSecret() {
-		if d.SessionText, d.DHCertText, err = readSession(o.config.SEV); err != nil {
+		if d.SessionText, d.DHCertText, err = release.ReadSession(o.config.SEV.Session, o.config.SEV.DHCert); err != nil {
 			return nil, err
 		}
 	}
 	return launch.Libvirt(templates.Launch(), d)
-}
-
-// readSession reads the files of a session, in base64 as they are. Other files,
-// which may be secret, are refused.
-func readSession(s *launch.SEV) (blob, cert string, err error) {
-	read := func(path string, check func([]byte) bool, what string) (string, error) {
-		b, err := files.Read(path, maxSessionFile)
-		if err != nil {
-			return "", err
-		}
-		text := strings.TrimSpace(string(b))
-		raw, err := base64.StdEncoding.Strict().DecodeString(text)
-		if err != nil || strings.ContainsAny(text, "\r\n") || !check(raw) {
-			return "", fault.Hintf(fmt.Errorf("cannot use %s: it is not %s", path, what), "cocoroot secret session writes NAME_session.b64 and NAME_godh.b64")
-		}
-		return text, nil
-	}
-	if blob, err = read(s.Session, func(b []byte) bool { return len(b) == session.BlobSize }, "a session blob in base64"); err != nil {
-		return "", "", err
-	}
-	cert, err = read(s.DHCert, func(b []byte) bool { _, err := sevcert.Parse(b); return err == nil }, "a certificate in base64")
-	return blob, cert, err
 }

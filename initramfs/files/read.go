@@ -60,6 +60,20 @@ func IsQcow2(head []byte) bool { return bytes.HasPrefix(head, []byte("QFI\xfb"))
 // Raw is what to do with a qcow2.
 const Raw = "it is a qcow2; qemu-img convert -O raw makes a raw image of it"
 
+// CheckRaw returns an error for a qcow2, and none for what cannot be read here.
+func CheckRaw(path string) error {
+	f, _, err := Open(path)
+	if err != nil {
+		return nil
+	}
+	defer f.Close()
+	head := make([]byte, 4)
+	if _, err := f.ReadAt(head, 0); err == nil && IsQcow2(head) {
+		return fmt.Errorf("cannot use the disk %s: %s", path, Raw)
+	}
+	return nil
+}
+
 // ErrNotFile is returned for what has no size, or no end.
 var ErrNotFile = errors.New("it is neither a regular file nor a block device")
 

@@ -11,6 +11,7 @@ import (
 	"sort"
 
 	"cocoroot/initramfs/image/cmdline"
+	"cocoroot/initramfs/launch"
 	"cocoroot/unlock/luks2"
 	"cocoroot/unlock/luks2/format"
 	"cocoroot/unlock/policy"
@@ -38,7 +39,27 @@ func inspectImage(s *subject, r *Report) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	return true, inspectHeader(s, r, &f, data)
+	if err := inspectHeader(s, r, &f, data); err != nil {
+		return true, err
+	}
+	f.add("commands", stockCommands(s.path, params))
+	return true, nil
+}
+
+// stockCommands returns the commands with which stock tools check the image, and
+// open it with its key: what they say needs no word of ours.
+func stockCommands(image string, p *verity.Params) []string {
+	key := image + ".key"
+	all := []string{
+		launch.ShellWords([]string{"cryptsetup", "open", "--test-passphrase", "--key-file", key, image}),
+		launch.ShellWords([]string{"cryptsetup", "open", "--readonly", "--key-file", key, image, "cocoroot"}),
+	}
+	if p == nil {
+		return all
+	}
+	return append([]string{launch.ShellWords([]string{"veritysetup", "verify", "--no-superblock", "--format=1", "--hash=sha256",
+		"--data-block-size=4096", "--hash-block-size=4096", fmt.Sprintf("--data-blocks=%d", p.DataBlocks),
+		fmt.Sprintf("--hash-offset=%d", p.HashStart()*verity.BlockSize), "--salt=" + p.SaltText(), image, image, hex.EncodeToString(p.RootHash[:])})}, all...)
 }
 
 // besideImage reads the parameters from the command line that seal wrote

@@ -14,6 +14,8 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"unicode"
+	"unicode/utf8"
 
 	"cocoroot/initramfs/fault"
 	"cocoroot/initramfs/files"
@@ -76,12 +78,12 @@ type inspector func(s *subject, r *Report) (bool, error)
 func inspectors() []inspector {
 	return []inspector{
 		inspectSecretTable, inspectHashesTable, inspectImage, inspectArchive, inspectKernel,
-		inspectJSON, inspectFirmware, inspectCertificates, inspectPacketHeader, inspectSession, inspectCmdline,
+		inspectJSON, inspectFirmware, inspectCertificates, inspectPacketHeader, inspectSession, inspectKey, inspectTransportKey, inspectCmdline,
 	}
 }
 
 const knownKinds = "known are: firmware (OVMF, SVSM), kernel, archive (cpio; plain, gzip or zstd), command line, hashes table, " +
-	"secret table, sealed image, manifest, packet and packet header, launch report, session blob, SEV certificates"
+	"secret table, key, transport key, sealed image, manifest, packet and packet header, launch report, session blob, SEV certificates"
 
 // ErrKind is returned for a file of no known kind.
 var ErrKind = errors.New("it is none of the files that this program knows")
@@ -217,10 +219,10 @@ func (s *subject) whole(limit int64) (b []byte, ok bool, err error) {
 
 // printable quotes what would not show as it is, and bounds it.
 func printable(s string) string {
-	if q := strconv.Quote(s); len(q) != len(s)+2 {
-		return fmt.Sprintf("%.1024s", q)
+	if strings.ContainsFunc(s, func(r rune) bool { return r == utf8.RuneError || !unicode.IsPrint(r) }) {
+		s = strconv.Quote(s)
 	}
-	return fmt.Sprintf("%.1024s", s)
+	return fmt.Sprintf("%.8192s", s)
 }
 
 // fields print a line each, and are an object in JSON, in their order.

@@ -251,3 +251,25 @@ func cmdlineSum(line string) []byte {
 	}
 	return t.Cmdline[:]
 }
+
+// inspectKey goes by the form that cocoroot seal gives a key. It shows nothing of
+// it.
+func inspectKey(s *subject, r *Report) (bool, error) {
+	const digits = 64
+	if s.size != digits || bytes.ContainsFunc(s.head.Bytes(), func(c rune) bool { return (c < '0' || c > '9') && (c < 'a' || c > 'f') }) {
+		return false, nil
+	}
+	r.Kind, r.title = "key", "a key as cocoroot seal makes it: SECRET"
+	r.Details = fields{{"use", []string{"cocoroot verify IMAGE --key-file", "cocoroot secret build GUID=FILE"}}}
+	return true, nil
+}
+
+// inspectTransportKey goes by the size alone, for such a key has no mark.
+func inspectTransportKey(s *subject, r *Report) (bool, error) {
+	if s.size != session.KeySize {
+		return false, nil
+	}
+	r.Kind, r.title = "transport_key", "a session's transport key (TIK or TEK), by its size alone: SECRET"
+	r.Details = fields{{"use", []string{"cocoroot release verify REPORT --tik, --tek"}}}
+	return true, nil
+}

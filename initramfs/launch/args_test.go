@@ -113,3 +113,14 @@ func TestNetworkArguments(t *testing.T) {
 		t.Errorf("arguments = %s\nwant        %s", got, want)
 	}
 }
+
+func TestParseForward(t *testing.T) {
+	if f, err := ParseForward("8022:22"); err != nil || f != (Forward{Host: 8022, Guest: 22}) {
+		t.Errorf("ParseForward = %v, %v", f, err)
+	}
+	for _, bad := range []string{"", "22", ":22", "22:", "0:22", "22:0", "65536:22", "-1:22", "1:2:3", "8022:22,guestfwd=x"} {
+		if f, err := ParseForward(bad); err == nil {
+			t.Errorf("ParseForward(%q) = %v; want an error", bad, f)
+		}
+	}
+}

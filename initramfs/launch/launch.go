@@ -29,9 +29,11 @@ import (
 	"fmt"
 	"io"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"time"
 
+	"cocoroot/initramfs/fault"
 	"cocoroot/initramfs/launch/qmp"
 	"cocoroot/initramfs/measure"
 	"cocoroot/initramfs/measure/ovmf"
@@ -57,6 +59,23 @@ type Disk struct {
 
 // Forward leads a TCP port of the loopback to one of the guest's.
 type Forward struct{ Host, Guest uint16 }
+
+// ParseForward reads HOSTPORT:GUESTPORT.
+func ParseForward(text string) (Forward, error) {
+	host, guest, _ := strings.Cut(text, ":")
+	h, errHost := strconv.ParseUint(host, 10, 16)
+	g, errGuest := strconv.ParseUint(guest, 10, 16)
+	if errHost != nil || errGuest != nil || h == 0 || g == 0 {
+		return Forward{}, fault.Usagef("--forward %.32q is not two ports, such as 8022:22", text)
+	}
+	return Forward{Host: uint16(h), Guest: uint16(g)}, nil
+}
+
+// ParseDisk reads FILE or FILE,serial=NAME.
+func ParseDisk(s string) Disk {
+	path, serial, _ := strings.Cut(s, ",serial=")
+	return Disk{Path: path, Serial: serial}
+}
 
 // Config says what to boot. The zero values of QEMU, Memory, CPUs and Accel
 // mean the defaults; Firmware and Kernel are required.

@@ -22,6 +22,7 @@ import (
 	"strings"
 	"sync"
 
+	"cocoroot/initramfs/files"
 	"cocoroot/unlock/efi"
 )
 
@@ -138,4 +139,27 @@ func ParseHashesTable(b []byte) (HashesTable, error) {
 		return HashesTable{}, fmt.Errorf("%w: its GUIDs, lengths or padding differ", errTable)
 	}
 	return t, nil
+}
+
+// HashFiles makes the table of hashes. An empty name of an initrd is none.
+func HashFiles(kernel, initrd, cmdline string) (*HashesTable, error) {
+	k, err := files.OpenFinite(kernel)
+	if err != nil {
+		return nil, fmt.Errorf("cannot read the kernel: %w", err)
+	}
+	defer k.Close()
+	var i io.Reader
+	if initrd != "" {
+		f, err := files.OpenFinite(initrd)
+		if err != nil {
+			return nil, fmt.Errorf("cannot read the initrd: %w", err)
+		}
+		defer f.Close()
+		i = f
+	}
+	table, err := NewHashesTable(k, i, cmdline)
+	if err != nil {
+		return nil, err
+	}
+	return &table, nil
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 
+	"cocoroot/initramfs/fault"
 	"cocoroot/initramfs/launch/qmp"
 	"cocoroot/initramfs/release/packet"
 	"cocoroot/initramfs/release/session"
@@ -125,4 +126,32 @@ func QueryPlatform(ctx context.Context, c *qmp.Client) (Platform, error) {
 		return p, fmt.Errorf("%w: %w", ErrNoSEV, refused)
 	}
 	return p, err
+}
+
+// Explain adds the next step and the exit code to an error of the host's side.
+func Explain(err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, ErrUnknown):
+		// Not wrapped: after an interrupt, this is not "nothing was written".
+		return fault.Hintf(errors.New(err.Error()), "end this guest and launch it again; a new launch needs a new packet")
+	case errors.Is(err, ErrNoSEV):
+		return fault.Hintf(err, "start QEMU with KVM, -object sev-guest,… and -machine confidential-guest-support=…")
+	case errors.Is(err, ErrSNP):
+		return fault.Hintf(err, "an SVSM inside the guest fetches its secrets there; see the README, \"SEV-SNP: how the key gets in\"")
+	case errors.Is(err, ErrEarly):
+		return fault.Hintf(err, "the machine is not set up yet; try again in a moment")
+	case errors.Is(err, ErrLate):
+		return fault.Hintf(err, "start QEMU with -S; a guest that runs takes no secret any more and has to be launched again")
+	case errors.Is(err, ErrOtherLaunch):
+		return fault.New(fault.Secret, err, "each launch has a measurement of its own: collect and verify again")
+	case errors.Is(err, ErrRefused):
+		return fault.New(fault.Secret, err, "fw_error 11 is a packet for another launch or session; \"no secret area\" is a firmware other than OVMF AmdSev")
+	case errors.Is(err, context.DeadlineExceeded):
+		return fault.Hintf(err, "--timeout gives QEMU more time; another client may hold the socket")
+	case errors.Is(err, qmp.ErrProtocol):
+		return fault.Hintf(err, "is this QEMU's QMP socket, and not its human monitor?")
+	}
+	return err
 }

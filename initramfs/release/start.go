@@ -1,8 +1,10 @@
 package release
 
 import (
+	"encoding/base64"
 	"errors"
 	"fmt"
+	"strings"
 
 	"cocoroot/initramfs/fault"
 	"cocoroot/initramfs/files"
@@ -79,4 +81,43 @@ func WriteSession(pdh *sevcert.Certificate, policy session.Policy, name string, 
 		files.Secret(name+"_tek.bin", keys.TEK.Bytes()),
 		files.Public(name+"_session.b64", packet.Base64(blob[:])),
 		files.Public(name+"_godh.b64", packet.Base64(godh)))
+}
+
+// maxSessionFile bounds a file of cocoroot secret session in bytes.
+const maxSessionFile = 16 << 10
+
+// ReadSession reads the files of a session, in base64 as they are. Other files,
+// which may be secret, are refused.
+func ReadSession(blobFile, certFile string) (blob, cert string, err error) {
+	read := func(path string, check func([]byte) bool, what string) (string, error) {
+		b, err := files.Read(path, maxSessionFile)
+		if err != nil {
+			return "", err
+		}
+		text := strings.TrimSpace(string(b))
+		raw, err := base64.StdEncoding.Strict().DecodeString(text)
+		if err != nil || strings.ContainsAny(text, "\r\n") || !check(raw) {
+			return "", fault.Hintf(fmt.Errorf("cannot use %s: it is not %s", path, what), "cocoroot secret session writes NAME_session.b64 and NAME_godh.b64")
+		}
+		return text, nil
+	}
+	if blob, err = read(blobFile, func(b []byte) bool { return len(b) == session.BlobSize }, "a session blob in base64"); err != nil {
+		return "", "", err
+	}
+	cert, err = read(certFile, func(b []byte) bool { _, err := sevcert.Parse(b); return err == nil }, "a certificate in base64")
+	return blob, cert, err
+}
+
+// TrustedRoots returns AMD's roots and the one that the owner adds.
+func TrustedRoots(added string) (sevcert.Roots, error) {
+	roots, err := sevcert.AMDRoots()
+	if err != nil || added == "" {
+		return roots, err
+	}
+	f, err := sevcert.ParseFingerprint(added)
+	if err != nil {
+		return roots, fault.Usagef("--amd-root: %w", err)
+	}
+	roots.Trust(f)
+	return roots, nil
 }

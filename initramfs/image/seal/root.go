@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"time"
 
 	"cocoroot/initramfs/fault"
 	"cocoroot/initramfs/files"
@@ -19,7 +20,7 @@ import (
 // makeRoot makes the file system of the root, or takes one that is ready. The
 // image is the caller's to close, and its file has no name any more: nothing
 // of the plain file system is left, however this process ends.
-func (o *Options) makeRoot(ctx context.Context) (*rootfs.Image, error) {
+func (o *Options) makeRoot(ctx context.Context, tell Observer) (*rootfs.Image, error) {
 	epoch, err := sourceDate()
 	if err != nil {
 		return nil, err
@@ -34,6 +35,7 @@ func (o *Options) makeRoot(ctx context.Context) (*rootfs.Image, error) {
 	if err != nil {
 		return nil, err
 	}
+	defer watchSize(dir, tell)()
 	image, err := rootfs.Make(ctx, o.Root, dir, rootfs.Options{
 		Type: policy.FSType(o.FS), Epoch: epoch, Owned: o.RootOwned, Level: o.Level, Image: o.OCIImage, Stdin: os.Stdin,
 		Look: o.auditRoot, Program: program,
@@ -54,6 +56,34 @@ func (o *Options) makeRoot(ctx context.Context) (*rootfs.Image, error) {
 		return nil, fault.Hintf(err, "seal a copy that nothing writes to")
 	}
 	return image, err
+}
+
+// watchSize tells how much has been written into a folder, until the function
+// that it returns has returned.
+func watchSize(dir string, tell Observer) (stop func()) {
+	quit, ended := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(ended)
+		for {
+			select {
+			case <-quit:
+				return
+			case <-time.After(200 * time.Millisecond):
+			}
+			var size int64
+			entries, _ := os.ReadDir(dir) // what is not there any more counts nothing
+			for _, e := range entries {
+				if fi, err := e.Info(); err == nil && fi.Mode().IsRegular() {
+					size += fi.Size()
+				}
+			}
+			tell.At(size, 0)
+		}
+	}()
+	return func() {
+		close(quit)
+		<-ended
+	}
 }
 
 // inFolder is an error about files in a temporary folder, whose name says nothing.

@@ -156,7 +156,7 @@ func (o *Options) writeImage(ctx context.Context, tell Observer, image, keyOut *
 		defer brought.Close()
 	}
 	tell.Begins("making the file system")
-	root, err := o.makeRoot(ctx)
+	root, err := o.makeRoot(ctx, tell)
 	if err != nil {
 		return result, "", err
 	}
