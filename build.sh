@@ -204,7 +204,7 @@ demo_image() {
 	if [[ $stamp != "$(cat build/demo/stamp 2>/dev/null)" || ! -e build/demo/image ]]; then
 		rm -f build/demo/stamp
 		quietly seal build/cocoroot seal build/demo/root -o build/demo/image --key-out build/demo/key \
-			--cmdline-out build/demo/cmdline --manifest-out build/demo/manifest.json --append quiet --force
+			--cmdline-out build/demo/cmdline --manifest-out build/demo/manifest.json --force
 		echo "$stamp" >build/demo/stamp
 	fi
 	made image build/demo/image

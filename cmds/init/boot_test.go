@@ -52,6 +52,18 @@ func TestBoots(t *testing.T) {
 	}
 }
 
+// The line that seal writes keeps the kernel's messages off the console, which has
+// init's and the workload's; who wants them appends loglevel=7.
+func TestQuietBoot(t *testing.T) {
+	t.Parallel()
+	g := standardImage(t).boots(t)
+	g.cmdline = strings.Replace(g.cmdline, " loglevel=7", "", 1)
+	e := g.runs(t)
+	if strings.Contains(e.console, "Linux version") || strings.Count(e.console, "\n") > 60 {
+		t.Errorf("the console of a default boot has %d lines; want those of the workload, and few more:\n%s", strings.Count(e.console, "\n"), e.console)
+	}
+}
+
 func TestDiskBySerialAndNoOverlay(t *testing.T) {
 	t.Parallel()
 	g := standardImage(t).boots(t)

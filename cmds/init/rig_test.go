@@ -57,6 +57,9 @@ type sealedImage struct {
 // seal seals a root with the tool that users have.
 func seal(t testing.TB, dir, root string, args ...string) sealedImage {
 	t.Helper()
+	if !slices.Contains(args, "--append") {
+		args = append(args, "--append", "loglevel=7") // tests look for the kernel's words
+	}
 	path := filepath.Join(dir, "image")
 	cmd := exec.Command(oracle.Artifact(t, "cocoroot"), append([]string{"seal", root, "-o", path}, args...)...)
 	if out, err := cmd.CombinedOutput(); err != nil {

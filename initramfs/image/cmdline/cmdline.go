@@ -53,6 +53,8 @@ var fixed = []string{
 	"init_on_free=1", "init_on_alloc=1",
 	// The host is the boot loader; its randomness does not count.
 	"random.trust_bootloader=off",
+	// Kernel messages on the console are for who asks: --append loglevel=7.
+	"quiet",
 	// systemd takes credentials, root and swap from places that the host fills.
 	"systemd.import_credentials=no", "systemd.gpt_auto=no", "systemd.swap=no",
 	// From version 256 on, systemd starts sshd for the host, on vsock.

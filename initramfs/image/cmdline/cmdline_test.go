@@ -23,7 +23,7 @@ func TestBuild(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := "console=ttyS0 panic=-1 oops=panic init_on_free=1 init_on_alloc=1 random.trust_bootloader=off " +
+	want := "console=ttyS0 panic=-1 oops=panic init_on_free=1 init_on_alloc=1 random.trust_bootloader=off quiet " +
 		"systemd.import_credentials=no systemd.gpt_auto=no systemd.swap=no systemd.ssh_auto=no rootfstype=squashfs " +
 		"cocoroot.disk=/dev/vda cocoroot.image=verity:sha256:4096:7:0102:" + strings.Repeat("0", 64) +
 		" quiet cocoroot.timeout=5s -- single"
