@@ -492,11 +492,11 @@ func readsMemoryMap(t *testing.T, program string) {
 		"empty range":       {spans: []span{low, {4 * gib, 0, ram}}},
 		"not of pages":      {spans: []span{low, {4*gib + 1, gib, ram}}},
 		"half a page":       {spans: []span{low, {4 * gib, gib + 2048, ram}}},
-		"unknown type":      {spans: []span{low, {4 * gib, gib, 3}}},
+		"unknown type":      {spans: []span{low, {4 * gib, gib, 3}}, ok: true},
 		"type 0":            {spans: []span{{0, 2 * gib, 0}}},
 		"twice":             {spans: []span{low, low}},
 		"overlap":           {spans: []span{low, high, {4*gib + 4096, 4096, ram}}},
-		"overlap, reserved": {spans: []span{low, {gib, 4096, reserved}}},
+		"overlap, reserved": {spans: []span{low, {gib, 4096, reserved}}, ok: true},
 		"half an entry":     {spans: []span{low, high}, bytes: -10},
 		"a byte more":       {spans: []span{low}, bytes: 1},
 		"huge":              {spans: []span{low}, bytes: 1<<32 - 40},
@@ -505,6 +505,7 @@ func readsMemoryMap(t *testing.T, program string) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			data := memoryMap(tc.spans...)
+			kept := memoryMap(slices.DeleteFunc(slices.Clone(tc.spans), func(s span) bool { return s.kind != ram })...)
 			h := host{
 				items: map[uint16][]byte{
 					directory: list(3, file{"etc/acpi/tables", 9, 9}, file{"etc/e820", uint32(len(data) + tc.bytes), firstFile}, file{"etc/e820", 20, 7}),
@@ -519,8 +520,8 @@ func readsMemoryMap(t *testing.T, program string) {
 				}
 				return
 			}
-			if len(a.results) != 2 || !bytes.Equal(a.results[0], data) || !bytes.Equal(a.results[1], data) {
-				t.Errorf("it halts with %q and has %x; want twice %x", a.halt, a.results, data)
+			if len(a.results) != 2 || !bytes.Equal(a.results[0], kept) || !bytes.Equal(a.results[1], kept) {
+				t.Errorf("it halts with %q and has %x; want twice %x", a.halt, a.results, kept)
 			}
 		})
 	}
@@ -534,7 +535,7 @@ func readsMemoryMap(t *testing.T, program string) {
 }
 
 func countsCPUs(t *testing.T, program string) {
-	for count, ok := range map[uint16]bool{0: false, 1: true, 64: true, 255: true, 1024: true, 1025: false, 0xffff: false} {
+	for count, ok := range map[uint16]bool{0: false, 1: true, 64: true, 255: true, 512: true, 513: false, 0xffff: false} {
 		h := host{items: map[uint16][]byte{cpuCount: binary.LittleEndian.AppendUint16(nil, count)}}
 		a := h.run(t, program, "cpus", nil)
 		if took := len(a.results) == 1 && binary.LittleEndian.Uint16(a.results[0]) == count; took != ok || ok == (a.halt != "") {

@@ -106,7 +106,7 @@ STATIC UINT16 FindKernelFile (OUT UINT32 *Size)
   ReadItem (QemuFwCfgItemFileDir, sizeof Count, &Count);
   for (Count = MIN (SwapBytes32 (Count), MAX_FILES); Count > 0; Count--) {
     Read (sizeof File, &File);
-    if (AsciiStrnCmp (File.Name, "etc/boot/kernel", sizeof File.Name) == 0) {
+    if (CompareMem (File.Name, "etc/boot/kernel", sizeof "etc/boot/kernel") == 0) {
       *Size = SwapBytes32 (File.Size);
       return SwapBytes16 (File.Item);
     }

@@ -18,11 +18,11 @@
 #include <Library/QemuFwCfgLib.h>
 
 #define MAX_FILES    4096         // directory entries that are looked at
-#define MAX_RANGES   32           // ranges of a memory map
+#define MAX_RANGES   32           // ranges of a memory map, and of memory in it
 #define MIN_LOW_RAM  SIZE_128MB   // what a boot needs
 #define MAX_LOW_RAM  0xB0000000ULL // where q35's memory below 4 GiB ends
 #define MAX_RAM      SIZE_512GB   // where the 64-bit PCI window of the DSDT begins
-#define MAX_CPUS     1024
+#define MAX_CPUS     512
 #define MAP_ITEM     0xFFFF       // what our own copy of the map is selected by
 
 STATIC EFI_E820_ENTRY64  mMap[MAX_RANGES];
@@ -48,7 +48,7 @@ STATIC UINT16 FindMap (OUT UINT32 *Size)
   Read (sizeof Count, &Count);
   for (Count = MIN (SwapBytes32 (Count), MAX_FILES); Count > 0; Count--) {
     Read (sizeof File, &File);
-    if (AsciiStrnCmp (File.Name, "etc/e820", sizeof File.Name) == 0) {
+    if (CompareMem (File.Name, "etc/e820", sizeof "etc/e820") == 0) {
       *Size = SwapBytes32 (File.Size);
       return SwapBytes16 (File.Item);
     }
@@ -58,21 +58,13 @@ STATIC UINT16 FindMap (OUT UINT32 *Size)
   return 0;
 }
 
-/** Halts unless a range is one that this machine can have. **/
+/** Halts unless memory may lie in a range. **/
 STATIC VOID CheckRange (IN CONST EFI_E820_ENTRY64 *Range)
 {
   UINT64  End = Range->BaseAddr + Range->Length;
 
   if ((Range->Length == 0) || (End < Range->BaseAddr) || (((Range->BaseAddr | Range->Length) & EFI_PAGE_MASK) != 0)) {
     Halt ("a range of the memory map is malformed");
-  }
-
-  if (Range->Type == EfiAcpiAddressRangeReserved) {
-    return;
-  }
-
-  if (Range->Type != EfiAcpiAddressRangeMemory) {
-    Halt ("a range of the memory map has an unknown type");
   }
 
   if (Range->BaseAddr == 0) {
@@ -88,38 +80,43 @@ STATIC VOID CheckRange (IN CONST EFI_E820_ENTRY64 *Range)
   }
 }
 
-/** Reads the memory map and halts unless it is sound: RAM from 0, the rest of
-    it from 4 GiB on, below the PCI window, and no two ranges that overlap. **/
+/** Reads the memory map, of which only the memory is kept, and halts unless it
+    is sound: memory from 0, the rest of it from 4 GiB on, below the PCI window,
+    and no two ranges that overlap. **/
 STATIC VOID ReadMap (VOID)
 {
-  UINT32                  Size;
-  UINT16                  Item;
-  BOOLEAN                 LowRam = FALSE;
-  CONST EFI_E820_ENTRY64  *A, *B, *End;
+  EFI_E820_ENTRY64  *Range = mMap, *Other;
+  UINT32            Size;
+  UINT16            Item;
+  BOOLEAN           LowRam = FALSE;
 
   Item = FindMap (&Size);
-  if ((Size == 0) || (Size > sizeof mMap) || (Size % sizeof *mMap != 0)) {
+  if ((Size > sizeof mMap) || (Size % sizeof *mMap != 0)) {
     Halt ("the memory map has a wrong size");
   }
 
-  Select (Item);
-  Read (Size, mMap);
-  End = mMap + Size / sizeof *mMap;
-  for (A = mMap; A < End; A++) {
-    CheckRange (A);
-    LowRam |= A->Type == EfiAcpiAddressRangeMemory && A->BaseAddr == 0;
-    for (B = mMap; B < A; B++) {
-      if ((A->BaseAddr < B->BaseAddr + B->Length) && (B->BaseAddr < A->BaseAddr + A->Length)) {
+  for (Select (Item); Size > 0; Size -= sizeof *Range) {
+    Read (sizeof *Range, Range);
+    if (Range->Type != EfiAcpiAddressRangeMemory) {
+      continue;
+    }
+
+    CheckRange (Range);
+    LowRam |= Range->BaseAddr == 0;
+    for (Other = mMap; Other < Range; Other++) {
+      if ((Range->BaseAddr < Other->BaseAddr + Other->Length) && (Other->BaseAddr < Range->BaseAddr + Range->Length)) {
         Halt ("two ranges of the memory map overlap");
       }
     }
+
+    Range++;
   }
 
   if (!LowRam) {
     Halt ("there is no memory at address 0");
   }
 
-  mMapSize = Size;
+  mMapSize = (UINTN)Range - (UINTN)mMap;
 }
 
 RETURN_STATUS EFIAPI QemuFwCfgFindFile (IN CONST CHAR8 *Name, OUT FIRMWARE_CONFIG_ITEM *Item, OUT UINTN *Size)

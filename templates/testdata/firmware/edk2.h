@@ -77,7 +77,6 @@ enum {
 #define CompareMem                memcmp
 #define CompareGuid(a, b)         (memcmp (a, b, sizeof (EFI_GUID)) == 0)
 #define AsciiStrCmp               strcmp
-#define AsciiStrnCmp              strncmp
 #define FixedPcdGet32(name)       name /* a variable of the harness, as long as a pointer */
 
 static inline UINT32 ReadUnaligned32 (const UINT32 *p) { UINT32 v; memcpy (&v, p, sizeof v); return v; }
