@@ -189,9 +189,6 @@ type Features uint64
 const (
 	// SNPActive is set in every SEV-SNP guest, and in no other.
 	SNPActive Features = 1 << 0
-	// debugSwap has the debug registers swapped by hardware.
-	debugSwap Features = 1 << 5
-
 	// featuresKnown are the features that are defined: bits 0 to 16 but for
 	// 11 and 13, and bit 21.
 	featuresKnown Features = 0x1ffff&^(1<<11|1<<13) | 1<<21

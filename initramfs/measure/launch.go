@@ -42,7 +42,7 @@ const (
 	// 9.1 there is no other; since, "auto" means legacy unless guest features
 	// are asked for, and machine types up to 9.0 set "on"). It knows no guest
 	// features, but for Linux between d1f85fbe836e (6.5) and 5abf6dceb066,
-	// where KVM itself turned debugSwap on.
+	// where KVM itself turned DebugSwap on.
 	Legacy VMType = iota
 	// Init2 is KVM_X86_SEV_ES_VM, set up by KVM_SEV_INIT2 (Linux 6.10,
 	// QEMU 9.1 with legacy-vm-type=off). Its VMSAs have the floating-point

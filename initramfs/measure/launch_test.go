@@ -147,7 +147,7 @@ func TestCPUsOfTheWrongMode(t *testing.T) {
 		"sev-es without CPUs":       es(CPUs{}),
 		"sev-es with SNPActive":     es(testCPUs(t, 1, SNPActive)),
 		"sev-snp without CPUs":      snp(CPUs{}),
-		"sev-snp without SNPActive": snp(testCPUs(t, 1, debugSwap)),
+		"sev-snp without SNPActive": snp(testCPUs(t, 1, 1<<5)),
 		"SVSM without CPUs":         svsm(CPUs{}),
 		"SVSM without SNPActive":    svsm(testCPUs(t, 1, 0)),
 	} {
@@ -183,7 +183,7 @@ func TestVMSADiffers(t *testing.T) {
 	}
 	add("base", page(testCPUs(t, 2, 0), Init2))
 	add("legacy", page(testCPUs(t, 1, 0), Legacy))
-	add("debug swap", page(testCPUs(t, 1, debugSwap), Init2))
+	add("debug swap", page(testCPUs(t, 1, 1<<5), Init2))
 	other := testCPUs(t, 1, 0)
 	other.signature++
 	add("other stepping", page(other, Init2))

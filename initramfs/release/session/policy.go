@@ -25,15 +25,14 @@ import (
 // (SEV API, guest policy structure).
 type Policy uint32
 
-// The bits of a policy. Bits 16-23 and 24-31 are the least API version, major
-// and minor, of a platform that the guest may run on.
+// The bits of a policy that decide something here. Bits 3, 4 and 5 keep the
+// guest from being migrated away at all, out of the owner's domain, and to
+// anything but an SEV platform; bits 16-23 and 24-31 are the least API version,
+// major and minor, of a platform that it may run on.
 const (
 	NoDebug        Policy = 1 << 0 // the host cannot decrypt the guest's memory by asking
 	NoKeySharing   Policy = 1 << 1 // no other guest may use the same memory key
 	EncryptedState Policy = 1 << 2 // SEV-ES: registers are encrypted
-	NoSend         Policy = 1 << 3 // the guest cannot be migrated away
-	Domain         Policy = 1 << 4 // … only within the owner's domain
-	SEVOnly        Policy = 1 << 5 // … only to an SEV platform
 )
 
 // Strict is the policy that a guest should have at least.

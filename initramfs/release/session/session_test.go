@@ -111,7 +111,7 @@ func TestMeasurementVectors(t *testing.T) {
 			"major":  m.Authentic(keys, API{v.APIMajor + 1, v.APIMinor, v.Build}, Policy(v.Policy), digest),
 			"minor":  m.Authentic(keys, API{v.APIMajor, v.APIMinor + 1, v.Build}, Policy(v.Policy), digest),
 			"build":  m.Authentic(keys, API{v.APIMajor, v.APIMinor, v.Build + 1}, Policy(v.Policy), digest),
-			"policy": m.Authentic(keys, api, Policy(v.Policy)^NoSend, digest),
+			"policy": m.Authentic(keys, api, Policy(v.Policy)^(1<<3), digest),
 			"digest": m.Authentic(keys, api, Policy(v.Policy), Digest{}),
 			"nonce":  Measurement{MAC: m.MAC}.Authentic(keys, api, Policy(v.Policy), digest),
 			"key":    m.Authentic(keysOf(t, nil, nil), api, Policy(v.Policy), digest),
