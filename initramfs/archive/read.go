@@ -1,9 +1,7 @@
 package archive
 
 import (
-	"bufio"
 	"bytes"
-	"compress/gzip"
 	"debug/buildinfo"
 	"errors"
 	"fmt"
@@ -12,10 +10,10 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/klauspost/compress/zstd"
 	"github.com/u-root/u-root/pkg/cpio"
 	"golang.org/x/sys/unix"
 
+	"cocoroot/initramfs/files"
 	"cocoroot/unlock/modules"
 )
 
@@ -86,40 +84,21 @@ func IsArchive(head []byte) bool {
 //
 // The listing has what was read before an error, which is an ErrArchive or r's.
 func List(r io.Reader) (Listing, error) {
-	l := Listing{}
-	plain, end, err := l.decompress(bufio.NewReader(r))
+	plain, format, err := files.Decompress(r, window)
+	l := Listing{Compression: format}
 	if err != nil {
 		return l, fmt.Errorf("%w: %w", ErrArchive, err)
 	}
-	defer end()
+	defer plain.Close()
+	if format != "none" && format != "gzip" && format != "zstd" { // which IsArchive knows
+		return l, fmt.Errorf("%w: it is compressed as %s", ErrArchive, format)
+	}
 	s := &stream{r: io.LimitReader(plain, maxPlain)}
 	if err := l.read(s); err != nil {
 		return l, fmt.Errorf("%w: %w", ErrArchive, err)
 	}
 	l.judge(s)
 	return l, nil
-}
-
-// decompress finds out how the archive is compressed.
-func (l *Listing) decompress(r *bufio.Reader) (plain io.Reader, end func(), err error) {
-	head, err := r.Peek(4)
-	switch {
-	case err != nil:
-		return nil, nil, fmt.Errorf("%d bytes: %w", len(head), io.ErrUnexpectedEOF)
-	case bytes.HasPrefix(head, []byte(zstdMagic)):
-		l.Compression = "zstd"
-		z, err := zstd.NewReader(r, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true), zstd.WithDecoderMaxWindow(window))
-		if err != nil {
-			return nil, nil, err
-		}
-		return z, z.Close, nil
-	case bytes.HasPrefix(head, []byte(gzipMagic)):
-		l.Compression = "gzip"
-		z, err := gzip.NewReader(r)
-		return z, func() {}, err
-	}
-	l.Compression = "none"
-	return r, func() {}, nil
 }
 
 // read lists the members up to the trailer.

@@ -2,14 +2,11 @@ package kmod
 
 import (
 	"bytes"
-	"compress/gzip"
 	"fmt"
-	"io"
 	"io/fs"
 	"path"
 
-	"github.com/klauspost/compress/zstd"
-	"github.com/ulikunitz/xz"
+	"cocoroot/initramfs/files"
 )
 
 // maxModule bounds one module in bytes, before and after it is decompressed.
@@ -23,7 +20,7 @@ func readModule(fsys fs.FS, file string) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot read a kernel module: %w", err)
 	}
-	plain, err := decompress(file, bytes.NewReader(packed))
+	plain, err := decompress(packed)
 	if err != nil {
 		return nil, fmt.Errorf("cannot use the kernel module %s: %w: %w", file, ErrFile, err)
 	}
@@ -33,33 +30,13 @@ func readModule(fsys fs.FS, file string) ([]byte, error) {
 	return plain, nil
 }
 
-// decompress goes by the file's name, as depmod and modprobe do.
-func decompress(file string, r io.Reader) ([]byte, error) {
-	switch ext := path.Ext(file); ext {
-	case ".ko":
-	case ".gz":
-		z, err := gzip.NewReader(r)
-		if err != nil {
-			return nil, err
-		}
-		r = z
-	case ".xz":
-		x, err := xz.NewReader(r)
-		if err != nil {
-			return nil, err
-		}
-		r = x
-	case ".zst":
-		z, err := zstd.NewReader(r, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(maxModule))
-		if err != nil {
-			return nil, err
-		}
-		defer z.Close()
-		r = z
-	default:
-		return nil, fmt.Errorf("compressed as %s; .gz, .xz and .zst are known", ext)
+func decompress(packed []byte) ([]byte, error) {
+	r, _, err := files.Decompress(bytes.NewReader(packed), maxModule)
+	if err != nil {
+		return nil, err
 	}
-	return readAtMost(r, file, maxModule)
+	defer r.Close()
+	return readAtMost(r, "its content", maxModule)
 }
 
 // unpacked returns the name of a file once it is decompressed.

@@ -1,9 +1,6 @@
 package rootfs
 
 import (
-	"bufio"
-	"bytes"
-	"compress/bzip2"
 	"context"
 	"errors"
 	"fmt"
@@ -11,10 +8,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-
-	"github.com/klauspost/compress/gzip"
-	"github.com/klauspost/compress/zstd"
-	"github.com/ulikunitz/xz"
 
 	"cocoroot/initramfs/files"
 	"cocoroot/initramfs/image/fsimage"
@@ -150,35 +143,8 @@ func checkTar(f *os.File) error {
 	return nil
 }
 
-// decompressed returns the bytes of a stream that is gzip, zstd, xz, bzip2 or
-// none of these. A decoder's memory does not depend on the stream's length.
+// decompressed returns the bytes of a source, whatever compresses them.
 func decompressed(r io.Reader) (io.ReadCloser, error) {
-	b := bufio.NewReaderSize(r, 1<<16)
-	head, err := b.Peek(6)
-	if err != nil && err != io.EOF {
-		return nil, err
-	}
-	switch {
-	case bytes.HasPrefix(head, []byte{0x1f, 0x8b}): // RFC 1952
-		z, err := gzip.NewReader(b)
-		if err != nil {
-			return nil, fmt.Errorf("cannot decompress it: %w", err)
-		}
-		return z, nil
-	case bytes.HasPrefix(head, []byte{0x28, 0xb5, 0x2f, 0xfd}): // RFC 8878
-		z, err := zstd.NewReader(b, zstd.WithDecoderMaxWindow(maxWindow), zstd.WithDecoderLowmem(true), zstd.WithDecoderConcurrency(1))
-		if err != nil {
-			return nil, fmt.Errorf("cannot decompress it: %w", err)
-		}
-		return z.IOReadCloser(), nil
-	case bytes.HasPrefix(head, []byte("\xfd7zXZ\x00")): // the .xz file format, 1.2
-		z, err := xz.NewReader(b)
-		if err != nil {
-			return nil, fmt.Errorf("cannot decompress it: %w", err)
-		}
-		return io.NopCloser(z), nil
-	case bytes.HasPrefix(head, []byte("BZh")):
-		return io.NopCloser(bzip2.NewReader(b)), nil
-	}
-	return io.NopCloser(b), nil
+	plain, _, err := files.Decompress(r, maxWindow)
+	return plain, err
 }
