@@ -12,6 +12,7 @@ package qmp
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -67,18 +68,20 @@ type Event struct {
 	Time time.Time       // the host's, at the event
 }
 
-// Client is one connection. Its methods may be called from several goroutines.
+// Client is one connection. Its methods may be called from several goroutines;
+// commands take turns.
 type Client struct {
-	conn    net.Conn
-	writing chan struct{} // holds one token; who has it may write
+	conn net.Conn
+	turn chan struct{} // holds one token; who has it may execute
 
-	mu      sync.Mutex
-	nextID  uint64
-	waiting map[uint64]chan message // by id; each has room for its one answer
-	events  []Event                 // oldest first
-	arrived chan struct{}           // closed, and made anew, at each event
-	done    chan struct{}           // closed when err is set
-	err     error                   // why nothing more is read
+	mu       sync.Mutex
+	asked    uint64        // id of the newest command
+	answered uint64        // id of the newest answer: they come in order
+	answer   chan message  // to the newest command; has room for it
+	events   []Event       // oldest first
+	arrived  chan struct{} // closed, and made anew, at each event
+	done     chan struct{} // closed when err is set
+	err      error         // why nothing more is read
 }
 
 // message is every line that QEMU can send.
@@ -111,14 +114,8 @@ func Dial(ctx context.Context, path string) (*Client, error) {
 // New waits for QEMU's greeting on a connected socket and leaves capability
 // negotiation. The client owns conn from here on, also after an error.
 func New(ctx context.Context, conn net.Conn) (*Client, error) {
-	c := &Client{
-		conn:    conn,
-		writing: make(chan struct{}, 1),
-		waiting: make(map[uint64]chan message),
-		arrived: make(chan struct{}),
-		done:    make(chan struct{}),
-	}
-	c.writing <- struct{}{}
+	c := &Client{conn: conn, turn: make(chan struct{}, 1), arrived: make(chan struct{}), done: make(chan struct{})}
+	c.turn <- struct{}{}
 	greeted := make(chan struct{})
 	go c.read(greeted)
 	err := c.negotiate(ctx, greeted)
@@ -150,25 +147,9 @@ func (c *Client) Close() error {
 // returned. args may be nil. QEMU's refusal is an *Error. After the context
 // ends the client is still usable; the late answer is dropped.
 func (c *Client) Execute(ctx context.Context, command string, args, result any) error {
-	id, answer, err := c.register()
+	m, err := c.ask(ctx, command, args)
 	if err != nil {
 		return fmt.Errorf("cannot execute %s: %w", command, err)
-	}
-	if err := c.send(ctx, id, command, args); err != nil {
-		return fmt.Errorf("cannot execute %s: %w", command, err)
-	}
-	var m message
-	select {
-	case m = <-answer:
-	case <-c.done:
-		// The answer may have come right before the end, as quit's does.
-		select {
-		case m = <-answer:
-		default:
-			return fmt.Errorf("cannot execute %s: %w", command, c.err)
-		}
-	case <-ctx.Done():
-		return fmt.Errorf("cannot execute %s: no answer: %w", command, ctx.Err())
 	}
 	if m.Error != nil {
 		return &Error{Command: command, Class: printable(m.Error.Class), Desc: printable(m.Error.Desc)}
@@ -195,48 +176,54 @@ func printable(s string) string {
 	return fmt.Sprintf("%.*s", maxDesc, s)
 }
 
-// register makes room for one answer.
-func (c *Client) register() (uint64, <-chan message, error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.err != nil {
-		return 0, nil, c.err
+// ask sends one command, and waits for the answer.
+func (c *Client) ask(ctx context.Context, command string, args any) (message, error) {
+	select {
+	case <-c.turn:
+	case <-ctx.Done():
+		return message{}, ctx.Err()
 	}
-	c.nextID++
-	answer := make(chan message, 1)
-	c.waiting[c.nextID] = answer
-	return c.nextID, answer, nil
+	defer func() { c.turn <- struct{}{} }()
+	answer, err := c.send(ctx, command, args)
+	if err != nil {
+		return message{}, err
+	}
+	select {
+	case m := <-answer:
+		return m, nil
+	case <-c.done:
+		// The answer may have come right before the end, as quit's does.
+		select {
+		case m := <-answer:
+			return m, nil
+		default:
+			return message{}, c.err
+		}
+	case <-ctx.Done():
+		return message{}, fmt.Errorf("no answer: %w", ctx.Err())
+	}
 }
 
-// forget takes back a registration whose command was not sent.
-func (c *Client) forget(id uint64) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	delete(c.waiting, id)
-}
-
-// send writes one command. A line that was cut short by the context leaves
-// the connection without use.
-func (c *Client) send(ctx context.Context, id uint64, command string, args any) error {
+// send writes one command, and returns where its answer will be. A line that
+// was cut short by the context leaves the connection without use.
+func (c *Client) send(ctx context.Context, command string, args any) (<-chan message, error) {
 	line, err := json.Marshal(struct {
 		Execute   string `json:"execute"`
 		Arguments any    `json:"arguments,omitempty"`
 		ID        uint64 `json:"id"`
-	}{command, args, id})
+	}{command, args, c.asked + 1})
 	if err != nil {
-		c.forget(id)
-		return err
+		return nil, err
 	}
-	select {
-	case <-c.writing:
-	case <-ctx.Done():
-		c.forget(id)
-		return ctx.Err()
+	answer := make(chan message, 1)
+	c.mu.Lock()
+	if err = cmp.Or(c.err, ctx.Err()); err == nil {
+		c.asked++
+		c.answer = answer
 	}
-	defer func() { c.writing <- struct{}{} }()
-	if err := ctx.Err(); err != nil {
-		c.forget(id)
-		return err
+	c.mu.Unlock()
+	if err != nil {
+		return nil, err
 	}
 	interrupted := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {
@@ -251,9 +238,9 @@ func (c *Client) send(ctx context.Context, id uint64, command string, args any) 
 		c.conn.SetWriteDeadline(time.Time{})
 	}
 	if err != nil {
-		return errors.Join(ctx.Err(), c.fail(fmt.Errorf("%w: %w", ErrClosed, err)))
+		return nil, errors.Join(ctx.Err(), c.fail(fmt.Errorf("%w: %w", ErrClosed, err)))
 	}
-	return nil
+	return answer, nil
 }
 
 // Event returns the oldest event that has not been taken yet and bears one of
@@ -369,14 +356,12 @@ func (c *Client) deliver(m message) error {
 	if (m.Return == nil) == (m.Error == nil) {
 		return fmt.Errorf("%w: neither an event nor an answer", ErrProtocol)
 	}
-	if m.ID == nil {
-		return fmt.Errorf("%w: an answer without id", ErrProtocol)
-	}
-	answer, ok := c.waiting[*m.ID]
-	if !ok {
+	if m.ID == nil || *m.ID != c.answered+1 || c.answered == c.asked {
 		return fmt.Errorf("%w: an answer to nothing that was asked", ErrProtocol)
 	}
-	delete(c.waiting, *m.ID)
-	answer <- m
+	c.answered++
+	if c.answered == c.asked { // else nobody waits for it any more
+		c.answer <- m
+	}
 	return nil
 }

@@ -227,12 +227,10 @@ func TestWriteDeadline(t *testing.T) {
 func TestSeveralGoroutines(t *testing.T) {
 	const n = 20
 	c := dial(t, func(p *peer) {
-		var lines []string // answered in the opposite order
 		for range n {
 			command, id := p.hear()
-			lines = append([]string{fmt.Sprintf(`{"return": %q, "id": %d}`+"\n", command, id)}, lines...)
+			p.say(fmt.Sprintf(`{"return": %q, "id": %d}`+"\n", command, id))
 		}
-		p.say(strings.Join(lines, ""))
 	})
 	var wg sync.WaitGroup
 	for i := range n {
