@@ -224,7 +224,7 @@ all_checks() {
 	mapfile -t packages < <(go list ./... | grep -v ^cocoroot/cmds/)
 	mapfile -t scripts < <(grep -rIlE '^#!.*[ /](ba)?sh$' build.sh .ci templates cmds initramfs unlock)
 	# shellcheck disable=SC2016 # for the inner shell
-	check gofmt bash -ec 'files=$("$(go env GOROOT)/bin/gofmt" -l .); echo "$files"; [[ -z $files ]]'
+	check gofmt bash -ec 'files=$(gofmt -l .); echo "$files"; [[ -z $files ]]'
 	check shellcheck shellcheck -ax "${scripts[@]}"
 	check vet go vet ./...
 	check vet-plain env GOEXPERIMENT= go vet ./...

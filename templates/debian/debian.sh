@@ -218,7 +218,9 @@ go_ready() {
 	PATH=$(dirname "$go"):$PATH
 	export PATH GOTOOLCHAIN=$pinned GOFLAGS=-buildvcs=false GOWORK=off
 	[[ -n ${HOME:-} ]] || export GOPATH=$CACHE/gopath GOCACHE=$CACHE/gocache
+	export GOEXPERIMENT=
 	quietly go-toolchain go version
+	PATH=$(go env GOROOT)/bin:$PATH # an older go does not know, or even crashes at, our GOEXPERIMENT
 }
 
 go_version() { (cd / && "$1" env GOVERSION); }
