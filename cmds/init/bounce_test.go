@@ -29,10 +29,10 @@ import (
 var ways = []string{"blocks", "large", "sequential", "willneed", "map", "hugepages"}
 
 // bounceArguments has the kernel use the buffers without SEV, few of them, and
-// say where it puts them: 4,096 of 2 KiB.
+// say where it puts them: 2,048 of 2 KiB.
 const (
-	bounceArguments = "swiotlb=4096,force memblock=debug loglevel=7"
-	bounceSize      = 4096 << 11
+	bounceArguments = "swiotlb=2048,force memblock=debug loglevel=7"
+	bounceSize      = 2048 << 11
 )
 
 // hostVirtio is a device whose requests hold one part of a split read: the
@@ -69,7 +69,9 @@ func TestNoPlaintextInBounceBuffers(t *testing.T) {
 					return answered
 				}
 				plaintext.search(memory)
-				ciphertext.search(memory)
+				if ciphertext.bytes() == 0 {
+					ciphertext.search(memory) // what must be there is
+				}
 				reads++
 				if offset < hashes && len(data) > verity.BlockSize && reads%2 == 0 && !refused[offset] {
 					refused[offset] = true
@@ -83,8 +85,7 @@ func TestNoPlaintextInBounceBuffers(t *testing.T) {
 			if blind != nil {
 				t.Fatalf("cannot read the bounce buffers: %v", blind)
 			}
-			t.Logf("%d reads, %d of them failed: plaintext in the bounce buffers: %d bytes; blocks of ciphertext: %d",
-				reads, len(refused), plaintext.bytes(), ciphertext.bytes()/verity.BlockSize)
+			t.Logf("%d reads, %d of them failed: %d bytes of plaintext", reads, len(refused), plaintext.bytes())
 			if n := plaintext.bytes(); n > 0 {
 				t.Errorf("the host found %d bytes of plaintext", n)
 			}
@@ -132,7 +133,7 @@ func bounced(t *testing.T, kind string, plaintext *needlesIn) (g *guest, hashes 
 	}
 	root := testRoot(t, dir, script+"echo 'boot-test: all read'")
 	for i, way := range ways {
-		data := make([]byte, 512<<10)
+		data := make([]byte, 256<<10)
 		rand.New(rand.NewSource(int64(100 + i))).Read(data) // no compression changes it
 		write(t, filepath.Join(root, way), data)
 		plaintext.add(data)

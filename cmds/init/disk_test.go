@@ -61,7 +61,7 @@ func TestDisks(t *testing.T) {
 		},
 		// As libvirt attaches every device.
 		"behind a root port": {
-			"/dev/vda", []string{"pcie-root-port,id=port,bus=pcie.0,chassis=1,slot=1", "virtio-blk-pci,bus=port,drive=sealed"},
+			"/dev/vda", []string{"pcie-root-port,id=slot1,bus=pcie.0,chassis=1,slot=1", "virtio-blk-pci,bus=slot1,drive=sealed"},
 			nil, "/dev/vda",
 		},
 		"NVMe by serial and larger": {
