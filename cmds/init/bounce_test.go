@@ -39,14 +39,15 @@ const (
 // length of its queue is the host's, and bounds a request's segments.
 const hostVirtio = "virtio-blk-pci,drive=host,disable-legacy=on,iommu_platform=on,queue-size=64"
 
+// ioError is dm-verity's panic at a read that failed.
+const ioError = "dm-verity device has I/O error"
+
 // A host fails every other large read once and looks into the bounce buffers
-// whenever it is asked for something: it finds none of what the guest reads.
+// whenever it is asked for something: it finds none of what the guest reads. The
+// guest stops when it could not do without such a read: of squashfs at the first
+// one, of the others when the kernel had made one request of two reads.
 func TestNoPlaintextInBounceBuffers(t *testing.T) {
-	for kind, panics := range map[string]string{
-		"squashfs": "dm-verity device has I/O error", // it reads ahead nothing that it can do without
-		"erofs":    "",
-		"ext4":     "",
-	} {
+	for kind, least := range map[string]int{"squashfs": 1, "erofs": 5, "ext4": 5} {
 		t.Run(kind, func(t *testing.T) {
 			t.Parallel()
 			plaintext := needlesIn{step: 64}
@@ -89,14 +90,11 @@ func TestNoPlaintextInBounceBuffers(t *testing.T) {
 			if n := plaintext.bytes(); n > 0 {
 				t.Errorf("the host found %d bytes of plaintext", n)
 			}
-			if ciphertext.bytes() == 0 || len(refused) == 0 {
-				t.Error("the host saw no ciphertext either, or refused nothing")
+			if ciphertext.bytes() == 0 || len(refused) < least {
+				t.Errorf("the host saw no ciphertext either, or failed fewer than %d reads", least)
 			}
-			if panics != "" && !strings.Contains(e.Panic, panics) {
-				t.Errorf("panic = %q; want %q", e.Panic, panics)
-			}
-			if panics == "" && (e.err != nil || !strings.Contains(e.console, "boot-test: all read")) {
-				t.Errorf("outcome = %+v, %v; want all files read", e.Outcome, e.err)
+			if e.err != nil || !strings.Contains(e.console, "boot-test: all read") && !strings.Contains(e.Panic, ioError) {
+				t.Errorf("outcome = %+v, %v; want all files read, or dm-verity's panic", e.Outcome, e.err)
 			}
 		})
 	}
@@ -116,7 +114,7 @@ func TestReadErrorStopsTheGuest(t *testing.T) {
 	})
 	g.image, g.extra = "", d.as(hostVirtio)
 	e := g.run(t, bootLimit)
-	if !strings.Contains(e.Panic, "dm-verity device has I/O error") || strings.Contains(e.console, "boot-test: all read") {
+	if !strings.Contains(e.Panic, ioError) || strings.Contains(e.console, "boot-test: all read") {
 		t.Errorf("outcome = %+v, %v; want dm-verity's panic", e.Outcome, e.err)
 	}
 }
