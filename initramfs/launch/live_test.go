@@ -229,6 +229,17 @@ func TestNoHashesTable(t *testing.T) {
 	leavesNothing(t)
 }
 
+// TestSilence waits for the hint about a guest that prints nothing.
+func TestSilence(t *testing.T) {
+	c := guest(t, "", stay)
+	ctx, cancel := context.WithCancel(within(t, time.Minute))
+	c.Silence, c.OnSilence = time.Second, cancel
+	if got, err := Run(ctx, c, nil); !errors.Is(err, context.Canceled) || got.Spoke || got.Bytes != 0 {
+		t.Errorf("Run = %+v, %v; want silence, and the hint that ends it", got, err)
+	}
+	leavesNothing(t)
+}
+
 // TestCancel ends a guest that does not end by itself.
 func TestCancel(t *testing.T) {
 	c := guest(t, "Waiting\ncocoroot: FATAL HALT: half a li", stay)
