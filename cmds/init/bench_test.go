@@ -46,7 +46,7 @@ func BenchmarkBoot(b *testing.B) {
 		dir := b.TempDir()
 		root := benchRoot(b, dir)
 		image := seal(b, dir, root, "--append", "quiet printk.time=1")
-		table, err := table.Build([]table.Entry{entry(b, policy.DefaultKey, image.key)}, int(secretArea(b).Size))
+		table, err := table.Build([]table.Entry{entry(b, policy.DefaultKey, image.key)}, int(secretArea(b, oracle.Artifact(b, "OVMF.amdsev.fd")).Size))
 		if err != nil {
 			b.Fatal(err)
 		}

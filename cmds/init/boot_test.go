@@ -9,7 +9,6 @@ import (
 	"testing"
 
 	"cocoroot/initramfs/image/rootfs"
-	"cocoroot/initramfs/measure"
 	"cocoroot/unlock/policy"
 	"cocoroot/unlock/secret/table"
 	"cocoroot/unlock/verity"
@@ -74,32 +73,6 @@ func TestDiskBySerialAndNoOverlay(t *testing.T) {
 	}
 	if strings.Contains(e.console, "boot-test: root is writable") {
 		t.Error("the root could be written to")
-	}
-}
-
-// What is measured was changed: the firmware lets none of it run.
-func TestFirmwareRefuses(t *testing.T) {
-	measured := func(g *guest) []byte {
-		t.Helper()
-		table, err := measure.NewHashesTable(bytes.NewReader(read(t, g.kernel)), bytes.NewReader(read(t, g.initrd)), g.cmdline)
-		if err != nil {
-			t.Fatal(err)
-		}
-		b := table.Marshal()
-		return b[:]
-	}
-	for name, change := range map[string]func(*testing.T, *guest){
-		"kernel":       func(t *testing.T, g *guest) { g.kernel = changed(t, g.kernel, 1<<20) },
-		"initrd":       func(t *testing.T, g *guest) { g.initrd = changed(t, g.initrd, 1<<10) },
-		"command line": func(_ *testing.T, g *guest) { g.cmdline += " init=/bin/sh" },
-	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			g := standardImage(t).boots(t)
-			g.hashes = measured(g)
-			change(t, g)
-			g.refusedByFirmware(t)
-		})
 	}
 }
 

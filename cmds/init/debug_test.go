@@ -49,7 +49,7 @@ func TestDebugArchive(t *testing.T) {
 					return err
 				}
 				var err error
-				area := secretArea(t)
+				area := secretArea(t, g.firmware)
 				if page, err = readMemory(ctx, t, q, uint64(area.Base), uint64(area.Size)); err != nil {
 					return err
 				}

@@ -245,7 +245,7 @@ func TestResidueAfterFailure(t *testing.T) {
 			}
 			// The same search finds what is there: the entries, in their page.
 			if f.held != "" {
-				got, area := during(), int64(secretArea(t).Base)
+				got, area := during(), int64(secretArea(t, g.firmware).Base)
 				want := traces{"passphrase": {{area + 40, 64}}, "other entry": {{area + 40 + 64 + 20, 32}}}
 				if got.String() != want.String() {
 					t.Errorf("at %q there was in memory:\n%vwant\n%v", f.held, got, want)
