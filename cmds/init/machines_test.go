@@ -63,3 +63,19 @@ func TestMachines(t *testing.T) {
 		})
 	}
 }
+
+// A device of 8 GiB lies in the window above 4 GiB that the firmware's DSDT
+// has, and the disk's interrupts are messages.
+func TestLargeDevice(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	g := seal(t, dir, testRoot(t, dir, `grep 0000:00: /proc/iomem; grep virtio /proc/interrupts`)).boots(t)
+	g.extra = append(g.extra, "-object", "memory-backend-ram,id=large,size=8G,share=on,reserve=off", "-device", "ivshmem-plain,memdev=large,addr=9")
+	e := g.runs(t)
+	if want := regexp.MustCompile(`(?m)^ +8[0-9a-f]{9}-[89a-f][0-9a-f]{9} : 0000:00:09\.0\r$`); !want.MatchString(e.console) {
+		t.Errorf("the device does not lie above 512 GiB")
+	}
+	if want := regexp.MustCompile(`PCI-MSIX?-`); !want.MatchString(e.console) {
+		t.Errorf("the disk has no message interrupts")
+	}
+}
