@@ -193,13 +193,13 @@ demo() {
 demo_root() {
 	unpacked busybox-static
 	recipe demo "$(content templates/demo) ${DIR##*/}" '' templates/demo/build "$DIR/bin/busybox"
-	put "$MADE" build/demo/root
 }
 
 # demo_image seals again only when root, tool or options changed.
 demo_image() {
 	local stamp
 	demo_root
+	put "$MADE" build/demo/root
 	stamp="$(content build/demo/root) $(sha256 build/cocoroot) $(declare -f demo_image | sha256)"
 	if [[ $stamp != "$(cat build/demo/stamp 2>/dev/null)" || ! -e build/demo/image ]]; then
 		rm -f build/demo/stamp
@@ -241,7 +241,6 @@ everything() {
 	kernel --check
 	initrd ''
 	debug_archive
-	demo_image
 }
 
 # fuzz SECONDS runs the fuzz targets of all packages, one after another. What fails one is
@@ -280,7 +279,6 @@ bench() {
 	packages 'for the benchmarks' "${BOOT_PACKAGES[@]}" "${TEST_PACKAGES[@]}"
 	firmware ''
 	initrd ''
-	demo_root
 	built
 	export CGO_ENABLED=0 GOEXPERIMENT=runtimesecret COCOROOT_REQUIRE_TOOLS=1
 	go test -run '^$' -bench . ./initramfs/image/xts ./unlock/verity/tree

@@ -99,7 +99,7 @@ func read(t testing.TB, path string) []byte {
 func testRoot(t testing.TB, dir, script string) string {
 	t.Helper()
 	root := filepath.Join(dir, "root")
-	if err := os.CopyFS(root, os.DirFS(oracle.Artifact(t, "demo/root"))); err != nil {
+	if err := os.CopyFS(root, os.DirFS(oracle.Fixture(t, "demo-root"))); err != nil {
 		t.Fatal(err)
 	}
 	write(t, filepath.Join(root, "sbin/init"), []byte("#!/bin/sh\nPATH=/bin\necho \""+ran+"\"\n"+script+"\npoweroff -f\n"))
