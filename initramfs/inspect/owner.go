@@ -237,6 +237,7 @@ func policyFields(p policy.Policy, line string) fields {
 		{"onfail", string(p.OnFail)},
 		{"keep", cmdline.Keep(p.Keep)},
 		{"timeout", p.Timeout.String()},
+		{"modules", string(p.Modules)},
 		{"rootfstype", string(p.FSType)},
 		{"rootflags", p.RootFlags},
 		{"init", p.Init},
