@@ -474,10 +474,7 @@ func TestAsUser(t *testing.T) {
 // TestIDs: whoever makes it, the IDs in the image are those of the source, and
 // the root folder's are 0.
 func TestIDs(t *testing.T) {
-	var all []uint32
-	for _, id := range []uint32{0, 1, 5, 1000, 65534, maxID} {
-		all = append(all, id)
-	}
+	all := []uint32{0, 1, 5, 1000, 65534, maxID}
 	for _, uid := range all {
 		for _, gid := range all {
 			m := idsOf(uid, gid)
