@@ -236,6 +236,7 @@ all_checks() {
 
 # everything makes what the tests need, but for their fixtures.
 everything() {
+	[[ -e /sys/class/block ]] || die "the tests need /sys, for cryptsetup asks it" "in a chroot: mount -t sysfs sysfs /sys"
 	packages 'for the tests' "${BOOT_PACKAGES[@]}" "${TEST_PACKAGES[@]}"
 	firmware --check
 	kernel --check
