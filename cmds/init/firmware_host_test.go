@@ -185,7 +185,11 @@ func TestDevices(t *testing.T) {
 	for i := range 64 {
 		g.extra = append(g.extra, "-device", "virtio-rng-pci,multifunction=on,addr="+strconv.FormatInt(int64(0x10+i/8), 16)+"."+strconv.Itoa(i%8))
 	}
-	g.undisturbed(t)
+	e := g.undisturbed(t)
+	// 64, 11 before them, and the machine's own 4.
+	if found := foundMachine.FindStringSubmatch(e.console); found == nil || found[3] != "79" {
+		t.Errorf("the guest found %q; want 79 PCI devices", found)
+	}
 	if got := read(t, said); len(got) > 0 {
 		t.Errorf("the host's code wrote %q", got)
 	}

@@ -34,7 +34,7 @@ func machines() []machine {
 	return append(out, machine{64, 64 << 10})
 }
 
-var foundMachine = regexp.MustCompile(`boot-test: (\d+) CPUs, (\d+) kB\r\n`)
+var foundMachine = regexp.MustCompile(`boot-test: (\d+) CPUs, (\d+) kB, (\d+) PCI devices\r\n`)
 
 // Every CPU comes up and all memory is there, but for what the kernel keeps.
 // One at a time, for the CPUs of one guest are more than this machine's.

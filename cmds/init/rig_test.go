@@ -136,7 +136,7 @@ echo "boot-test: entries $(ls /sys/kernel/security/secrets/coco | tr '\n' ' ')"
 echo "boot-test: modules $(cut -d' ' -f1 /proc/modules | tr '\n' ' ')"
 touch /written && echo "boot-test: root is writable"
 echo "boot-test: ACPI $(ls /sys/firmware/acpi/tables 2>/dev/null | tr '\n' ' ')"
-echo "boot-test: $(grep -c ^processor /proc/cpuinfo) CPUs, $(sed -n 's/MemTotal: *//p' /proc/meminfo)"
+echo "boot-test: $(grep -c ^processor /proc/cpuinfo) CPUs, $(sed -n 's/MemTotal: *//p' /proc/meminfo), $(ls /sys/bus/pci/devices | wc -l) PCI devices"
 echo "boot-test: late file next"
 grep -a -q LATE-CONTENT /late && echo "boot-test: late file read"
 `
