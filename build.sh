@@ -36,8 +36,8 @@ usage() {
 		                      time, in another folder, and compares
 		  initrd [--debug]    build/initrd.img; --debug makes build/debug.img, an archive
 		                      with a shell, for nothing that is secret
-		  bench               what the tool costs beside stock tools, and a boot beside
-		                      other initrds
+		  bench               the tool beside stock tools, a boot beside other initrds
+		  recording           the README's picture of the demo, from a real run
 		  fuzz [SECONDS]      run every fuzz target for so long, 60 by default; test
 		                      runs their seeds
 		  soak [HOURS]        boots and fuzz targets in turn, for so long, 8 by default
@@ -56,6 +56,7 @@ usage() {
 main() {
 	case "$*" in
 	'' | help | -h | --help) usage; return ;;
+	recording) exec templates/recording/build templates/recording/demo.svg ;;
 	'fixture '*) settle; . initramfs/oracle/fixtures/make.sh; fixture "$2"; return ;;
 	esac
 	settle
