@@ -101,7 +101,7 @@ func (b *boot) watch() {
 
 // boot goes through the steps in order; it returns only with an error.
 func (b *boot) boot() error {
-	if !unseal.Clears {
+	if !secmem.Clears {
 		return fatal.Errorf(fatal.Build, "init was built without GOEXPERIMENT=runtimesecret; build it with build.sh tools")
 	}
 	for _, s := range []struct {

@@ -62,7 +62,7 @@ func unseal(job Job, step func(string)) error {
 	}
 	defer key.Close()
 	step("unlock")
-	withoutResidue(func() { err = open(path, info, key) })
+	secmem.WithoutResidue(func() { err = open(path, info, key) })
 	if err != nil {
 		return blameVerity(v, err)
 	}

@@ -1,6 +1,6 @@
 //go:build goexperiment.runtimesecret
 
-package unseal
+package secmem
 
 import (
 	"runtime"
@@ -8,12 +8,12 @@ import (
 )
 
 // Clears reports that this build clears registers, stack and heap after the
-// code that handles the key.
+// code that handles secrets.
 const Clears = true
 
-// withoutResidue runs f and clears what it leaves. What f has left on the heap is
+// WithoutResidue runs f and clears what it leaves. What f has left on the heap is
 // cleared when it is collected, and not by anything else.
-func withoutResidue(f func()) {
+func WithoutResidue(f func()) {
 	secret.Do(f)
 	runtime.GC()
 }
