@@ -9,8 +9,22 @@ import (
 	"cocoroot/unlock/verity"
 )
 
-// errBlock is returned for a block that is not the measured one.
-var errBlock = errors.New("a block differs from the root hash")
+// digestsPerBlock is the number of digests in a block of the tree.
+const digestsPerBlock = verity.BlockSize / verity.DigestSize
+
+// ErrShort is returned for a device that ends before the last block that was
+// measured.
+var ErrShort = errors.New("it is shorter than what was measured")
+
+// A badBlock is the error for a block that is not the measured one.
+type badBlock struct {
+	level         int // 0 for data, 1 for the tree's leaves, and upwards
+	number, place uint64
+}
+
+func (b badBlock) Error() string {
+	return fmt.Sprintf("a block differs from the root hash: block %d", b.place)
+}
 
 // Reader reads the data that a root hash covers, and checks each block when it
 // is read, so that nothing of it depends on an earlier look. It is for one
@@ -18,36 +32,39 @@ var errBlock = errors.New("a block differs from the root hash")
 type Reader struct {
 	params verity.Params
 	r      io.ReaderAt
-	starts []uint64     // as verifier's
-	kept   []*treeBlock // the last one of each level, the leaves first
+	starts []uint64    // the first block on the device of each level, the data first
+	kept   []treeBlock // the last block of each level that was good
 }
 
 // treeBlock is a block of the tree that has been checked.
 type treeBlock struct {
 	number  uint64 // in its level
-	digests []byte
+	digests []byte // nil: there is none yet
 }
 
 // NewReader returns a reader of the image in r.
 func NewReader(p verity.Params, r io.ReaderAt) *Reader {
-	starts := levelStarts(p)
-	return &Reader{params: p, r: r, starts: starts, kept: make([]*treeBlock, len(starts))}
+	starts := []uint64{0}
+	start := p.HashStart() + p.TreeBlocks()
+	for _, n := range p.Levels() {
+		start -= n
+		starts = append(starts, start)
+	}
+	return &Reader{params: p, r: r, starts: starts, kept: make([]treeBlock, len(starts))}
 }
 
 // ReadAt reads data, which ends at Params.DataSize. A block that is not the
 // measured one is an error, and so is what ends before it should (ErrShort).
 func (r *Reader) ReadAt(p []byte, off int64) (n int, err error) {
-	size := int64(r.params.DataSize())
 	if off < 0 {
 		return 0, errors.New("cannot read before the start")
 	}
 	for n < len(p) {
 		at := off + int64(n)
-		if at >= size {
+		if at >= int64(r.params.DataSize()) {
 			return n, io.EOF
 		}
-		block := uint64(at) / verity.BlockSize
-		data, err := r.block(0, block)
+		data, err := r.block(0, uint64(at)/verity.BlockSize)
 		if err != nil {
 			return n, err
 		}
@@ -56,35 +73,51 @@ func (r *Reader) ReadAt(p []byte, off int64) (n int, err error) {
 	return n, nil
 }
 
-// block returns a block that has been checked: of the data for level 0.
+// block returns a block that has been checked.
 func (r *Reader) block(level int, number uint64) ([]byte, error) {
-	if level > 0 {
-		if kept := r.kept[level-1]; kept != nil && kept.number == number {
-			return kept.digests, nil
-		}
+	if kept := r.kept[level]; kept.digests != nil && kept.number == number {
+		return kept.digests, nil
 	}
-	digest := r.params.RootHash[:]
-	if level < len(r.starts) {
-		above, err := r.block(level+1, number/digestsPerBlock)
-		if err != nil {
-			return nil, err
-		}
-		at := number % digestsPerBlock * verity.DigestSize
-		digest = above[at : at+verity.DigestSize]
-	}
-	place := number
-	if level > 0 {
-		place += r.starts[level-1]
-	}
-	b := make([]byte, verity.BlockSize)
-	if err := readBlock(r.r, b, place, r.params); err != nil {
+	want, err := r.digests(level, number)
+	if err != nil {
 		return nil, err
 	}
-	if !bytes.Equal(AppendDigests(nil, b, r.params.Salt), digest) {
-		return nil, fmt.Errorf("%w: block %d", errBlock, place)
+	b := make([]byte, verity.BlockSize)
+	place := r.starts[level] + number
+	if err := r.read(b, place); err != nil {
+		return nil, err
+	}
+	if !bytes.Equal(AppendDigests(nil, b, r.params.Salt), want[:verity.DigestSize]) {
+		return nil, badBlock{level, number, place}
 	}
 	if level > 0 {
-		r.kept[level-1] = &treeBlock{number, b}
+		r.kept[level] = treeBlock{number, b}
 	}
 	return b, nil
+}
+
+// digests returns the digests that the block and those after it must have, as
+// far as they lie in one block of the tree.
+func (r *Reader) digests(level int, number uint64) ([]byte, error) {
+	if level == len(r.starts)-1 {
+		return r.params.RootHash[:], nil
+	}
+	above, err := r.block(level+1, number/digestsPerBlock)
+	if err != nil {
+		return nil, err
+	}
+	return above[number%digestsPerBlock*verity.DigestSize:], nil
+}
+
+// read fills b from a block of the device on.
+func (r *Reader) read(b []byte, block uint64) error {
+	off := int64(block * verity.BlockSize)
+	n, err := r.r.ReadAt(b, off)
+	if n == len(b) {
+		return nil
+	}
+	if err == io.EOF {
+		return fmt.Errorf("%w: it ends at byte %d of %d", ErrShort, off+int64(n), r.params.DeviceSize())
+	}
+	return fmt.Errorf("cannot read block %d: %w", block, err)
 }

@@ -64,6 +64,16 @@ func TestVerifyNamesTheBlock(t *testing.T) {
 	}
 }
 
+// A block of the tree that was good for one worker and is bad for another is
+// in the verdict: what lies below the second one's leaf was not checked.
+func TestVerifyWhileItChanges(t *testing.T) {
+	v := &verifier{params: verity.Params{DataBlocks: 300}}
+	v.bad(badBlock{level: 2, number: 0, place: 301}, 128)
+	if v.verdict.First == nil {
+		t.Errorf("verdict = %+v; want a first bad block", v.verdict)
+	}
+}
+
 // failing fails to read after a byte.
 type failing struct {
 	io.ReaderAt
