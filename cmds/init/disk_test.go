@@ -4,13 +4,15 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 
 	"cocoroot/initramfs/launch/qmp"
+	"cocoroot/initramfs/oracle"
 	"cocoroot/unlock/efi"
-	"cocoroot/unlock/gpt/gpttest"
 	"cocoroot/unlock/verity"
 )
 
@@ -35,12 +37,33 @@ func (g *guest) put(t *testing.T, data []byte) {
 	write(t, g.image, data)
 }
 
-// gptDisk returns a disk whose second partition, entry 5 of its table, has
-// the content.
-func gptDisk(sector int, content []byte) []byte {
-	return gpttest.Disk(sector,
-		gpttest.Part{Number: 1, GUID: otherGUID, Name: "other", Content: make([]byte, 4096)},
-		gpttest.Part{Number: 5, GUID: partGUID, Name: "cocoroot-root", Content: content})
+// gptDisk returns a disk with logical sectors of that size in bytes, whose
+// second partition, entry 5 of its table, has the content.
+func gptDisk(t *testing.T, sector int, content []byte) []byte {
+	t.Helper()
+	disk := fdisk(t, sector, 3<<20+len(content), fmt.Sprintf("n\n1\n\n+7\nn\n5\n%d\n%s\nx\nu\n5\n%s\nn\n5\ncocoroot-root\nr\n",
+		2<<20/sector, lastSector(sector, 2<<20, content), partGUID))
+	copy(disk[2<<20:], content)
+	return disk
+}
+
+// lastSector is that of a partition with this content.
+func lastSector(sector, start int, content []byte) string {
+	return strconv.Itoa((start + len(content) - 1) / sector)
+}
+
+// fdisk returns a disk of size bytes, rounded up to whole MiB, whose table fdisk
+// made as the commands say.
+func fdisk(t *testing.T, sector, size int, commands string) []byte {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "disk")
+	write(t, path, make([]byte, (size+1<<20-1)>>20<<20))
+	cmd := exec.Command(oracle.Tool(t, "fdisk"), "-b", strconv.Itoa(sector), path)
+	cmd.Stdin = strings.NewReader("g\n" + commands + "w\n")
+	if out, err := cmd.CombinedOutput(); err != nil || !strings.Contains(string(out), "has been altered") {
+		t.Fatalf("fdisk: %v\n%s", err, out)
+	}
+	return read(t, path)
 }
 
 func TestDisks(t *testing.T) {
@@ -70,18 +93,18 @@ func TestDisks(t *testing.T) {
 		},
 		"PARTLABEL and larger": {
 			"PARTLABEL=cocoroot-root", nil,
-			func(t *testing.T, g *guest, image []byte) { g.put(t, gptDisk(512, append(image, spare...))) }, "/dev/vda5",
+			func(t *testing.T, g *guest, image []byte) { g.put(t, gptDisk(t, 512, append(image, spare...))) }, "/dev/vda5",
 		},
 		"PARTUUID in upper case and 4096-byte sectors": {
 			"PARTUUID=" + strings.ToUpper(partGUID.String()),
 			[]string{"virtio-blk-pci,drive=sealed,logical_block_size=4096,physical_block_size=4096"},
-			func(t *testing.T, g *guest, image []byte) { g.put(t, gptDisk(4096, image)) }, "/dev/vda5",
+			func(t *testing.T, g *guest, image []byte) { g.put(t, gptDisk(t, 4096, image)) }, "/dev/vda5",
 		},
 		// Linux looks at the backup table when it is told to ("gpt").
 		"PARTUUID on NVMe and primary table damaged": {
 			"PARTUUID=" + partGUID.String(), []string{"nvme,drive=sealed,serial=x"},
 			func(t *testing.T, g *guest, image []byte) {
-				disk := gptDisk(512, image)
+				disk := gptDisk(t, 512, image)
 				disk[512+60] ^= 1
 				g.put(t, disk)
 				g.cmdline += " gpt"
@@ -188,8 +211,8 @@ func TestDiskAmbiguous(t *testing.T) {
 		},
 		"PARTUUID": func(t *testing.T, g *guest, image, other []byte) {
 			g.diskName("PARTUUID=" + partGUID.String())
-			g.put(t, gptDisk(512, image))
-			g.second(t, gptDisk(512, other), "virtio-blk-pci")
+			g.put(t, gptDisk(t, 512, image))
+			g.second(t, gptDisk(t, 512, other), "virtio-blk-pci")
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -210,7 +233,7 @@ func TestPartitionTooSmall(t *testing.T) {
 	t.Parallel()
 	g := standardImage(t).boots(t)
 	image := read(t, g.image)
-	g.put(t, gptDisk(512, image[:len(image)-verity.BlockSize]))
+	g.put(t, gptDisk(t, 512, image[:len(image)-verity.BlockSize]))
 	g.diskName("PARTUUID=" + partGUID.String())
 	g.fails(t, "DISK-SIZE")
 }
@@ -219,7 +242,7 @@ func TestPartitionTooSmall(t *testing.T) {
 func TestPartitionAbsent(t *testing.T) {
 	t.Parallel()
 	g := standardImage(t).boots(t)
-	g.put(t, gptDisk(512, read(t, g.image)))
+	g.put(t, gptDisk(t, 512, read(t, g.image)))
 	g.diskName("PARTUUID=deadbeef-2222-3333-4444-555555555555")
 	g.cmdline += " cocoroot.timeout=4s"
 	e := g.fails(t, "DISK-ABSENT")

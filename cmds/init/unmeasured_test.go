@@ -11,7 +11,6 @@ import (
 	"cocoroot/initramfs/launch/qmp"
 	"cocoroot/initramfs/oracle"
 	"cocoroot/unlock/efi"
-	"cocoroot/unlock/gpt/gpttest"
 	"cocoroot/unlock/verity"
 )
 
@@ -50,7 +49,10 @@ func TestHostOffers(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	bait, gpt := baitDisk(t, dir), filepath.Join(dir, "gpt")
-	write(t, gpt, gpttest.Disk(512, gpttest.Part{Number: 1, GUID: partGUID, Name: "cocoroot-root", Content: read(t, bait), Type: rootType}))
+	content := read(t, bait)
+	disk := fdisk(t, 512, 2<<20+len(content), "n\n1\n2048\n"+lastSector(512, 1<<20, content)+"\nt\n"+rootType.String()+"\nx\nu\n"+partGUID.String()+"\nn\ncocoroot-root\nr\n")
+	copy(disk[1<<20:], content)
+	write(t, gpt, disk)
 	g := standardImage(t).boots(t)
 	g.extra = append(hostStrings("cocoroot.shell=1 init=/bin/sh "+planted),
 		"-drive", "if=none,id=ext4,format=raw,readonly=on,file="+bait,

@@ -16,7 +16,6 @@ import (
 	"cocoroot/initramfs/oracle"
 	"cocoroot/unlock/efi"
 	"cocoroot/unlock/gpt"
-	"cocoroot/unlock/gpt/gpttest"
 )
 
 var (
@@ -26,9 +25,9 @@ var (
 )
 
 func disk(sector int) []byte {
-	return gpttest.Disk(sector,
-		gpttest.Part{Number: 1, GUID: first, Name: "one", Content: make([]byte, 5000)},
-		gpttest.Part{Number: 7, GUID: second, Name: "two", Content: make([]byte, 4096)})
+	return newDisk(sector,
+		part{1, first, "one", make([]byte, 5000)},
+		part{7, second, "two", make([]byte, 4096)})
 }
 
 func TestRead(t *testing.T) {
@@ -69,7 +68,7 @@ func TestReadRefuses(t *testing.T) {
 		"entries at 2^64-1":  func(h []byte) { le.PutUint64(h[72:], 1<<64-1) },
 		"entries over end":   func(h []byte) { le.PutUint64(h[72:], uint64(len(disk(sector))/sector-31)) },
 	} {
-		for _, sum := range []func([]byte, int){gpttest.Sum, gpttest.SumHeaders} {
+		for _, sum := range []func([]byte, int){sumBoth, sumHeaders} {
 			d := disk(sector)
 			fault(d[sector : 2*sector])
 			fault(d[len(d)-sector:])
@@ -190,7 +189,7 @@ func diskOf(head, table []byte, sector int, backup, sum bool) []byte {
 	copy(d[at:], head)
 	copy(d[2*sector:len(d)-sector], table)
 	if sum {
-		gpttest.Sum(d, sector)
+		sumBoth(d, sector)
 	}
 	return d
 }

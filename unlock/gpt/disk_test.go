@@ -1,6 +1,4 @@
-// Package gpttest is only for tests: it makes disks with a GUID partition
-// table. The kernel in the boot tests and sfdisk are its referees.
-package gpttest
+package gpt_test
 
 import (
 	"encoding/binary"
@@ -10,50 +8,49 @@ import (
 	"cocoroot/unlock/efi"
 )
 
+// A writer of disks with a GUID partition table, to change them as no tool does.
+// fdisk is its referee.
+
 const (
 	entries, entrySize = 128, 128
-	// Start is where the first partition may begin, bytes: after the table,
+	// start is where the first partition may begin, bytes: after the table,
 	// on the boundary that partitioning tools choose.
-	Start = 1 << 20
+	start = 1 << 20
 )
 
-// Part is a partition: entry Number (from 1) of the table, with its content,
+// part is a partition: entry number (from 1) of the table, with its content,
 // which is at least a byte and fills it.
-type Part struct {
-	Number  int
-	GUID    efi.GUID
-	Name    string
-	Content []byte
-	Type    efi.GUID // zero: Linux data, as sfdisk writes
+type part struct {
+	number  int
+	guid    efi.GUID
+	name    string
+	content []byte
 }
 
 // linuxData is the type that sfdisk gives a partition.
 var linuxData = efi.MustParse("0fc63daf-8483-4772-8e79-3d69d8477de4")
 
-// Disk returns a disk with the partitions one after the other, for logical
+// newDisk returns a disk with the partitions one after the other, for logical
 // sectors of the given size in bytes.
-func Disk(sector int, parts ...Part) []byte {
-	size := Start
+func newDisk(sector int, parts ...part) []byte {
+	size := start
 	for _, p := range parts {
-		size += (len(p.Content) + Start - 1) / Start * Start
+		size += (len(p.content) + start - 1) / start * start
 	}
-	disk := make([]byte, size+Start) // the backup table is in the last MiB
+	disk := make([]byte, size+start) // the backup table is in the last MiB
 	table := make([]byte, entries*entrySize)
-	for at, i := Start, 0; i < len(parts); i++ {
+	for at, i := start, 0; i < len(parts); i++ {
 		p := parts[i]
-		copy(disk[at:], p.Content)
-		e := table[(p.Number-1)*entrySize:]
-		if p.Type.IsZero() {
-			p.Type = linuxData
-		}
-		copy(e, p.Type[:])
-		copy(e[16:], p.GUID[:])
+		copy(disk[at:], p.content)
+		e := table[(p.number-1)*entrySize:]
+		copy(e, linuxData[:])
+		copy(e[16:], p.guid[:])
 		put64(e[32:], at/sector)
-		put64(e[40:], (at+len(p.Content)-1)/sector)
-		for j, c := range utf16.Encode([]rune(p.Name)) {
+		put64(e[40:], (at+len(p.content)-1)/sector)
+		for j, c := range utf16.Encode([]rune(p.name)) {
 			binary.LittleEndian.PutUint16(e[56+2*j:], c)
 		}
-		at += (len(p.Content) + Start - 1) / Start * Start
+		at += (len(p.content) + start - 1) / start * start
 	}
 	last := len(disk)/sector - 1
 	inTable := len(table) / sector
@@ -62,7 +59,7 @@ func Disk(sector int, parts ...Part) []byte {
 	protectiveMBR(disk, last)
 	header(disk, sector, 1, last, 2)
 	header(disk, sector, last, 1, last-inTable)
-	Sum(disk, sector)
+	sumBoth(disk, sector)
 	return disk
 }
 
@@ -83,7 +80,7 @@ func header(disk []byte, sector, lba, other, table int) {
 	binary.LittleEndian.PutUint32(h[12:], 92)
 	put64(h[24:], lba)
 	put64(h[32:], other)
-	put64(h[40:], Start/sector)
+	put64(h[40:], start/sector)
 	put64(h[48:], len(disk)/sector-1-entries*entrySize/sector-1)
 	copy(h[56:], "the disk's GUID.")
 	put64(h[72:], table)
@@ -91,8 +88,8 @@ func header(disk []byte, sector, lba, other, table int) {
 	binary.LittleEndian.PutUint32(h[84:], entrySize)
 }
 
-// Sum corrects the checksums of both tables, as far as they can be followed.
-func Sum(disk []byte, sector int) {
+// sumBoth corrects the checksums of both tables, as far as they can be followed.
+func sumBoth(disk []byte, sector int) {
 	le := binary.LittleEndian
 	for _, h := range headers(disk, sector) {
 		at, n := le.Uint64(h[72:]), uint64(le.Uint32(h[80:]))*uint64(le.Uint32(h[84:]))
@@ -100,11 +97,11 @@ func Sum(disk []byte, sector int) {
 			le.PutUint32(h[88:], crc32.ChecksumIEEE(disk[at*uint64(sector):][:n]))
 		}
 	}
-	SumHeaders(disk, sector)
+	sumHeaders(disk, sector)
 }
 
-// SumHeaders corrects only the checksums of both headers.
-func SumHeaders(disk []byte, sector int) {
+// sumHeaders corrects only the checksums of both headers.
+func sumHeaders(disk []byte, sector int) {
 	le := binary.LittleEndian
 	for _, h := range headers(disk, sector) {
 		if size := le.Uint32(h[12:]); size >= 20 && int64(size) <= int64(sector) {
