@@ -105,23 +105,23 @@ func judgeFirmware(r *Report, image []byte, fw ovmf.Firmware) {
 		r.problem("%v", err)
 		return
 	}
-	if _, err := measure.SEV(f, new(measure.HashesTable)); err != nil {
+	in := measure.Input{Firmware: f, Table: new(measure.HashesTable)}
+	if _, err := in.Digest("sev"); err != nil {
 		r.problem("%v", err)
 		r.hint = "only OVMF's AmdSev build has room for the hashes of kernel, initrd and command line; ./build.sh firmware gets it"
 	}
 	if !fw.Secret.Present() {
 		r.problem("it has no secret area: LAUNCH_SECRET has nowhere to go")
 	}
-	cpus, err := measure.NewCPUs(1, 1, 0)
-	if err == nil {
-		_, err = measure.SEVES(f, nil, cpus, measure.Legacy)
+	es := measure.Input{Firmware: f}
+	if es.CPUs, err = measure.NewCPUs(1, 1, 0); err == nil {
+		_, err = es.Digest("sev-es")
 	}
 	if err != nil {
 		r.warn("not for SEV-ES: %v", err)
 	}
-	cpus, err = measure.NewCPUs(1, 1, measure.SNPActive)
-	if err == nil {
-		_, err = measure.SNP(f, new(measure.HashesTable), cpus)
+	if in.CPUs, err = measure.NewCPUs(1, 1, measure.SNPActive); err == nil {
+		_, err = in.Digest("sev-snp")
 	}
 	if err != nil {
 		r.warn("not for SEV-SNP: %v", err)

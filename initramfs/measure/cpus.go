@@ -26,26 +26,22 @@ type CPUs struct {
 // VMM is who starts the guest: each has its own registers for that, and its own
 // order and types of the firmware's pages (virtee/sev-snp-measure vmsa.py and
 // guest.py at 8f2b337).
-type VMM int
+type VMM string
 
 // The monitors whose registers are known.
 const (
-	QEMU VMM = iota // with KVM
-	EC2             // Amazon's
-	GCE             // Google's
+	QEMU VMM = "qemu" // with KVM
+	EC2  VMM = "ec2"  // Amazon's
+	GCE  VMM = "gce"  // Google's
 )
 
 // ParseVMM reads qemu, ec2 or gce.
 func ParseVMM(s string) (VMM, error) {
-	switch s {
-	case "qemu":
-		return QEMU, nil
-	case "ec2":
-		return EC2, nil
-	case "gce":
-		return GCE, nil
+	switch v := VMM(s); v {
+	case QEMU, EC2, GCE:
+		return v, nil
 	}
-	return 0, fmt.Errorf("%w: the registers of the VMM %.32q are not known; known are qemu, ec2 and gce", ErrCPUs, s)
+	return "", fmt.Errorf("%w: the registers of the VMM %.32q are not known; known are qemu, ec2 and gce", ErrCPUs, s)
 }
 
 // Under returns the same CPUs as another VMM than QEMU starts them.
@@ -110,76 +106,60 @@ func ParseSignature(s string) (Signature, error) {
 }
 
 func parseFamily(s string) (Signature, error) {
+	bounds := [...]uint64{0xf + 0xff, 0xff, 0xf} // what the fields can hold
+	var n [len(bounds)]uint32
 	parts := strings.Split(s, "/")
-	bounds := []uint64{0xf + 0xff, 0xff, 0xf} // what the fields can hold
-	var n [3]uint32
-	for i, bound := range bounds {
-		if len(parts) != len(bounds) {
-			return 0, fmt.Errorf("%w: %.32q is not of the form FAMILY/MODEL/STEPPING", ErrCPUs, s)
-		}
+	ok := len(parts) == len(bounds)
+	for i := 0; ok && i < len(bounds); i++ {
 		v, err := strconv.ParseUint(parts[i], 10, 32)
-		if err != nil || v > bound || i == 0 && v == 0 {
-			return 0, fmt.Errorf("%w: %.32q is not of the form FAMILY/MODEL/STEPPING", ErrCPUs, s)
-		}
+		ok = err == nil && v <= bounds[i]
 		n[i] = uint32(v)
+	}
+	if !ok || n[0] == 0 {
+		return 0, fmt.Errorf("%w: %.32q is not of the form FAMILY/MODEL/STEPPING", ErrCPUs, s)
 	}
 	return newSignature(n[0], n[1], n[2]), nil
 }
 
-// models are QEMU's models of AMD processors with SEV (target/i386/cpu.c,
-// builtin_x86_defs), in the order in which AMD made them. A version never
-// changes a model's signature.
-func models() []model {
-	return []model{
+// cpuTypes returns QEMU's models of AMD processors with SEV
+// (target/i386/cpu.c, builtin_x86_defs), in the order in which AMD made them,
+// each as NAME, NAME-v1 and so on. A version never changes the signature.
+func cpuTypes() (names []string, signatures map[string]Signature) {
+	signatures = make(map[string]Signature)
+	for _, m := range []struct {
+		name      string
+		versions  int
+		signature Signature
+	}{
 		{"EPYC", 5, newSignature(23, 1, 2)},
 		{"EPYC-IBPB", 0, newSignature(23, 1, 2)},
 		{"EPYC-Rome", 5, newSignature(23, 49, 0)},
 		{"EPYC-Milan", 3, newSignature(25, 1, 1)},
 		{"EPYC-Genoa", 2, newSignature(25, 17, 0)},
 		{"EPYC-Turin", 1, newSignature(26, 0, 0)},
+	} {
+		name := m.name
+		for v := 1; v <= m.versions+1; v++ {
+			names = append(names, name)
+			signatures[name] = m.signature
+			name = fmt.Sprintf("%s-v%d", m.name, v)
+		}
 	}
-}
-
-// model is a model in its versions NAME, NAME-v1 and so on.
-type model struct {
-	name      string
-	versions  int
-	signature Signature
-}
-
-// names returns the model's name and those of its versions.
-func (m model) names() []string {
-	all := []string{m.name}
-	for v := 1; v <= m.versions; v++ {
-		all = append(all, fmt.Sprintf("%s-v%d", m.name, v))
-	}
-	return all
-}
-
-// cpuTypes returns the names that LookupCPUType knows.
-func cpuTypes() []string {
-	var all []string
-	for _, m := range models() {
-		all = append(all, m.names()...)
-	}
-	return all
+	return names, signatures
 }
 
 // LookupCPUType returns the signature of a virtual CPU by QEMU's name of its
 // type (-cpu NAME). The error for another name is ErrCPUs and lists the known
 // ones.
 func LookupCPUType(name string) (Signature, error) {
-	for _, m := range models() {
-		for _, n := range m.names() {
-			if n == name {
-				return m.signature, nil
-			}
-		}
+	names, signatures := cpuTypes()
+	if s, ok := signatures[name]; ok {
+		return s, nil
 	}
 	if name == "host" || name == "max" {
 		return 0, fmt.Errorf("%w: the type %q is a different one on each host; give its signature instead", ErrCPUs, name)
 	}
-	return 0, fmt.Errorf("%w: the type %.32q is not known; known are %s", ErrCPUs, name, strings.Join(cpuTypes(), ", "))
+	return 0, fmt.Errorf("%w: the type %.32q is not known; known are %s", ErrCPUs, name, strings.Join(names, ", "))
 }
 
 // Features are the SEV features of a guest (APM volume 2, table B-4,

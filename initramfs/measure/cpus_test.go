@@ -38,7 +38,8 @@ func TestBadCPUs(t *testing.T) {
 			t.Errorf("LookupCPUType(%q) = %#x, %v; want ErrCPUs", name, s, err)
 		}
 	}
-	if _, err := LookupCPUType("Opteron"); err == nil || !strings.Contains(err.Error(), strings.Join(cpuTypes(), ", ")) {
+	names, _ := cpuTypes()
+	if _, err := LookupCPUType("Opteron"); err == nil || !strings.Contains(err.Error(), strings.Join(names, ", ")) {
 		t.Errorf("LookupCPUType(Opteron) = %v; want every known name", err)
 	}
 	for _, s := range []string{
@@ -108,7 +109,7 @@ func TestQEMUAgrees(t *testing.T) {
 			continue
 		}
 		n++
-		if !slices.Contains(cpuTypes(), m.Name) {
+		if names, _ := cpuTypes(); !slices.Contains(names, m.Name) {
 			t.Errorf("QEMU has the type %s, which LookupCPUType does not know", m.Name)
 			continue
 		}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"hash"
+	"slices"
 
 	"cocoroot/initramfs/measure/ovmf"
 )
@@ -66,38 +67,24 @@ func (f Firmware) base() uint64 { return f.footer.Base() }
 func (f Firmware) SHA256() [sha256.Size]byte { return [sha256.Size]byte(f.hashed.Sum(nil)) }
 
 // checkHashes refuses a firmware that would not find, and so not enforce, a
-// table of hashes.
-func (f Firmware) checkHashes() error {
-	if err := f.footer.Hashes.Fits(TableSize); err != nil {
+// table of hashes, and for SEV-SNP one whose metadata does not have the table's
+// page measured.
+func (f Firmware) checkHashes(snp bool) error {
+	table := f.footer.Hashes
+	err := table.Fits(TableSize)
+	if err == nil && table.Base == 0 { // QEMU takes 0 for none
+		err = ovmf.ErrNoArea
+	}
+	if err != nil {
 		return fmt.Errorf("cannot measure a kernel: its hashes: %w", err)
 	}
-	if f.footer.Hashes.Base == 0 { // QEMU takes 0 for none
-		return fmt.Errorf("cannot measure a kernel: its hashes: %w", ovmf.ErrNoArea)
+	// QEMU takes the table's offset in its page and writes it into the section:
+	// in another page the firmware would not look.
+	measured := func(s ovmf.Section) bool {
+		return s.Type == ovmf.KernelHashes && s.Base == table.Base&^(pageSize-1) && table.Base%pageSize+TableSize <= pageSize
+	}
+	if snp && !slices.ContainsFunc(f.footer.Sections, measured) {
+		return fmt.Errorf("cannot measure a kernel: the SEV metadata has no kernel_hashes section for the table at %#x: %w", table.Base, ovmf.ErrNoArea)
 	}
 	return nil
-}
-
-// checkHashesSection refuses, for SEV-SNP, a firmware whose metadata does not
-// have the table's page measured.
-func (f Firmware) checkHashesSection() error {
-	if err := f.checkHashes(); err != nil {
-		return err
-	}
-	table := f.footer.Hashes
-	for _, s := range f.footer.Sections {
-		// QEMU takes the table's offset in its page and writes it into the
-		// section: in another page the firmware would not look.
-		if s.Type == ovmf.KernelHashes && s.Base == table.Base&^(pageSize-1) && table.Base%pageSize+TableSize <= pageSize {
-			return nil
-		}
-	}
-	return fmt.Errorf("cannot measure a kernel: the SEV metadata has no kernel_hashes section for the table at %#x: %w", table.Base, ovmf.ErrNoArea)
-}
-
-// resetAddress is where the application processors start.
-func (f Firmware) resetAddress() (uint32, error) {
-	if !f.footer.HasReset || f.footer.ResetAddress == 0 {
-		return 0, fmt.Errorf("%w: its footer has no SEV-ES reset address; it is not a build for SEV-ES or SEV-SNP", errFirmware)
-	}
-	return f.footer.ResetAddress, nil
 }

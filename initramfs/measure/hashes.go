@@ -40,10 +40,15 @@ const (
 // The GUIDs of the table and of its entries (QEMU target/i386/sev.c, edk2
 // OvmfPkg/AmdSev/BlobVerifierLibSevHashes).
 var (
-	tableGUID   = efi.MustParse("9438d606-4f22-4cc9-b479-a793d411fd21")
-	cmdlineGUID = efi.MustParse("97d02dd8-bd20-4c94-aa78-e7714d36ab2a")
-	initrdGUID  = efi.MustParse("44baf731-3a2f-4bd7-9af1-41e29169781d")
-	kernelGUID  = efi.MustParse("4de79437-abd2-427f-b835-d5b172d2045b")
+	tableGUID = efi.MustParse("9438d606-4f22-4cc9-b479-a793d411fd21")
+	entries   = [...]struct {
+		guid efi.GUID
+		name string
+	}{
+		{efi.MustParse("97d02dd8-bd20-4c94-aa78-e7714d36ab2a"), "cmdline"},
+		{efi.MustParse("44baf731-3a2f-4bd7-9af1-41e29169781d"), "initrd"},
+		{efi.MustParse("4de79437-abd2-427f-b835-d5b172d2045b"), "kernel"},
+	}
 )
 
 var (
@@ -113,13 +118,10 @@ func (t HashesTable) Marshal() []byte {
 	b := make([]byte, 0, TableSize)
 	b = append(b, tableGUID[:]...)
 	b = binary.LittleEndian.AppendUint16(b, TableLength)
-	for _, e := range []struct {
-		guid efi.GUID
-		sum  [sha256.Size]byte
-	}{{cmdlineGUID, t.Cmdline}, {initrdGUID, t.Initrd}, {kernelGUID, t.Kernel}} {
-		b = append(b, e.guid[:]...)
+	for i, sum := range [][sha256.Size]byte{t.Cmdline, t.Initrd, t.Kernel} {
+		b = append(b, entries[i].guid[:]...)
 		b = binary.LittleEndian.AppendUint16(b, tableEntry)
-		b = append(b, e.sum[:]...)
+		b = append(b, sum[:]...)
 	}
 	return b[:TableSize]
 }
@@ -158,8 +160,5 @@ func HashFiles(kernel, initrd, cmdline string) (*HashesTable, error) {
 		i = f
 	}
 	table, err := NewHashesTable(k, i, cmdline)
-	if err != nil {
-		return nil, err
-	}
-	return &table, nil
+	return &table, err
 }

@@ -121,3 +121,20 @@ func goodSVSM() []byte {
 		{Area: ovmf.Area{Base: 0x9f000, Size: 0x1000}, Type: ovmf.CPUID},
 	}, resetEntry(0xfffffff0), svsmEntry(0x40), metadataEntry())
 }
+
+// SEV, SEVES, SNP and snpWithSVSM measure in one mode.
+func SEV(f Firmware, table *HashesTable) (Result, error) {
+	return Input{Firmware: f, Table: table}.Digest("sev")
+}
+
+func SEVES(f Firmware, table *HashesTable, cpus CPUs, t VMType) (Result, error) {
+	return Input{Firmware: f, Table: table, CPUs: cpus, VMType: t}.Digest("sev-es")
+}
+
+func SNP(f Firmware, table *HashesTable, cpus CPUs) (Result, error) {
+	return Input{Firmware: f, Table: table, CPUs: cpus}.Digest("sev-snp")
+}
+
+func snpWithSVSM(f Firmware, s SVSM, cpus CPUs) (Result, error) {
+	return Input{Firmware: f, SVSM: &s, CPUs: cpus}.Digest("sev-snp")
+}

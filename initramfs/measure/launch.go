@@ -1,10 +1,47 @@
 package measure
 
 import (
-	"hash"
+	"cmp"
+	"crypto/sha512"
+	"fmt"
+	"slices"
 
 	"cocoroot/initramfs/measure/ovmf"
 )
+
+// Input is what a launch digest is computed from.
+type Input struct {
+	Firmware Firmware
+	Table    *HashesTable // nil without a kernel
+	CPUs     CPUs         // not for sev
+	VMType   VMType       // sev-es
+	SVSM     *SVSM        // sev-snp, without a kernel
+}
+
+// VMType is the kind of virtual machine that QEMU asks KVM for.
+type VMType int
+
+const (
+	// Legacy is KVM_X86_DEFAULT_VM, set up by KVM_SEV_ES_INIT: what QEMU
+	// takes unless told otherwise (sev-guest's legacy-vm-type: before QEMU
+	// 9.1 there is no other; since, "auto" means legacy unless guest features
+	// are asked for, and machine types up to 9.0 set "on"). It knows no guest
+	// features, but for Linux between d1f85fbe836e (6.5) and 5abf6dceb066,
+	// where KVM itself turned DebugSwap on.
+	Legacy VMType = iota
+	// Init2 is KVM_X86_SEV_ES_VM, set up by KVM_SEV_INIT2 (Linux 6.10,
+	// QEMU 9.1 with legacy-vm-type=off). Its VMSAs have the floating-point
+	// unit's state in them.
+	Init2
+)
+
+// String returns the type's name as the tool's option has it.
+func (t VMType) String() string {
+	if t == Init2 {
+		return "init2"
+	}
+	return "legacy"
+}
 
 // Step is one thing that the launch measured, and the digest after it.
 type Step struct {
@@ -33,158 +70,131 @@ func (r *Result) add(name string, t pageType, address, size uint64, digest []byt
 	r.Steps = append(r.Steps, Step{name, t, number(address), size, digest})
 }
 
-// VMType is the kind of virtual machine that QEMU asks KVM for.
-type VMType int
-
-const (
-	// Legacy is KVM_X86_DEFAULT_VM, set up by KVM_SEV_ES_INIT: what QEMU
-	// takes unless told otherwise (sev-guest's legacy-vm-type: before QEMU
-	// 9.1 there is no other; since, "auto" means legacy unless guest features
-	// are asked for, and machine types up to 9.0 set "on"). It knows no guest
-	// features, but for Linux between d1f85fbe836e (6.5) and 5abf6dceb066,
-	// where KVM itself turned DebugSwap on.
-	Legacy VMType = iota
-	// Init2 is KVM_X86_SEV_ES_VM, set up by KVM_SEV_INIT2 (Linux 6.10,
-	// QEMU 9.1 with legacy-vm-type=off). Its VMSAs have the floating-point
-	// unit's state in them.
-	Init2
-)
-
-// String returns the type's name as the tool's option has it.
-func (t VMType) String() string {
-	if t == Init2 {
-		return "init2"
+// Digest computes the launch digest for mode sev, sev-es or sev-snp.
+//
+// SEV measures the firmware, then the table of hashes (AMD SEV API 55766,
+// LAUNCH_MEASURE), and SEV-ES the VMSA of each virtual CPU after that. SEV-SNP
+// measures pages: the firmware, the sections of its metadata, the VMSAs. With
+// an SVSM the sections are those of its own metadata, and the CPUs start there:
+// the firmware's metadata counts for nothing, and a kernel's hashes have no
+// place.
+func (in Input) Digest(mode string) (Result, error) {
+	if err := in.check(mode); err != nil {
+		return Result{}, err
 	}
-	return "legacy"
-}
-
-// SEV returns the digest of a SEV launch: SHA-256 of the firmware, then of
-// the table of hashes, which is nil without a kernel. SEV measures no
-// virtual CPU. (AMD SEV API 55766, LAUNCH_MEASURE.)
-func SEV(f Firmware, table *HashesTable) (Result, error) {
 	var r Result
-	_, err := r.sev(f, table)
-	return r, err
+	if mode != "sev" {
+		in.vmsas(&r, mode == "sev-snp" || in.VMType == Init2)
+	}
+	if mode == "sev-snp" {
+		in.snp(&r)
+		return r, nil
+	}
+	return r, in.sev(&r)
 }
 
-// sev measures what SEV and SEV-ES have in common.
-func (r *Result) sev(f Firmware, table *HashesTable) (hash.Hash, error) {
-	if table != nil {
-		if err := f.checkHashes(); err != nil {
-			return nil, err
+// check refuses what cannot be launched in the mode.
+func (in Input) check(mode string) error {
+	snp, f := mode == "sev-snp", in.Firmware
+	if snp && in.SVSM == nil {
+		if err := f.checkSections(); err != nil {
+			return err
 		}
 	}
+	if in.Table != nil && in.SVSM == nil {
+		if err := f.checkHashes(snp); err != nil {
+			return err
+		}
+	}
+	if mode == "sev" {
+		return nil
+	}
+	if in.SVSM == nil && f.footer.ResetAddress == 0 {
+		return fmt.Errorf("%w: its footer has no SEV-ES reset address; it is not a build for SEV-ES or SEV-SNP", errFirmware)
+	}
+	return in.CPUs.check(snp)
+}
+
+// vmsas sets the VMSAs: the boot processor starts at the reset vector and the
+// others where the firmware says, or all of them in the SVSM.
+func (in Input) vmsas(r *Result, fpu bool) {
+	if s := in.SVSM; s != nil {
+		r.BSP = protectedModeVMSA(uint32(s.base)+s.own.footer.SVSMEntry, in.CPUs)
+		r.AP = r.BSP
+	} else {
+		r.BSP = realModeVMSA(bootEIP, in.CPUs, fpu)
+		r.AP = realModeVMSA(in.Firmware.footer.ResetAddress, in.CPUs, fpu)
+	}
+	if in.CPUs.count == 1 {
+		r.AP = nil
+	}
+}
+
+// sev measures for SEV and SEV-ES.
+func (in Input) sev(r *Result) error {
+	f := in.Firmware
 	h, err := f.hashed.Clone()
-	if err != nil {
-		return nil, err
-	}
-	r.add("firmware", 0, f.base(), uint64(len(f.image)), h.Sum(nil))
-	if table != nil {
-		h.Write(table.Marshal())
-		r.add("hashes_table", 0, uint64(f.footer.Hashes.Base), TableSize, h.Sum(nil))
-	}
-	return h, nil
-}
-
-// SEVES returns the digest of a SEV-ES launch: what SEV measures, then each
-// virtual CPU's VMSA.
-func SEVES(f Firmware, table *HashesTable, cpus CPUs, t VMType) (Result, error) {
-	if err := cpus.check(false); err != nil {
-		return Result{}, err
-	}
-	var r Result
-	if err := r.vmsas(f, cpus, t == Init2); err != nil {
-		return Result{}, err
-	}
-	h, err := r.sev(f, table)
-	if err != nil {
-		return Result{}, err
-	}
-	for i := range cpus.count {
-		h.Write(r.vmsa(i)[:])
-		r.add("vmsa", 0, 0, pageSize, h.Sum(nil))
-	}
-	return r, nil
-}
-
-// vmsas sets the VMSAs of a guest that starts in its firmware.
-func (r *Result) vmsas(f Firmware, cpus CPUs, fpu bool) error {
-	reset, err := f.resetAddress()
 	if err != nil {
 		return err
 	}
-	r.BSP = realModeVMSA(bootEIP, cpus, fpu)
-	if cpus.count > 1 {
-		r.AP = realModeVMSA(reset, cpus, fpu)
+	r.add("firmware", 0, f.base(), uint64(len(f.image)), h.Sum(nil))
+	if in.Table != nil {
+		h.Write(in.Table.Marshal())
+		r.add("hashes_table", 0, uint64(f.footer.Hashes.Base), TableSize, h.Sum(nil))
+	}
+	if r.BSP == nil {
+		return nil
+	}
+	vmsa := r.BSP
+	for range in.CPUs.count {
+		h.Write(vmsa[:])
+		r.add("vmsa", 0, 0, pageSize, h.Sum(nil))
+		vmsa = r.AP
 	}
 	return nil
 }
 
-// vmsa returns the VMSA of a CPU by its number.
-func (r *Result) vmsa(i int) *VMSA {
-	if i == 0 {
-		return r.BSP
+// snp measures for SEV-SNP.
+func (in Input) snp(r *Result) {
+	l := ledger{result: r}
+	l.pages("firmware", in.Firmware.base(), in.Firmware.image)
+	sections := in.Firmware.footer.Sections
+	if s := in.SVSM; s != nil {
+		l.pages("svsm", s.base, s.own.image)
+		sections = s.own.footer.Sections
 	}
-	return r.AP
-}
-
-// SNP returns the digest of a SEV-SNP launch: firmware, the sections of its
-// metadata in their order, and each virtual CPU's VMSA.
-func SNP(f Firmware, table *HashesTable, cpus CPUs) (Result, error) {
-	if err := f.checkSections(); err != nil {
-		return Result{}, err
+	if in.CPUs.vmm == EC2 { // has the CPUID pages last, and the others in the order of the metadata
+		last := map[ovmf.SectionType]int{ovmf.CPUID: 1}
+		sections = slices.SortedStableFunc(slices.Values(sections), func(a, b ovmf.Section) int { return cmp.Compare(last[a.Type], last[b.Type]) })
 	}
-	if table != nil {
-		if err := f.checkHashesSection(); err != nil {
-			return Result{}, err
+	for _, s := range sections {
+		in.section(&l, s)
+	}
+	vmsa := sha512.Sum384(r.BSP[:])
+	for i := range in.CPUs.count {
+		if i == 1 {
+			vmsa = sha512.Sum384(r.AP[:])
 		}
-	}
-	if err := cpus.check(true); err != nil {
-		return Result{}, err
-	}
-	var r Result
-	if err := r.vmsas(f, cpus, true); err != nil {
-		return Result{}, err
-	}
-	l := ledger{result: &r}
-	l.pages("firmware", f.base(), f.image)
-	l.sections(f, table, cpus.vmm)
-	l.cpus(cpus)
-	return r, nil
-}
-
-// sections measures the sections of a firmware in the order of the VMM: that of
-// the metadata, and EC2 has the CPUID pages last.
-func (l *ledger) sections(f Firmware, table *HashesTable, vmm VMM) {
-	var last []ovmf.Section
-	for _, s := range f.footer.Sections {
-		switch {
-		case vmm == EC2 && s.Type == ovmf.CPUID:
-			last = append(last, s)
-		case vmm == GCE && s.Type == ovmf.SecMem:
-			l.blank(s.Type.String(), pageUnmeasured, uint64(s.Base), uint64(s.Size))
-		default:
-			l.section(s, f.footer.Hashes, table)
-		}
-	}
-	for _, s := range last {
-		l.section(s, f.footer.Hashes, table)
+		l.page(pageVMSA, vmsaAddress, vmsa)
+		l.note("vmsa", pageVMSA, vmsaAddress, pageSize)
 	}
 }
 
-// section measures one section of the metadata as QEMU does.
-func (l *ledger) section(s ovmf.Section, area ovmf.Area, table *HashesTable) {
-	name, base, size := s.Type.String(), uint64(s.Base), uint64(s.Size)
+// section measures one section of the metadata.
+func (in Input) section(l *ledger, s ovmf.Section) {
+	kind := pageZero
 	switch {
 	case s.Type == ovmf.Secrets:
-		l.blank(name, pageSecrets, base, size)
+		kind = pageSecrets
 	case s.Type == ovmf.CPUID:
-		l.blank(name, pageCPUID, base, size)
-	case s.Type == ovmf.KernelHashes && table != nil:
+		kind = pageCPUID
+	case s.Type == ovmf.SecMem && in.CPUs.vmm == GCE:
+		kind = pageUnmeasured
+	case s.Type == ovmf.KernelHashes && in.Table != nil && in.SVSM == nil:
 		page := make([]byte, pageSize) // as checkSections demands
-		copy(page[area.Base%pageSize:], table.Marshal())
-		l.pages(name, base, page)
-	default:
-		l.blank(name, pageZero, base, size)
+		copy(page[in.Firmware.footer.Hashes.Base%pageSize:], in.Table.Marshal())
+		l.pages(s.Type.String(), uint64(s.Base), page)
+		return
 	}
+	l.blank(s.Type.String(), kind, uint64(s.Base), uint64(s.Size))
 }

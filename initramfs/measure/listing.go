@@ -31,7 +31,6 @@ func ListHashes(b []byte) ([]ListedHash, error) {
 	if length < tableHead || length > len(b) {
 		return nil, fmt.Errorf("%w: its length is %d bytes, and %d are there", errTable, length, len(b))
 	}
-	names := map[efi.GUID]string{cmdlineGUID: "cmdline", initrdGUID: "initrd", kernelGUID: "kernel"}
 	var all []ListedHash
 	for rest := b[tableHead:length]; len(rest) > 0; rest = rest[tableEntry:] {
 		if len(rest) < tableEntry {
@@ -40,9 +39,12 @@ func ListHashes(b []byte) ([]ListedHash, error) {
 		if n := binary.LittleEndian.Uint16(rest[tableHead-2:]); n != tableEntry {
 			return all, fmt.Errorf("%w: entry %d has %d bytes; want %d", errTable, len(all)+1, n, tableEntry)
 		}
-		e := ListedHash{GUID: efi.GUID(rest[:16])}
-		e.Name = names[e.GUID]
-		copy(e.Sum[:], rest[tableHead:])
+		e := ListedHash{GUID: efi.GUID(rest[:16]), Sum: [sha256.Size]byte(rest[tableHead:])}
+		for _, known := range entries {
+			if known.guid == e.GUID {
+				e.Name = known.name
+			}
+		}
 		all = append(all, e)
 	}
 	return all, nil

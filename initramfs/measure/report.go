@@ -6,28 +6,6 @@ import (
 	"fmt"
 )
 
-// Input is what a launch digest is computed from.
-type Input struct {
-	Firmware Firmware
-	Table    *HashesTable // nil without a kernel
-	CPUs     CPUs         // not for sev
-	VMType   VMType       // sev-es
-	SVSM     *SVSM        // sev-snp
-}
-
-// Digest computes the launch digest for mode sev, sev-es or sev-snp.
-func (in Input) Digest(mode string) (Result, error) {
-	switch {
-	case mode == "sev":
-		return SEV(in.Firmware, in.Table)
-	case mode == "sev-es":
-		return SEVES(in.Firmware, in.Table, in.CPUs, in.VMType)
-	case in.SVSM != nil:
-		return snpWithSVSM(in.Firmware, *in.SVSM, in.CPUs)
-	}
-	return SNP(in.Firmware, in.Table, in.CPUs)
-}
-
 // Measurement is a digest with all that went into it, for JSON. Sizes are bytes.
 type Measurement struct {
 	Version  int              `json:"version"` // of this format

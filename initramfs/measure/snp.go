@@ -79,23 +79,7 @@ func (l *ledger) blank(name string, t pageType, address, size uint64) {
 	l.note(name, t, address, size)
 }
 
-// cpus measures the VMSAs in the result.
-func (l *ledger) cpus(cpus CPUs) {
-	bsp := sha512.Sum384(l.result.BSP[:])
-	ap := bsp
-	if l.result.AP != nil {
-		ap = sha512.Sum384(l.result.AP[:])
-	}
-	for i := range cpus.count {
-		contents := bsp
-		if i > 0 {
-			contents = ap
-		}
-		l.page(pageVMSA, vmsaAddress, contents)
-		l.note("vmsa", pageVMSA, vmsaAddress, pageSize)
-	}
-}
-
+// note notes pages that were measured.
 func (l *ledger) note(name string, t pageType, address, size uint64) {
 	digest := l.digest
 	l.result.add(name, t, address, size, digest[:])
