@@ -57,7 +57,7 @@ func (s *subject) origin(r *Report, image []byte) fields {
 	if r.Foreign = s.Own.Check(sha256.Sum256(image)); r.Foreign == nil {
 		whose = strings.TrimSuffix("cocoroot's own, "+s.Own.Version(), ", ")
 	}
-	return fields{{"origin", whose}, {"loads_shim", ovmf.FindShim(image).String()}}
+	return fields{{"origin", whose}, {"loads_shim", string(ovmf.FindShim(image))}}
 }
 
 func firmwareFields(image []byte, fw ovmf.Firmware) fields {

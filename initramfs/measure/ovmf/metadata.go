@@ -1,6 +1,8 @@
 package ovmf
 
 import (
+	"cmp"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"slices"
@@ -21,17 +23,9 @@ const (
 
 // String returns edk2's name of the type.
 func (t SectionType) String() string {
-	switch t {
-	case SecMem:
-		return "sec_mem"
-	case Secrets:
-		return "secrets"
-	case CPUID:
-		return "cpuid"
-	case SVSMCAA:
-		return "svsm_caa"
-	case KernelHashes:
-		return "kernel_hashes"
+	names := map[SectionType]string{SecMem: "sec_mem", Secrets: "secrets", CPUID: "cpuid", SVSMCAA: "svsm_caa", KernelHashes: "kernel_hashes"}
+	if name, ok := names[t]; ok {
+		return name
 	}
 	return fmt.Sprintf("type %#x", uint32(t))
 }
@@ -61,42 +55,43 @@ func (f *Firmware) metadata(image []byte, fromEnd uint32) ([]Section, error) {
 		return nil, fmt.Errorf("metadata %d bytes before the end does not lie in the image", fromEnd)
 	}
 	b := image[len(image)-int(fromEnd):]
-	if string(b[:4]) != "ASEV" {
+	var head struct {
+		Signature              [4]byte
+		Length, Version, Count uint32
+	}
+	if _, err := binary.Decode(b, binary.LittleEndian, &head); err != nil {
+		return nil, err
+	}
+	switch want := uint64(metadataHead + head.Count*sectionSize); {
+	case string(head.Signature[:]) != "ASEV":
 		return nil, errors.New("it does not point at SEV metadata")
+	case head.Version != 1:
+		return nil, fmt.Errorf("metadata version %d; want 1", head.Version)
+	case head.Count > maxSections:
+		return nil, fmt.Errorf("%d metadata sections; at most %d are believed", head.Count, maxSections)
+	case uint64(head.Length) != want || want > uint64(len(b)):
+		return nil, fmt.Errorf("metadata of %d bytes for %d sections; want %d, and %d are there", head.Length, head.Count, want, len(b))
 	}
-	length, version, count := le.Uint32(b[4:]), le.Uint32(b[8:]), le.Uint32(b[12:])
-	if version != 1 {
-		return nil, fmt.Errorf("metadata version %d; want 1", version)
+	sections := make([]Section, head.Count)
+	if _, err := binary.Decode(b[metadataHead:], binary.LittleEndian, sections); err != nil {
+		return nil, err
 	}
-	if count > maxSections {
-		return nil, fmt.Errorf("%d metadata sections; at most %d are believed", count, maxSections)
-	}
-	if want := metadataHead + count*sectionSize; length != want || uint64(length) > uint64(len(b)) {
-		return nil, fmt.Errorf("metadata of %d bytes for %d sections; want %d, and %d are there", length, count, want, len(b))
-	}
-	sections := make([]Section, count)
-	for i := range sections {
-		s := b[metadataHead+i*sectionSize:]
-		sections[i] = Section{Area{le.Uint32(s), le.Uint32(s[4:])}, SectionType(le.Uint32(s[8:]))}
-		if err := f.checkSection(sections[i]); err != nil {
+	for _, s := range sections {
+		if !s.Present() || s.Base%pageSize != 0 || s.Size%pageSize != 0 {
+			return nil, fmt.Errorf("metadata section of %#x bytes at %#x is not a run of pages", s.Size, s.Base)
+		}
+		if err := f.check(s.Area); err != nil {
 			return nil, err
 		}
 	}
 	return sections, checkApart(sections)
 }
 
-func (f *Firmware) checkSection(s Section) error {
-	if !s.Present() || s.Base%pageSize != 0 || s.Size%pageSize != 0 {
-		return fmt.Errorf("metadata section of %#x bytes at %#x is not a run of pages", s.Size, s.Base)
-	}
-	return f.check(s.Area)
-}
-
 // checkApart refuses sections that share a page: the second would measure
 // what the first has already given to the guest.
 func checkApart(sections []Section) error {
 	sorted := slices.Clone(sections)
-	slices.SortFunc(sorted, func(a, b Section) int { return int(int64(a.Base) - int64(b.Base)) })
+	slices.SortFunc(sorted, func(a, b Section) int { return cmp.Compare(a.Base, b.Base) })
 	for i := 1; i < len(sorted); i++ {
 		if sorted[i].overlaps(sorted[i-1].Area) {
 			return fmt.Errorf("metadata sections at %#x and %#x overlap", sorted[i-1].Base, sorted[i].Base)

@@ -88,19 +88,10 @@ type Entry struct {
 
 // Name returns what the entry is for, or "" when Parse does not read it.
 func (e Entry) Name() string {
-	switch e.GUID {
-	case secretGUID:
-		return "secret area"
-	case hashesGUID:
-		return "area of the kernel hashes"
-	case resetGUID:
-		return "SEV-ES reset address"
-	case metadataGUID:
-		return "SEV metadata"
-	case svsmGUID:
-		return "SVSM entry"
-	}
-	return ""
+	return map[efi.GUID]string{
+		secretGUID: "secret area", hashesGUID: "area of the kernel hashes",
+		resetGUID: "SEV-ES reset address", metadataGUID: "SEV metadata", svsmGUID: "SVSM entry",
+	}[e.GUID]
 }
 
 // Firmware is what the footer says.

@@ -23,11 +23,11 @@ func ParseOwn(text string) (Own, error) {
 		return Own{}, nil
 	}
 	sum, version, _ := strings.Cut(text, " ")
-	o := Own{version: version, known: true}
-	if n, err := hex.Decode(o.sum[:], []byte(sum[:min(len(sum), 2*len(o.sum))])); err != nil || n != len(o.sum) || len(sum) != 2*n {
+	b, err := hex.DecodeString(sum)
+	if err != nil || len(b) != sha256.Size {
 		return Own{}, fmt.Errorf("cannot know the firmware of this build: %.80q is no SHA-256", sum)
 	}
-	return o, nil
+	return Own{[sha256.Size]byte(b), version, true}, nil
 }
 
 // Version returns what it was built from, for people; it may be empty.

@@ -18,8 +18,6 @@ const (
 	headSize = 2 + 16
 )
 
-var le = binary.LittleEndian
-
 // Parse reads the footer of a whole firmware image. Entries that it does not
 // know are skipped. It reads at most the 64 KiB that a footer can be long and
 // the metadata that it points at, and keeps no reference to image.
@@ -66,7 +64,7 @@ func Parse(image []byte) (Firmware, error) {
 // headSize bytes.
 func head(b []byte) (efi.GUID, int) {
 	h := b[len(b)-headSize:]
-	return efi.GUID(h[2:]), int(le.Uint16(h))
+	return efi.GUID(h[2:]), int(binary.LittleEndian.Uint16(h))
 }
 
 // lastEntry splits the last entry off b.
@@ -84,42 +82,35 @@ func lastEntry(b []byte) (guid efi.GUID, data, rest []byte, err error) {
 
 // take puts the value of one entry where it belongs.
 func (f *Firmware) take(guid efi.GUID, data, image []byte) (err error) {
+	var fromEnd uint32
+	into, known := map[efi.GUID]any{
+		secretGUID: &f.Secret, hashesGUID: &f.Hashes, resetGUID: &f.ResetAddress, svsmGUID: &f.SVSMEntry, metadataGUID: &fromEnd,
+	}[guid]
+	if !known {
+		return nil
+	}
+	if want := binary.Size(into); len(data) != want {
+		return fmt.Errorf("%d bytes of data; want %d", len(data), want)
+	}
+	if _, err := binary.Decode(data, binary.LittleEndian, into); err != nil {
+		return err
+	}
 	switch guid {
 	case secretGUID:
-		f.Secret, err = f.area(data)
+		return f.check(f.Secret)
 	case hashesGUID:
-		f.Hashes, err = f.area(data)
+		return f.check(f.Hashes)
 	case resetGUID:
-		f.ResetAddress, err = word(data)
-		f.HasReset = err == nil
+		f.HasReset = true
 	case svsmGUID:
-		f.SVSMEntry, err = word(data)
-		if err == nil && uint64(f.SVSMEntry) >= uint64(len(image)) {
-			err = fmt.Errorf("the SVSM's entry at %#x lies after its image", f.SVSMEntry)
+		f.HasSVSMEntry = true
+		if uint64(f.SVSMEntry) >= uint64(len(image)) {
+			return fmt.Errorf("the SVSM's entry at %#x lies after its image", f.SVSMEntry)
 		}
-		f.HasSVSMEntry = err == nil
 	case metadataGUID:
-		var fromEnd uint32
-		if fromEnd, err = word(data); err == nil {
-			f.Sections, err = f.metadata(image, fromEnd)
-		}
+		f.Sections, err = f.metadata(image, fromEnd)
 	}
 	return err
-}
-
-func word(data []byte) (uint32, error) {
-	if len(data) != 4 {
-		return 0, fmt.Errorf("%d bytes of data; want 4", len(data))
-	}
-	return le.Uint32(data), nil
-}
-
-func (f *Firmware) area(data []byte) (Area, error) {
-	if len(data) != 8 {
-		return Area{}, fmt.Errorf("%d bytes of data; want 8", len(data))
-	}
-	a := Area{Base: le.Uint32(data), Size: le.Uint32(data[4:])}
-	return a, f.check(a)
 }
 
 // check refuses an area that reaches into the firmware or past 4 GiB.

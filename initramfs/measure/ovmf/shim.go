@@ -2,6 +2,7 @@ package ovmf
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"io"
 
@@ -12,26 +13,15 @@ import (
 
 // Shim says whether a firmware starts an EFI program that the host gives it as
 // fw_cfg etc/boot/shim.
-type Shim int
+type Shim string
 
 // The answers. A firmware whose code is packed in another way than OVMF's
 // gives no answer.
 const (
-	ShimUnknown Shim = iota
-	ShimLoaded
-	NoShim
+	ShimUnknown Shim = "not known"
+	ShimLoaded  Shim = "yes"
+	NoShim      Shim = "no"
 )
-
-// String returns the answer in words.
-func (s Shim) String() string {
-	switch s {
-	case ShimLoaded:
-		return "yes"
-	case NoShim:
-		return "no"
-	}
-	return "not known"
-}
 
 // lzmaGUID marks a section that is packed with LZMA (edk2
 // MdeModulePkg/Include/Guid/LzmaDecompress.h). It follows the section's
@@ -96,7 +86,7 @@ func unpack(b []byte) ([]byte, error) {
 	if len(b) < guidedHead || b[3] != guidedSection {
 		return nil, errNoSection
 	}
-	size, offset := int(b[0])|int(b[1])<<8|int(b[2])<<16, int(le.Uint16(b[20:]))
+	size, offset := int(b[0])|int(b[1])<<8|int(b[2])<<16, int(binary.LittleEndian.Uint16(b[20:]))
 	if size > len(b) || offset < guidedHead || offset > size {
 		return nil, errNoSection
 	}
