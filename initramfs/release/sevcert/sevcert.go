@@ -33,7 +33,8 @@ import (
 // Size is the size of an SEV certificate in bytes.
 const Size = 2084
 
-// MaxFile bounds a file of certificates, in bytes.
+// MaxFile bounds a file of certificates, in bytes; a complete chain has about
+// 12 KiB.
 const MaxFile = 64 << 10
 
 // Where the parts of an SEV certificate begin, in bytes.
@@ -44,6 +45,16 @@ const (
 	bodySize = 16 + 4 + 2*512 // what is signed: all up to the first signature
 	sigSize  = 4 + 4 + 512    // usage, algorithm, signature
 	ecSize   = 72             // room for a number of an elliptic curve
+)
+
+// Where the parts of an AMD certificate begin, in bytes (appendix B): version
+// u32, key ID 16, ID of the signing key 16, usage u32, reserved 16, sizes of
+// exponent and modulus in bits, exponent, modulus, signature.
+const (
+	amdUsage    = 36
+	amdExpSize  = 56
+	amdModSize  = 60
+	amdKeyStart = 64
 )
 
 // Usage is what a key is for (SEV API, appendix C, USAGE).
@@ -63,19 +74,9 @@ const (
 
 // String returns the specification's name.
 func (u Usage) String() string {
-	switch u {
-	case ARK:
-		return "ARK"
-	case ASK:
-		return "ASK"
-	case OCA:
-		return "OCA"
-	case PEK:
-		return "PEK"
-	case PDH:
-		return "PDH"
-	case CEK:
-		return "CEK"
+	names := map[Usage]string{ARK: "ARK", ASK: "ASK", OCA: "OCA", PEK: "PEK", PDH: "PDH", CEK: "CEK"}
+	if name, ok := names[u]; ok {
+		return name
 	}
 	return fmt.Sprintf("usage %#x", uint32(u))
 }
@@ -108,14 +109,14 @@ var (
 	ErrUnsigned  = errors.New("it has no signature of that key")
 )
 
-// Certificate is an SEV certificate whose fields have been read. Nothing in it
-// is to be believed before its signature has been verified.
+// Certificate is a certificate of either format whose fields have been read.
+// Nothing in it is to be believed before its signature has been verified.
 type Certificate struct {
 	Usage Usage
-	algo  algorithm
+	algo  algorithm        // of what the key signs
 	key   crypto.PublicKey // *rsa.PublicKey, *ecdsa.PublicKey or *ecdh.PublicKey
-	body  []byte
-	sigs  [2]signature
+	body  []byte           // what is signed
+	sigs  []signature
 }
 
 type signature struct {
@@ -124,32 +125,70 @@ type signature struct {
 	value []byte
 }
 
-// Parse reads one certificate. It comes from the host.
+// Parse reads one certificate in SEV's format. It comes from the host.
 func Parse(b []byte) (*Certificate, error) {
 	if len(b) != Size {
 		return nil, fmt.Errorf("%w: %d bytes instead of %d", ErrFormat, len(b), Size)
 	}
-	if v := binary.LittleEndian.Uint32(b); v != 1 {
-		return nil, fmt.Errorf("%w: version %d", ErrFormat, v)
-	}
 	b = slices.Clone(b)
-	c := &Certificate{
-		Usage: Usage(binary.LittleEndian.Uint32(b[offUsage:])),
-		algo:  algorithm(binary.LittleEndian.Uint32(b[offAlgo:])),
-		body:  b[:bodySize],
+	word := func(at int) uint32 { return binary.LittleEndian.Uint32(b[at:]) }
+	c := &Certificate{Usage: Usage(word(offUsage)), algo: algorithm(word(offAlgo)), body: b[:bodySize]}
+	if v := word(0); v != 1 {
+		return nil, fmt.Errorf("%w: version %d", ErrFormat, v)
 	}
 	if c.Usage < OCA || c.Usage > CEK {
 		return nil, fmt.Errorf("%w: %s", ErrFormat, c.Usage)
 	}
-	for i := range c.sigs {
-		s := b[bodySize+i*sigSize:][:sigSize]
-		c.sigs[i] = signature{Usage(binary.LittleEndian.Uint32(s)), algorithm(binary.LittleEndian.Uint32(s[4:])), s[8:]}
+	for at := bodySize; at < Size; at += sigSize {
+		c.sigs = append(c.sigs, signature{Usage(word(at)), algorithm(word(at + 4)), b[at+8 : at+sigSize]})
 	}
 	var err error
 	if c.key, err = parseKey(c.algo, b[offKey:bodySize]); err != nil {
 		return nil, fmt.Errorf("%w: the key of the %s: %w", ErrFormat, c.Usage, err)
 	}
 	return c, nil
+}
+
+// parseAMD reads the AMD certificate that b begins with, and returns what
+// follows it. The ARK of Naples is published without its signature; as its key
+// is known, none is asked for where the data ends with the key.
+func parseAMD(b []byte) (*Certificate, []byte, error) {
+	word := func(at int) uint32 { return binary.LittleEndian.Uint32(b[at:]) }
+	if len(b) < amdKeyStart || word(0) != 1 {
+		return nil, nil, fmt.Errorf("%w: neither SEV's nor AMD's format", ErrFormat)
+	}
+	c, bits := &Certificate{Usage: Usage(word(amdUsage))}, word(amdModSize)
+	size := int(bits / 8)
+	end := amdKeyStart + 2*size
+	switch {
+	case c.Usage != ARK && c.Usage != ASK:
+		return nil, nil, fmt.Errorf("%w: %s", ErrFormat, c.Usage)
+	case bits != 2048 && bits != 4096, word(amdExpSize) != bits, len(b) < end:
+		return nil, nil, fmt.Errorf("%w: the size of the %s's key", ErrFormat, c.Usage)
+	}
+	c.body = slices.Clone(b[:end])
+	key, err := parseRSA(c.body[amdKeyStart:amdKeyStart+size], c.body[amdKeyStart+size:])
+	if err != nil {
+		return nil, nil, fmt.Errorf("%w: the key of the %s: %w", ErrFormat, c.Usage, err)
+	}
+	c.key, c.algo = key, rsaAlgorithm(key)
+	rest := b[end:]
+	switch {
+	case len(rest) >= size:
+		c.sigs = []signature{{ARK, c.algo, slices.Clone(rest[:size])}}
+		return c, rest[size:], nil
+	case c.Usage == ARK && len(rest) == 0:
+		return c, nil, nil
+	}
+	return nil, nil, fmt.Errorf("%w: the %s is cut short", ErrFormat, c.Usage)
+}
+
+// rsaAlgorithm is the one that AMD signs with, by the size of its key.
+func rsaAlgorithm(key *rsa.PublicKey) algorithm {
+	if key.Size() == 256 {
+		return rsaSHA256 // Naples
+	}
+	return rsaSHA384
 }
 
 var errKey = errors.New("unknown algorithm, curve or size, or not a point of the curve")
@@ -191,10 +230,12 @@ func parseRSA(exponent, modulus []byte) (*rsa.PublicKey, error) {
 }
 
 // number reads a little-endian number.
-func number(b []byte) *big.Int {
+func number(b []byte) *big.Int { return new(big.Int).SetBytes(reversed(b)) }
+
+func reversed(b []byte) []byte {
 	b = slices.Clone(b)
 	slices.Reverse(b)
-	return new(big.Int).SetBytes(b)
+	return b
 }
 
 // ECDH returns the key of a PDH.
@@ -206,48 +247,44 @@ func (c *Certificate) ECDH() (*ecdh.PublicKey, error) {
 	return key, nil
 }
 
-// sameKey reports whether two certificates are of the same key.
-func (c *Certificate) sameKey(o *Certificate) bool { return bytes.Equal(c.body, o.body) }
-
 // signedBy reports whether there is a signature, good or not, of that key.
 func (c *Certificate) signedBy(u Usage) bool {
-	return c.sigs[0].usage == u || c.sigs[1].usage == u
+	return slices.ContainsFunc(c.sigs, func(s signature) bool { return s.usage == u })
 }
 
 // verify checks that one of the signatures is the signer's.
-func (c *Certificate) verify(signer Usage, algo algorithm, key crypto.PublicKey) error {
+func (c *Certificate) verify(signer *Certificate) error {
 	err := ErrUnsigned
 	for _, s := range c.sigs {
-		if s.usage != signer || s.algo != algo {
+		if s.usage != signer.Usage || s.algo != signer.algo {
 			continue
 		}
-		if verifyOne(algo, key, c.body, s.value) {
+		if signer.signed(c.body, s.value) {
 			return nil
 		}
 		err = ErrSignature
 	}
-	return fmt.Errorf("cannot verify the %s with the %s: %w", c.Usage, signer, err)
+	return fmt.Errorf("cannot verify the %s with the %s: %w", c.Usage, signer.Usage, err)
 }
 
-// verifyOne checks one signature: RSA-PSS with a salt as long as the hash, or
-// ECDSA.
-func verifyOne(algo algorithm, key crypto.PublicKey, body, sig []byte) bool {
-	h := algo.hash().New()
+// signed checks one signature of the certificate's key: RSA-PSS with a salt as
+// long as the hash, or ECDSA.
+func (c *Certificate) signed(body, sig []byte) bool {
+	h := c.algo.hash().New()
 	h.Write(body)
 	sum := h.Sum(nil)
-	switch key := key.(type) {
+	switch key := c.key.(type) {
 	case *rsa.PublicKey:
-		if len(sig) < key.Size() {
-			return false
-		}
-		s := slices.Clone(sig[:key.Size()])
-		slices.Reverse(s)
-		return rsa.VerifyPSS(key, algo.hash(), sum, s, &rsa.PSSOptions{SaltLength: rsa.PSSSaltLengthEqualsHash}) == nil
+		options := rsa.PSSOptions{SaltLength: rsa.PSSSaltLengthEqualsHash}
+		return len(sig) >= key.Size() && rsa.VerifyPSS(key, c.algo.hash(), sum, reversed(sig[:key.Size()]), &options) == nil
 	case *ecdsa.PublicKey:
 		return ecdsa.Verify(key, sum, number(sig[:ecSize]), number(sig[ecSize:2*ecSize]))
 	}
 	return false
 }
+
+// sameKey reports whether two certificates are of the same key.
+func (c *Certificate) sameKey(o *Certificate) bool { return bytes.Equal(c.body, o.body) }
 
 // Owner returns the certificate that an owner presents to the PSP: a PDH with
 // his key and no signature: the PSP does not ask for one (AMDESE/sev-tool
@@ -264,10 +301,7 @@ func Owner(key *ecdh.PublicKey) ([]byte, error) {
 		binary.LittleEndian.PutUint32(b[off:], v)
 	}
 	point := key.Bytes() // 4 ‖ x ‖ y, big-endian
-	x, y := point[1:49], point[49:]
-	slices.Reverse(x)
-	slices.Reverse(y)
-	copy(b[offKey+4:], x)
-	copy(b[offKey+4+ecSize:], y)
+	copy(b[offKey+4:], reversed(point[1:49]))
+	copy(b[offKey+4+ecSize:], reversed(point[49:]))
 	return b, nil
 }

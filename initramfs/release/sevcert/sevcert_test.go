@@ -232,7 +232,7 @@ func seeds(t testing.TB) map[string][]byte {
 		"bad: ASK size of 0":      put32(put32(p.ASK, 60, 0), 56, 0),
 		"bad: ASK exponent even":  put32(p.ASK, 64, 0x10000),
 		"bad: ASK exponent large": put32(p.ASK, 68, 1),
-		"bad: too long":           make([]byte, maxBundle+1),
+		"bad: too long":           make([]byte, MaxFile+1),
 		"bad: two keys":           slices.Concat(p.PDH, put32(p.PDH, 4, 1)),
 	}
 }

@@ -1,76 +1,19 @@
 package sevcert
 
 import (
+	"crypto"
 	"crypto/rsa"
 	"crypto/sha256"
 	"crypto/x509"
-	"encoding/binary"
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"slices"
 
 	"github.com/google/go-sev-guest/verify/trust"
 )
 
-// Where the parts of an AMD certificate begin, in bytes (appendix B): version
-// u32, key ID 16, ID of the signing key 16, usage u32, reserved 16, sizes of
-// exponent and modulus in bits, exponent, modulus, signature.
-const (
-	amdUsage    = 36
-	amdExpSize  = 56
-	amdModSize  = 60
-	amdKeyStart = 64
-)
-
 // ErrRoot is returned for a root key that is not known to be AMD's.
 var ErrRoot = errors.New("the root key is not one that is known to be AMD's")
-
-// authority is an AMD certificate: ARK or ASK.
-type authority struct {
-	usage     Usage
-	key       *rsa.PublicKey
-	body, sig []byte
-}
-
-// parseAuthority reads the AMD certificate that b begins with, and returns
-// what follows it. The ARK of Naples is published without its signature; as
-// its key is known, none is asked for where the data ends with the key.
-func parseAuthority(b []byte) (*authority, []byte, error) {
-	if len(b) < amdKeyStart || binary.LittleEndian.Uint32(b) != 1 {
-		return nil, nil, fmt.Errorf("%w: neither SEV's nor AMD's format", ErrFormat)
-	}
-	a := &authority{usage: Usage(binary.LittleEndian.Uint32(b[amdUsage:]))}
-	bits := binary.LittleEndian.Uint32(b[amdModSize:])
-	size := int(bits / 8)
-	switch {
-	case a.usage != ARK && a.usage != ASK:
-		return nil, nil, fmt.Errorf("%w: %s", ErrFormat, a.usage)
-	case bits != 2048 && bits != 4096, binary.LittleEndian.Uint32(b[amdExpSize:]) != bits, len(b) < amdKeyStart+2*size:
-		return nil, nil, fmt.Errorf("%w: the size of the %s's key", ErrFormat, a.usage)
-	}
-	end := amdKeyStart + 2*size
-	a.body = slices.Clone(b[:end])
-	var err error
-	if a.key, err = parseRSA(a.body[amdKeyStart:amdKeyStart+size], a.body[amdKeyStart+size:]); err != nil {
-		return nil, nil, fmt.Errorf("%w: the key of the %s: %w", ErrFormat, a.usage, err)
-	}
-	if rest := b[end:]; len(rest) >= size {
-		a.sig = slices.Clone(rest[:size])
-		return a, rest[size:], nil
-	} else if a.usage == ARK && len(rest) == 0 {
-		return a, nil, nil
-	}
-	return nil, nil, fmt.Errorf("%w: the %s is cut short", ErrFormat, a.usage)
-}
-
-// rsaAlgorithm is the one that AMD signs with, by the size of its key.
-func rsaAlgorithm(key *rsa.PublicKey) algorithm {
-	if key.Size() == 256 {
-		return rsaSHA256 // Naples
-	}
-	return rsaSHA384
-}
 
 // Fingerprint is the SHA-256 of a public key's SubjectPublicKeyInfo in DER, as
 // openssl pkey -pubin -outform DER | sha256sum prints it.
@@ -85,7 +28,7 @@ func ParseFingerprint(s string) (Fingerprint, error) {
 	return Fingerprint(b), nil
 }
 
-func fingerprint(key *rsa.PublicKey) Fingerprint {
+func fingerprint(key crypto.PublicKey) Fingerprint {
 	der, err := x509.MarshalPKIXPublicKey(key)
 	if err != nil {
 		panic(err) // an RSA key is always written
@@ -100,10 +43,10 @@ type Roots struct {
 	asks []signer
 }
 
-// signer is an ASK that needs no file.
+// signer is an ASK that was verified, or needs no file.
 type signer struct {
 	generation string
-	key        *rsa.PublicKey
+	*Certificate
 }
 
 // The root keys that go-sev-guest does not have, for they only ever signed SEV
@@ -140,13 +83,12 @@ func AMDRoots() (Roots, error) {
 		if err != nil {
 			return Roots{}, fmt.Errorf("cannot read AMD's roots: %w", err)
 		}
-		ark, okARK := root.ProductCerts.Ark.PublicKey.(*rsa.PublicKey)
-		ask, okASK := root.ProductCerts.Ask.PublicKey.(*rsa.PublicKey)
-		if !okARK || !okASK {
+		ask, ok := root.ProductCerts.Ask.PublicKey.(*rsa.PublicKey)
+		if !ok {
 			return Roots{}, fmt.Errorf("cannot read AMD's roots: %w: %s", ErrFormat, name)
 		}
-		r.arks[fingerprint(ark)] = name
-		r.asks = append(r.asks, signer{name, ask})
+		r.arks[fingerprint(root.ProductCerts.Ark.PublicKey)] = name
+		r.asks = append(r.asks, signer{name, &Certificate{Usage: ASK, algo: rsaAlgorithm(ask), key: ask}})
 	}
 	return r, nil
 }
