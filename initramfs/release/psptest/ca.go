@@ -52,16 +52,11 @@ func NewPlatform(t testing.TB, bits int) *Platform {
 	p.ASK = amdCertificate(usageASK, 'S', 'R', &ask.PublicKey, p.ark)
 
 	oca, cek, pek := ecKey(), ecKey(), ecKey()
-	p.OCA = sevCertificate(usageOCA, algoECDSA, point(&oca.PublicKey))
-	signEC(p.OCA, 0, usageOCA, oca)
-	p.CEK = sevCertificate(usageCEK, algoECDSA, point(&cek.PublicKey))
-	p.RawCEK = slices.Clone(p.CEK)
-	signRSA(p.CEK, 0, ask)
-	p.PEK = sevCertificate(usagePEK, algoECDSA, point(&pek.PublicKey))
-	signEC(p.PEK, 0, usageOCA, oca)
-	signEC(p.PEK, 1, usageCEK, cek)
-	p.PDH = sevCertificate(usagePDH, algoECDH, p.pdh.PublicKey().Bytes())
-	signEC(p.PDH, 0, usagePEK, pek)
+	p.OCA = sevCertificate(usageOCA, algoECDSA, point(oca), signer{usageOCA, oca})
+	p.CEK = sevCertificate(usageCEK, algoECDSA, point(cek), signer{usageASK, ask})
+	p.RawCEK = sevCertificate(usageCEK, algoECDSA, point(cek))
+	p.PEK = sevCertificate(usagePEK, algoECDSA, point(pek), signer{usageOCA, oca}, signer{usageCEK, cek})
+	p.PDH = sevCertificate(usagePDH, algoECDH, p.pdh.PublicKey().Bytes(), signer{usagePEK, pek})
 	return p
 }
 
@@ -79,7 +74,7 @@ func (p *Platform) Fingerprint() string {
 
 func ecKey() *ecdsa.PrivateKey { return must(ecdsa.GenerateKey(elliptic.P384(), rand.Reader)) }
 
-func point(k *ecdsa.PublicKey) []byte { return must(k.Bytes()) }
+func point(k *ecdsa.PrivateKey) []byte { return must(k.PublicKey.Bytes()) }
 
 // little returns a number as n bytes, little-endian.
 func little(v *big.Int, n int) []byte {
@@ -92,70 +87,58 @@ func little(v *big.Int, n int) []byte {
 func amdCertificate(usage uint32, id, signer byte, key *rsa.PublicKey, by *rsa.PrivateKey) []byte {
 	n := key.Size()
 	b := make([]byte, 64, 64+3*n)
-	binary.LittleEndian.PutUint32(b, 1)
-	b[4], b[20] = id, signer
-	binary.LittleEndian.PutUint32(b[36:], usage)
-	binary.LittleEndian.PutUint32(b[56:], uint32(n*8))
-	binary.LittleEndian.PutUint32(b[60:], uint32(n*8))
+	b[0], b[4], b[20] = 1, id, signer
+	for at, v := range map[int]uint32{36: usage, 56: uint32(n * 8), 60: uint32(n * 8)} {
+		binary.LittleEndian.PutUint32(b[at:], v)
+	}
 	b = append(b, little(big.NewInt(int64(key.E)), n)...)
 	b = append(b, little(key.N, n)...)
-	return append(b, pss(b, by)...)
+	_, sig := signature(b, by)
+	return append(b, sig...)
 }
 
-// pss is a signature over body in little-endian.
-func pss(body []byte, by *rsa.PrivateKey) []byte {
-	hash, sum := crypto.SHA256, hashOf(sha256.Sum256(body))
-	if by.Size() == 512 {
-		s := sha512.Sum384(body)
-		hash, sum = crypto.SHA384, s[:]
-	}
-	sig := must(rsa.SignPSS(rand.Reader, by, hash, sum, &rsa.PSSOptions{SaltLength: rsa.PSSSaltLengthEqualsHash}))
-	slices.Reverse(sig)
-	return sig
+// signer is a key of a usage, that signs.
+type signer struct {
+	usage uint32
+	key   crypto.Signer
 }
 
-func hashOf(h [32]byte) []byte { return h[:] }
-
-// sevCertificate is a certificate of appendix C, without signatures, for an
-// uncompressed point of P-384.
-func sevCertificate(usage, algo uint32, point []byte) []byte {
+// sevCertificate is a certificate of appendix C for an uncompressed point of
+// P-384, with up to two signatures.
+func sevCertificate(usage, algo uint32, point []byte, by ...signer) []byte {
 	b := make([]byte, 2084)
-	le := binary.LittleEndian
-	le.PutUint32(b[0:], 1)
-	le.PutUint32(b[8:], usage)
-	le.PutUint32(b[12:], algo)
-	le.PutUint32(b[16:], 2)
+	put := func(at int, v uint32) { binary.LittleEndian.PutUint32(b[at:], v) }
+	for at, v := range map[int]uint32{0: 1, 8: usage, 12: algo, 16: 2, 1044: 0x1000, 1564: 0x1000} {
+		put(at, v)
+	}
 	copy(b[20:], little(new(big.Int).SetBytes(point[1:49]), 72))
 	copy(b[92:], little(new(big.Int).SetBytes(point[49:]), 72))
-	le.PutUint32(b[1044:], 0x1000)
-	le.PutUint32(b[1564:], 0x1000)
+	for i, s := range by {
+		at := 1044 + 520*i
+		algo, sig := signature(b[:1044], s.key)
+		put(at, s.usage)
+		put(at+4, algo)
+		copy(b[at+8:], sig)
+	}
 	return b
 }
 
-// slot returns one of the two signatures, with usage and algorithm set.
-func slot(b []byte, i int, usage, algo uint32) []byte {
-	s := b[1044+520*i:][:520]
-	binary.LittleEndian.PutUint32(s, usage)
-	binary.LittleEndian.PutUint32(s[4:], algo)
-	return s[8:]
-}
-
-func signEC(b []byte, i int, usage uint32, by *ecdsa.PrivateKey) {
-	s := slot(b, i, usage, algoECDSA)
-	r, v, err := ecdsa.Sign(rand.Reader, by, hashOf(sha256.Sum256(b[:1044])))
-	if err != nil {
-		panic(err)
+// signature returns an algorithm's number and its signature, little-endian.
+func signature(body []byte, by crypto.Signer) (algo uint32, sig []byte) {
+	sum := sha256.Sum256(body)
+	if key, ok := by.(*ecdsa.PrivateKey); ok {
+		r, s, err := ecdsa.Sign(rand.Reader, key, sum[:])
+		must(r, err)
+		return algoECDSA, append(little(r, 72), little(s, 72)...)
 	}
-	copy(s, little(r, 72))
-	copy(s[72:], little(v, 72))
-}
-
-func signRSA(b []byte, i int, by *rsa.PrivateKey) {
-	algo := uint32(0x001)
-	if by.Size() == 512 {
-		algo = 0x101
+	algo, hash, digest := 0x001, crypto.SHA256, sum[:]
+	if by.Public().(*rsa.PublicKey).Size() == 512 {
+		sum := sha512.Sum384(body)
+		algo, hash, digest = 0x101, crypto.SHA384, sum[:]
 	}
-	copy(slot(b, i, usageASK, algo), pss(b[:1044], by))
+	sig = must(by.Sign(rand.Reader, digest, &rsa.PSSOptions{SaltLength: rsa.PSSSaltLengthEqualsHash, Hash: hash}))
+	slices.Reverse(sig)
+	return algo, sig
 }
 
 func must[T any](v T, err error) T {

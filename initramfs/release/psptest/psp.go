@@ -9,7 +9,6 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/binary"
-	"math/big"
 	"slices"
 )
 
@@ -44,11 +43,12 @@ func (p *Platform) LaunchStart(session, godh []byte, policy uint32, digest [32]b
 	if len(session) != 128 || len(godh) != 2084 {
 		return nil, InvalidLength
 	}
-	x, y := slices.Clone(godh[20:92]), slices.Clone(godh[92:164])
-	slices.Reverse(x)
-	slices.Reverse(y)
-	point := append([]byte{4}, new(big.Int).SetBytes(x).FillBytes(make([]byte, 48))...)
-	point = append(point, new(big.Int).SetBytes(y).FillBytes(make([]byte, 48))...)
+	point := []byte{4}
+	for _, at := range []int{20, 92} {
+		n := slices.Clone(godh[at : at+48])
+		slices.Reverse(n)
+		point = append(point, n...)
+	}
 	z := must(p.pdh.ECDH(must(ecdh.P384().NewPublicKey(point))))
 
 	nonce, wrapped, iv := session[:16], session[16:48], session[48:64]

@@ -31,7 +31,6 @@ type QEMU struct {
 
 	mu       sync.Mutex
 	commands []string
-	running  bool
 }
 
 // Commands returns what was executed, in order.
@@ -42,11 +41,7 @@ func (q *QEMU) Commands() string {
 }
 
 // Running reports whether the guest was continued.
-func (q *QEMU) Running() bool {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	return q.running
-}
+func (q *QEMU) Running() bool { return slices.Contains(strings.Fields(q.Commands()), "cont") }
 
 // Serve listens on a unix socket until the test ends and returns its path.
 func (q *QEMU) Serve(t testing.TB) string {
@@ -93,26 +88,12 @@ func (q *QEMU) serve(conn net.Conn) {
 			return
 		}
 		fmt.Fprint(conn, q.Noise)
-		text := q.answer(m.Execute, m.ID, m.Arguments)
+		text := q.answer(m.Execute, m.Arguments)(m.ID)
 		fmt.Fprint(conn, text)
 		if text != "" && !strings.HasSuffix(text, "\n") {
 			return
 		}
 	}
-}
-
-func (q *QEMU) answer(command string, id uint64, args json.RawMessage) string {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	q.commands = append(q.commands, command)
-	if f := q.Answer[command]; f != nil {
-		return f(id)
-	}
-	result, failure := q.execute(command, args)
-	if failure != "" {
-		return Refusal(failure)(id)
-	}
-	return Return(result)(id)
 }
 
 // Return is an answer with a result.
@@ -127,43 +108,44 @@ func Refusal(desc string) func(uint64) string {
 	}
 }
 
-// execute returns a command's result in JSON, or QEMU's words against it.
-func (q *QEMU) execute(command string, args json.RawMessage) (result, failure string) {
-	switch command {
-	case "qmp_capabilities":
-		return "{}", ""
-	case "query-sev":
-		return q.info(), ""
-	case "query-sev-launch-measure":
-		if q.Guest == nil {
-			return "", "SEV launch measurement is not available"
-		}
-		return fmt.Sprintf(`{"data": %q}`, base64.StdEncoding.EncodeToString(q.Guest.Measure())), ""
-	case "query-sev-capabilities":
-		if q.Platform == nil {
-			return "", "KVM not enabled"
-		}
-		chain := slices.Concat(q.Platform.PEK, q.Platform.OCA, q.Platform.RawCEK)
-		return fmt.Sprintf(`{"pdh": %q, "cert-chain": %q, "cpu0-id": "AAEC", "cbitpos": 51, "reduced-phys-bits": 1}`,
-			base64.StdEncoding.EncodeToString(q.Platform.PDH), base64.StdEncoding.EncodeToString(chain)), ""
-	case "sev-inject-launch-secret":
-		return "{}", q.inject(args)
-	case "cont":
-		q.running = true
+// answer executes a command, and returns its result or QEMU's words against it.
+func (q *QEMU) answer(command string, args json.RawMessage) func(uint64) string {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.commands = append(q.commands, command)
+	base64 := base64.StdEncoding.EncodeToString
+	switch f := q.Answer[command]; {
+	case f != nil:
+		return f
+	case command == "qmp_capabilities":
+		return Return("{}")
+	case command == "cont":
 		if q.Guest != nil {
 			q.Guest.State = "running"
 		}
-		return "{}", ""
-	case "query-status":
-		return fmt.Sprintf(`{"running": %t, "singlestep": false, "status": "x"}`, q.running), ""
+		return Return("{}")
+	case command == "query-status":
+		return Return(fmt.Sprintf(`{"running": %t, "singlestep": false, "status": "x"}`, slices.Contains(q.commands, "cont")))
+	case command == "query-sev-capabilities" && q.Platform == nil:
+		return Refusal("KVM not enabled")
+	case command == "query-sev-capabilities":
+		return Return(fmt.Sprintf(`{"pdh": %q, "cert-chain": %q, "cpu0-id": "AAEC", "cbitpos": 51, "reduced-phys-bits": 1}`,
+			base64(q.Platform.PDH), base64(slices.Concat(q.Platform.PEK, q.Platform.OCA, q.Platform.RawCEK))))
+	case command == "query-sev" && q.Guest == nil:
+		return Return(`{"enabled": false, "api-minor": 0, "handle": 0, "state": "uninit", "api-major": 0, "policy": 0, "build-id": 0}`)
+	case command == "query-sev":
+		return Return(q.info())
+	case command == "query-sev-launch-measure" && q.Guest == nil:
+		return Refusal("SEV launch measurement is not available")
+	case command == "query-sev-launch-measure":
+		return Return(fmt.Sprintf(`{"data": %q}`, base64(q.Guest.Measure())))
+	case command == "sev-inject-launch-secret":
+		return q.inject(args)
 	}
-	return "", "The command " + command + " has not been found"
+	return Refusal("The command " + command + " has not been found")
 }
 
 func (q *QEMU) info() string {
-	if q.Guest == nil {
-		return `{"enabled": false, "api-minor": 0, "handle": 0, "state": "uninit", "api-major": 0, "policy": 0, "build-id": 0}`
-	}
 	g := q.Guest
 	more := fmt.Sprintf(`"policy": %d, "handle": 1`, g.Policy)
 	if q.Type == "sev-snp" {
@@ -177,21 +159,21 @@ func (q *QEMU) info() string {
 }
 
 // inject is QEMU's sev_inject_launch_secret.
-func (q *QEMU) inject(args json.RawMessage) string {
+func (q *QEMU) inject(args json.RawMessage) func(uint64) string {
 	var p struct {
 		Header []byte `json:"packet-header"`
 		Secret []byte `json:"secret"`
 	}
 	switch err := json.Unmarshal(args, &p); {
 	case err != nil:
-		return "Invalid parameter"
+		return Refusal("Invalid parameter")
 	case q.Guest == nil:
-		return "SEV not enabled for guest"
+		return Refusal("SEV not enabled for guest")
 	case q.Guest.State != "launch-secret":
-		return "SEV: Not in correct state. (LSECRET) 3"
+		return Refusal("SEV: Not in correct state. (LSECRET) 3")
 	}
 	if s := q.Guest.LaunchSecret(p.Header, p.Secret); s != Success {
-		return fmt.Sprintf("SEV: failed to inject secret ret=-5 fw_error=%d 'x'", s)
+		return Refusal(fmt.Sprintf("SEV: failed to inject secret ret=-5 fw_error=%d 'x'", s))
 	}
-	return ""
+	return Return("{}")
 }
