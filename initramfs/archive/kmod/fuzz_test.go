@@ -25,7 +25,7 @@ func FuzzIndex(f *testing.F) {
 			return
 		}
 		// The names of a kernel seldom come by chance: all modules are asked for.
-		o := order{index: x, state: make(map[string]state)}
+		o := order{index: x, done: make(map[string]bool)}
 		for name := range x.modules {
 			if err := o.add([]string{name}); err != nil {
 				return

@@ -18,6 +18,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path"
 	"slices"
@@ -41,9 +42,6 @@ var (
 	// ErrFile is returned for a file that is not a kernel module, or too large.
 	ErrFile = errors.New("not a kernel module that init can load")
 )
-
-// layouts returns where trees are: before and after /lib became a link.
-func layouts() []string { return []string{"lib/modules", "usr/lib/modules"} }
 
 // Choice is what the guest of one kernel loads.
 type Choice struct {
@@ -69,17 +67,13 @@ func Choose(dir, version string) (Choice, error) {
 		return Choice{}, fmt.Errorf("cannot open the kernel's modules: %w", err)
 	}
 	defer root.Close()
-	at, err := find(root.FS(), version)
+	version, tree, err := find(root.FS(), version)
 	if err != nil {
 		return Choice{}, fmt.Errorf("cannot choose modules from %s: %w", dir, err)
 	}
-	tree, err := fs.Sub(root.FS(), path.Join(at.layout, at.version))
+	c, err := choose(tree, version)
 	if err != nil {
-		return Choice{}, fmt.Errorf("cannot choose modules from %s: %w", dir, err)
-	}
-	c, err := choose(tree, at.version)
-	if err != nil {
-		return Choice{Version: at.version}, fmt.Errorf("cannot choose the modules of kernel %s: %w", at.version, err)
+		return Choice{Version: version}, fmt.Errorf("cannot choose the modules of kernel %s: %w", version, err)
 	}
 	return c, nil
 }
@@ -106,46 +100,32 @@ func choose(tree fs.FS, version string) (Choice, error) {
 	return c, nil
 }
 
-// place is where one kernel's tree lies.
-type place struct{ layout, version string }
-
-// find returns the place of the version that is asked for.
-func find(fsys fs.FS, version string) (place, error) {
-	all := places(fsys)
-	for _, p := range all {
-		if p.version == version || version == "" && len(all) == 1 {
-			return p, nil
-		}
-	}
-	var names []string
-	for _, p := range all {
-		names = append(names, p.version)
-	}
-	slices.Sort(names)
-	switch list := strings.Join(names, ", "); {
-	case len(names) == 0:
-		return place{}, fmt.Errorf("%w: there is no folder %s", ErrVersion, strings.Join(layouts(), "/VERSION or ")+"/VERSION")
-	case version == "":
-		return place{}, fmt.Errorf("%w: one of these is to be named: %s", ErrVersion, list)
-	default:
-		return place{}, fmt.Errorf("%w: %s is not among %s", ErrVersion, version, list)
-	}
-}
-
-// places returns every kernel that has a folder.
-func places(fsys fs.FS) []place {
-	var out []place
-	for _, layout := range layouts() {
-		entries, err := fs.ReadDir(fsys, layout) // sorted; a layout that is absent has none
+// find returns the tree of the version that is asked for, and which that is.
+func find(fsys fs.FS, version string) (string, fs.FS, error) {
+	trees := make(map[string]string)                                    // by version
+	for _, layout := range []string{"usr/lib/modules", "lib/modules"} { // since /lib became a link, and before
+		entries, err := fs.ReadDir(fsys, layout)
 		if err != nil {
-			continue
+			continue // a layout that is absent has none
 		}
 		for _, e := range entries {
-			known := slices.ContainsFunc(out, func(p place) bool { return p.version == e.Name() })
-			if e.IsDir() && !known {
-				out = append(out, place{layout, e.Name()})
+			if e.IsDir() {
+				trees[e.Name()] = path.Join(layout, e.Name())
 			}
 		}
 	}
-	return out
+	names := slices.Sorted(maps.Keys(trees))
+	if version == "" && len(names) == 1 {
+		version = names[0]
+	}
+	switch list := strings.Join(names, ", "); {
+	case len(names) == 0:
+		return "", nil, fmt.Errorf("%w: there is no folder lib/modules/VERSION or usr/lib/modules/VERSION", ErrVersion)
+	case version == "":
+		return "", nil, fmt.Errorf("%w: one of these is to be named: %s", ErrVersion, list)
+	case trees[version] == "":
+		return "", nil, fmt.Errorf("%w: %s is not among %s", ErrVersion, version, list)
+	}
+	tree, err := fs.Sub(fsys, trees[version])
+	return version, tree, err
 }

@@ -9,7 +9,7 @@ import (
 // guest returns the names of the modules that init loads, in load order, and
 // what the kernel lacks.
 func (x *index) guest() ([]string, []Lack, error) {
-	o := order{index: x, state: make(map[string]state)}
+	o := order{index: x, done: make(map[string]bool)}
 	var lacks []Lack
 	for _, n := range needs() {
 		names, ok := x.resolve(n.name)
@@ -42,14 +42,14 @@ func fromHost(file string) bool { return strings.HasPrefix(file, "kernel/drivers
 // nothing built in either.
 func (x *index) resolve(name string) (names []string, ok bool) {
 	name = normal(name)
-	if x.modules[name].file != "" {
+	if x.modules[name] != nil {
 		return []string{name}, true
 	}
 	var special []string
 	for _, m := range x.aliases[name] {
-		switch file := x.modules[m].file; {
-		case file == "" || fromHost(file):
-		case forSomeCPUs(file):
+		switch found := x.modules[m]; {
+		case found == nil || fromHost(found.file):
+		case forSomeCPUs(found.file):
 			special = append(special, m)
 		default:
 			names = append(names, m)
@@ -63,20 +63,11 @@ func (x *index) resolve(name string) (names []string, ok bool) {
 
 // order puts modules into load order.
 type order struct {
-	index *index
-	state map[string]state
+	*index
+	done  map[string]bool // false: what it needs is being added
 	list  []string
 	later []string // whose turn has not come for want of a module in progress
 }
-
-// state is how far a module is.
-type state int
-
-const (
-	unseen     state = iota
-	inProgress       // what it needs is being added
-	added
-)
 
 // add adds modules that nothing yet depends on.
 func (o *order) add(names []string) error {
@@ -91,28 +82,34 @@ func (o *order) add(names []string) error {
 	return nil
 }
 
+// busy reports whether what a module needs is being added.
+func (o *order) busy(name string) bool {
+	done, begun := o.done[name]
+	return begun && !done
+}
+
 // visit adds a module: what it softly wants before it, what it needs, itself,
 // and what it wants after it.
 func (o *order) visit(name string) error {
-	switch o.state[name] {
-	case added:
+	if o.done[name] {
 		return nil
-	case inProgress:
+	}
+	if o.busy(name) {
 		return fmt.Errorf("modules.dep: %w: %s needs itself", ErrIndex, name)
 	}
-	o.state[name] = inProgress
-	if err := o.wish(o.index.soft[name].pre); err != nil {
+	o.done[name] = false
+	m := o.modules[name]
+	if err := o.wish(m.pre); err != nil {
 		return err
 	}
-	needs := o.index.modules[name].needs
-	for _, dep := range slices.Backward(needs) { // modules.dep has the deepest last
+	for _, dep := range slices.Backward(m.needs) { // modules.dep has the deepest last
 		if err := o.visit(dep); err != nil {
 			return err
 		}
 	}
-	o.state[name] = added
+	o.done[name] = true
 	o.list = append(o.list, name)
-	return o.wish(o.index.soft[name].post)
+	return o.wish(m.post)
 }
 
 // wish adds soft dependencies, where there are such modules. One that needs a
@@ -120,14 +117,11 @@ func (o *order) visit(name string) error {
 // cryptomgr before it, which needs crypto_algapi.
 func (o *order) wish(wanted []string) error {
 	for _, w := range wanted {
-		names, _ := o.index.resolve(w)
+		names, _ := o.resolve(w)
 		for _, name := range names {
-			busy := func(dep string) bool { return o.state[dep] == inProgress }
-			if busy(name) || slices.ContainsFunc(o.index.modules[name].needs, busy) {
+			if o.busy(name) || slices.ContainsFunc(o.modules[name].needs, o.busy) {
 				o.later = append(o.later, name)
-				continue
-			}
-			if err := o.visit(name); err != nil {
+			} else if err := o.visit(name); err != nil {
 				return err
 			}
 		}
