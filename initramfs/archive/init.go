@@ -33,23 +33,42 @@ func checkStatic(file []byte) error {
 	return nil
 }
 
+// Program is what a Go program says of itself.
+type Program struct {
+	Package       string `json:"package"`        // import path of its main package
+	Go            string `json:"go"`             // version of the compiler
+	RuntimeSecret bool   `json:"runtime_secret"` // built to clear the key from its own memory
+}
+
+func readProgram(file []byte) (Program, error) {
+	info, err := buildinfo.Read(bytes.NewReader(file))
+	if err != nil {
+		return Program{}, err
+	}
+	p := Program{Package: info.Path, Go: info.GoVersion}
+	for _, s := range info.Settings {
+		if s.Key == "GOEXPERIMENT" {
+			p.RuntimeSecret = slices.Contains(strings.Split(s.Value, ","), "runtimesecret")
+		}
+	}
+	return p, nil
+}
+
 // checkInit checks that the file is our init of that package, runs by itself,
 // and clears the key from its own memory.
 func checkInit(file []byte, mainPackage string) error {
-	if err := checkStatic(file); err != nil {
+	err := checkStatic(file)
+	var p Program
+	if err == nil {
+		p, err = readProgram(file)
+	}
+	switch {
+	case err != nil:
 		return fmt.Errorf("%w: %w", ErrInit, err)
+	case p.Package != mainPackage:
+		return fmt.Errorf("%w: it is %.128q, not %s", ErrInit, p.Package, mainPackage)
+	case !p.RuntimeSecret:
+		return fmt.Errorf("%w: it was built without GOEXPERIMENT=runtimesecret and would leave key copies in memory", ErrInit)
 	}
-	info, err := buildinfo.Read(bytes.NewReader(file))
-	if err != nil {
-		return fmt.Errorf("%w: %w", ErrInit, err)
-	}
-	if info.Path != mainPackage {
-		return fmt.Errorf("%w: it is %.128q, not %s", ErrInit, info.Path, mainPackage)
-	}
-	for _, s := range info.Settings {
-		if s.Key == "GOEXPERIMENT" && slices.Contains(strings.Split(s.Value, ","), "runtimesecret") {
-			return nil
-		}
-	}
-	return fmt.Errorf("%w: it was built without GOEXPERIMENT=runtimesecret and would leave key copies in memory", ErrInit)
+	return nil
 }

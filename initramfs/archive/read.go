@@ -2,11 +2,9 @@ package archive
 
 import (
 	"bytes"
-	"debug/buildinfo"
 	"errors"
 	"fmt"
 	"io"
-	"slices"
 	"strconv"
 	"strings"
 
@@ -32,35 +30,18 @@ const (
 	headerSize  = 110
 	nameLength  = 94
 	newcMagic   = "070701"
-	gzipMagic   = "\x1f\x8b"
-	zstdMagic   = "\x28\xb5\x2f\xfd"
 	hexOfNumber = 8
 )
 
 // ErrArchive is returned for what the kernel would not unpack to its end.
 var ErrArchive = errors.New("not a complete cpio archive")
 
-// Member is one entry of an archive.
-type Member struct {
-	Name  string
-	Mode  uint32 // with the type, as stat(2) has it
-	Size  uint64 // bytes
-	Links uint64 // names that the file claims to have
-}
-
-// Program is what an archive's init says of itself.
-type Program struct {
-	Package       string // import path of its main package
-	Go            string // version of the compiler
-	RuntimeSecret bool   // built to clear the key from its own memory
-}
-
 // Listing is what is in an archive.
 type Listing struct {
 	Compression string // zstd, gzip or none
-	Members     []Member
-	Init        Program // zero where init is no Go program
-	Debug       bool    // it has a shell, or the debug init
+	Members     []cpio.Info
+	Init        *Program // nil where init is no Go program
+	Debug       bool     // it has a shell, or the debug init
 	Modules     []modules.Entry
 	Foreign     []string // names of members that Write never makes
 	// Problems is what keeps it from being an archive that Write made of
@@ -71,12 +52,8 @@ type Listing struct {
 // IsArchive reports whether a file that begins so may be an archive that List
 // reads.
 func IsArchive(head []byte) bool {
-	for _, magic := range []string{newcMagic, gzipMagic, zstdMagic} {
-		if bytes.HasPrefix(head, []byte(magic)) {
-			return true
-		}
-	}
-	return false
+	begins := func(magic string) bool { return bytes.HasPrefix(head, []byte(magic)) }
+	return begins(newcMagic) || begins("\x1f\x8b") || begins("\x28\xb5\x2f\xfd") // cpio, gzip, zstd
 }
 
 // List reads an archive, from anyone, in one pass. It holds init and the list of
@@ -110,15 +87,16 @@ func (l *Listing) read(s *stream) error {
 		m, err := in.ReadRecord()
 		switch {
 		case err == io.EOF: // the trailer; stream has another error for the end
-			return l.take(found, init, list)
+			l.take(found, init, list)
+			return nil
 		case err != nil:
 			return err
 		case len(l.Members) == maxMembers:
 			return fmt.Errorf("more than %d members", maxMembers)
 		}
-		l.Members = append(l.Members, Member{m.Name, uint32(m.Mode), m.FileSize, m.NLink})
+		l.Members = append(l.Members, m.Info)
 		if found[m.Name] {
-			l.Problems = append(l.Problems, fmt.Errorf("%.128q: %w", m.Name, ErrDuplicate))
+			l.problem("%.128q: %w", m.Name, ErrDuplicate)
 		}
 		found[m.Name] = true
 		switch {
@@ -138,9 +116,9 @@ func (l *Listing) read(s *stream) error {
 // have such a member. The type counts, for the kernel writes through links:
 // what lies in a folder that is a link, or has the number of another file,
 // could take the place of init.
-func (m Member) ours(debug bool) bool {
+func ours(m cpio.Info, debug bool) bool {
 	kind := m.Mode & unix.S_IFMT
-	folder, file := kind == unix.S_IFDIR, kind == unix.S_IFREG && m.Links <= 1
+	folder, file := kind == unix.S_IFDIR, kind == unix.S_IFREG && m.NLink <= 1
 	switch m.Name {
 	case "dev", "etc", "etc/cocoroot", "lib", modules.Dir[1:]:
 		return folder
@@ -170,58 +148,47 @@ func content(m cpio.Record, limit uint64) ([]byte, error) {
 }
 
 // take looks at init and at the list of modules.
-func (l *Listing) take(found map[string]bool, init, list []byte) error {
+func (l *Listing) take(found map[string]bool, init, list []byte) {
+	if p, err := readProgram(init); err == nil {
+		l.Init = &p
+	}
+	want := initPackage
+	if l.Debug = found[commandShell] || l.Init != nil && l.Init.Package == debugPackage; l.Debug {
+		want = debugPackage
+	}
 	if !found["init"] {
 		l.problem("it has no init: the kernel would look for a root of its own")
-	} else if info, err := buildinfo.Read(bytes.NewReader(init)); err == nil {
-		l.Init = Program{Package: info.Path, Go: info.GoVersion}
-		for _, s := range info.Settings {
-			if s.Key == "GOEXPERIMENT" {
-				l.Init.RuntimeSecret = slices.Contains(strings.Split(s.Value, ","), "runtimesecret")
-			}
-		}
+	} else if err := checkInit(init, want); err != nil {
+		l.problem("%w", err)
 	}
-	l.Debug = l.Init.Package == debugPackage || found[commandShell]
 	for _, m := range l.Members {
-		if !m.ours(l.Debug) {
+		if !ours(m, l.Debug) {
 			l.Foreign = append(l.Foreign, m.Name)
-		}
-	}
-	if found["init"] {
-		want := initPackage
-		if l.Debug {
-			want = debugPackage
-		}
-		if err := checkInit(init, want); err != nil {
-			l.Problems = append(l.Problems, err)
 		}
 	}
 	var err error
 	if l.Modules, err = modules.ParseList(string(list)); err != nil {
-		l.Problems = append(l.Problems, err)
+		l.problem("%w", err)
 	}
 	for _, m := range l.Modules {
 		if !found[m.Path[1:]] {
 			l.problem("init would load %s, which is not there", m.Path)
 		}
 	}
-	return nil
 }
 
 // judge looks at what follows the archive: the kernel unpacks that too, over
 // what was there.
 func (l *Listing) judge(s *stream) {
-	var b [4096]byte
-	for {
-		n, err := s.r.Read(b[:])
-		if len(bytes.Trim(b[:n], "\x00")) > 0 {
+	for b := make([]byte, 4096); ; {
+		n, err := s.r.Read(b)
+		switch {
+		case len(bytes.Trim(b[:n], "\x00")) > 0:
 			l.problem("something follows the archive: the kernel unpacks it over the rest")
 			return
-		}
-		if err == io.EOF {
+		case err == io.EOF:
 			return
-		}
-		if err != nil {
+		case err != nil:
 			l.problem("what follows the archive: %w", err)
 			return
 		}
@@ -242,22 +209,24 @@ func (s *stream) ReadAt(p []byte, off int64) (int, error) {
 	if off < s.pos {
 		return 0, fmt.Errorf("cannot go back from byte %d to byte %d", s.pos, off)
 	}
-	n, err := io.CopyN(io.Discard, s.r, off-s.pos)
-	s.pos += n
-	if err != nil {
-		return 0, s.fail(err)
+	skipped, err := io.CopyN(io.Discard, s.r, off-s.pos)
+	n := 0
+	if err == nil {
+		n, err = io.ReadFull(s.r, p)
 	}
-	m, err := io.ReadFull(s.r, p)
-	s.pos += int64(m)
-	if err != nil {
-		return m, s.fail(err)
+	s.pos += skipped + int64(n)
+	if err == io.EOF || err == io.ErrUnexpectedEOF { // which the library takes for the trailer
+		return n, fmt.Errorf("it ends at byte %d, before its trailer", s.pos)
 	}
-	return m, s.checkName(p)
+	if err != nil {
+		return n, err
+	}
+	return n, checkName(p)
 }
 
 // checkName refuses a header with a name that no file can have, because the
 // library would allocate that much.
-func (s *stream) checkName(p []byte) error {
+func checkName(p []byte) error {
 	if len(p) != headerSize || string(p[:len(newcMagic)]) != newcMagic {
 		return nil
 	}
@@ -266,12 +235,4 @@ func (s *stream) checkName(p []byte) error {
 		return fmt.Errorf("a name of %d bytes", n)
 	}
 	return nil
-}
-
-// fail replaces the end of the file, which the library takes for the trailer.
-func (s *stream) fail(err error) error {
-	if err == io.EOF || err == io.ErrUnexpectedEOF {
-		return fmt.Errorf("it ends at byte %d, before its trailer", s.pos)
-	}
-	return err
 }

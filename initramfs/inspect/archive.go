@@ -13,17 +13,11 @@ import (
 
 // archiveReport is the JSON form of an archive.
 type archiveReport struct {
-	Compression string         `json:"compression"`
-	Debug       bool           `json:"debug"`
-	Init        *initReport    `json:"init"`    // null for what is no Go program
-	Modules     []moduleReport `json:"modules"` // in load order
-	Members     []memberReport `json:"members"`
-}
-
-type initReport struct {
-	Package       string `json:"package"`
-	Go            string `json:"go"`
-	RuntimeSecret bool   `json:"runtime_secret"`
+	Compression string           `json:"compression"`
+	Debug       bool             `json:"debug"`
+	Init        *archive.Program `json:"init"`    // null for what is no Go program
+	Modules     []moduleReport   `json:"modules"` // in load order
+	Members     []memberReport   `json:"members"`
 }
 
 type moduleReport struct {
@@ -70,15 +64,12 @@ func inspectArchive(s *subject, r *Report) (bool, error) {
 }
 
 func newArchiveReport(l archive.Listing) archiveReport {
-	a := archiveReport{Compression: l.Compression, Debug: l.Debug, Modules: []moduleReport{}, Members: []memberReport{}}
-	if l.Init != (archive.Program{}) {
-		a.Init = &initReport{l.Init.Package, l.Init.Go, l.Init.RuntimeSecret}
-	}
+	a := archiveReport{Compression: l.Compression, Debug: l.Debug, Init: l.Init, Modules: []moduleReport{}, Members: []memberReport{}}
 	for _, m := range l.Modules {
 		a.Modules = append(a.Modules, moduleReport{m.Path, m.Optional})
 	}
 	for _, m := range l.Members {
-		a.Members = append(a.Members, memberReport{m.Name, typeOf(m.Mode), fmt.Sprintf("%04o", m.Mode&0o7777), m.Size})
+		a.Members = append(a.Members, memberReport{m.Name, typeOf(m.Mode), fmt.Sprintf("%04o", m.Mode&0o7777), m.FileSize})
 	}
 	return a
 }
@@ -106,7 +97,7 @@ func (a archiveReport) Print(w io.Writer) {
 }
 
 // typeOf names a member's type.
-func typeOf(mode uint32) string {
+func typeOf(mode uint64) string {
 	switch mode & unix.S_IFMT {
 	case unix.S_IFREG:
 		return "file"
