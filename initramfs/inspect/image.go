@@ -10,6 +10,8 @@ import (
 	"io/fs"
 	"sort"
 
+	"github.com/google/uuid"
+
 	"cocoroot/initramfs/image/cmdline"
 	"cocoroot/initramfs/launch"
 	"cocoroot/unlock/luks2"
@@ -107,7 +109,7 @@ func inspectTree(s *subject, r *Report, f *fields, beside *verity.Params, from s
 	if err != nil {
 		return 0, err
 	}
-	sb, uuid, err := tree.ParseSuperblock(block)
+	sb, id, err := tree.ParseSuperblock(block)
 	switch {
 	case err != nil && beside == nil:
 		r.problem("at byte %d, where its size says: %v", p.DataSize(), err)
@@ -115,7 +117,7 @@ func inspectTree(s *subject, r *Report, f *fields, beside *verity.Params, from s
 	case err != nil:
 		r.warn("the guest needs none, but veritysetup dump will not work: %v", err)
 	default:
-		f.add("superblock_uuid", format.UUID(uuid).String())
+		f.add("superblock_uuid", uuid.UUID(id).String())
 		f.add("superblock_salt", sb.SaltText())
 		if sb.DataBlocks != blocks || beside != nil && !bytes.Equal(sb.Salt, beside.Salt) {
 			r.warn("the superblock has other numbers; the guest believes the command line, and stock tools this")

@@ -32,6 +32,8 @@ import (
 	"fmt"
 	"io"
 
+	"github.com/google/uuid"
+
 	"cocoroot/initramfs/image/xts"
 	"cocoroot/unlock/luks2"
 	"cocoroot/unlock/luks2/format"
@@ -51,10 +53,10 @@ var ErrSourceSize = errors.New("cannot seal a source of this size")
 
 // Options says how an image is sealed.
 type Options struct {
-	Passphrase []byte      // of the only keyslot; stays the caller's
-	KDF        luks2.KDF   // of the keyslot
-	UUID       format.UUID // of the LUKS2 header; the zero UUID means: make one
-	Random     io.Reader   // nil, but in tests, means crypto/rand.Reader
+	Passphrase []byte    // of the only keyslot; stays the caller's
+	KDF        luks2.KDF // of the keyslot
+	UUID       uuid.UUID // of the LUKS2 header; the zero UUID means: make one
+	Random     io.Reader // nil, but in tests, means crypto/rand.Reader
 
 	// Progress, if set, is called with the bytes of the image that are
 	// written, and at the end with total for both: never twice at a time, and
@@ -124,7 +126,7 @@ func Write(ctx context.Context, dst io.WriterAt, src io.Reader, size int64, o Op
 	if _, err := io.ReadFull(o.Random, salt); err != nil {
 		return Result{}, fmt.Errorf("cannot make a verity salt: %w", err)
 	}
-	uuid, err := format.NewUUID(o.Random)
+	id, err := uuid.NewRandomFromReader(o.Random)
 	if err != nil {
 		return Result{}, err
 	}
@@ -137,7 +139,7 @@ func Write(ctx context.Context, dst io.WriterAt, src io.Reader, size int64, o Op
 	if err != nil {
 		return Result{}, err
 	}
-	params, err := w.write(ctx, header, uuid)
+	params, err := w.write(ctx, header, id)
 	if err != nil {
 		return Result{}, err
 	}

@@ -14,6 +14,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/uuid"
+
 	"cocoroot/unlock/luks2"
 	"cocoroot/unlock/luks2/format"
 )
@@ -85,7 +87,7 @@ func TestWriteIsReproducible(t *testing.T) {
 
 func TestResult(t *testing.T) {
 	o := options()
-	o.UUID = format.UUID{0xab, 15: 1}
+	o.UUID = uuid.UUID{0xab, 15: 1}
 	dst, r := seal(t, source(5*blockSize+1), o)
 	if r.UUID != "ab000000-0000-0000-0000-000000000001" || r.DataOffset != 1<<20 || r.DataSize != 6*blockSize {
 		t.Errorf("Write = %+v", r)

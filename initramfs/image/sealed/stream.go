@@ -7,10 +7,10 @@ import (
 	"runtime"
 	"sync"
 
+	"github.com/google/uuid"
 	"golang.org/x/sync/errgroup"
 
 	"cocoroot/initramfs/image/xts"
-	"cocoroot/unlock/luks2/format"
 	"cocoroot/unlock/verity"
 	"cocoroot/unlock/verity/tree"
 )
@@ -72,7 +72,7 @@ func newImage(dst io.WriterAt, src io.Reader, size int64, cipher *xts.Cipher, sa
 
 // write writes header, ciphertext and hash area, and returns what verifies
 // them.
-func (w *image) write(ctx context.Context, header []byte, uuid format.UUID) (verity.Params, error) {
+func (w *image) write(ctx context.Context, header []byte, id uuid.UUID) (verity.Params, error) {
 	if err := w.append(ctx, header, tree.AppendDigests(nil, header, w.salt)); err != nil {
 		return verity.Params{}, err
 	}
@@ -85,7 +85,7 @@ func (w *image) write(ctx context.Context, header []byte, uuid format.UUID) (ver
 	if err := workers.Wait(); err != nil {
 		return verity.Params{}, err
 	}
-	params, err := w.tree.Finish(uuid)
+	params, err := w.tree.Finish(id)
 	if err != nil {
 		return verity.Params{}, err
 	}

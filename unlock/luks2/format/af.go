@@ -17,14 +17,25 @@ func split(dst, key []byte, random io.Reader) error {
 	if _, err := io.ReadFull(random, dst[:last]); err != nil {
 		return fmt.Errorf("cannot make anti-forensic stripes: %w", err)
 	}
-	state := make([]byte, len(key))
-	defer clear(state)
-	for i := 0; i < last; i += len(key) {
-		subtle.XORBytes(state, state, dst[i:i+len(key)])
+	chain(dst[last:], dst[:last])
+	subtle.XORBytes(dst[last:], dst[last:], key)
+	return nil
+}
+
+// merge undoes split.
+func merge(key, area []byte) {
+	last := len(area) - len(key)
+	chain(key, area[:last])
+	subtle.XORBytes(key, key, area[last:])
+}
+
+// chain makes the chain of hashes over stripes that are as long as state.
+func chain(state, stripes []byte) {
+	clear(state)
+	for i := 0; i < len(stripes); i += len(state) {
+		subtle.XORBytes(state, state, stripes[i:i+len(state)])
 		diffuse(state)
 	}
-	subtle.XORBytes(dst[last:], state, key)
-	return nil
 }
 
 // diffuse replaces every 32 bytes of b with the SHA-256 of their number, as

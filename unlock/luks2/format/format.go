@@ -13,7 +13,6 @@ package format
 
 import (
 	"bytes"
-	"crypto/aes"
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/binary"
@@ -21,6 +20,7 @@ import (
 	"fmt"
 	"io"
 
+	"github.com/google/uuid"
 	"golang.org/x/crypto/pbkdf2"
 	"golang.org/x/crypto/xts"
 
@@ -29,8 +29,8 @@ import (
 )
 
 var (
-	// ErrKDF is returned for a KDF that New cannot write, or that costs
-	// more than the guest allows.
+	// ErrKDF is returned for a KDF that the guest refuses: it is unknown, or
+	// costs too much.
 	ErrKDF = errors.New("not a usable KDF: want PBKDF2 or Argon2id within the limits of an unlock")
 	// errKey is returned for a volume key or a passphrase that cannot be one.
 	errKey = errors.New("not a usable key")
@@ -50,7 +50,7 @@ const (
 	offSequence   = 16 // in the binary header: u64, grows with every update
 	keyslotOffset = 2 * HeaderSize
 	keyslotSize   = (layout.Stripes*luks2.KeySize + 4095) / 4096 * 4096
-	areaSector    = 512 // keyslots are encrypted in sectors of this size
+	areaSector    = 512 // keyslots are encrypted in sectors of this size, which count from 0
 	saltSize      = 32
 )
 
@@ -59,24 +59,20 @@ type Options struct {
 	Passphrase []byte    // opens the only keyslot; not empty
 	VolumeKey  []byte    // KeySize bytes, from NewVolumeKey
 	KDF        luks2.KDF // of the keyslot
-	UUID       UUID      // the zero UUID: a new one is made
+	UUID       uuid.UUID // the zero UUID: a new one is made
 	Random     io.Reader // a cryptographic source; crypto/rand.Reader except in tests
 }
 
 // NewVolumeKey fills key, KeySize bytes of the caller's locked memory, from
-// random. XTS is not secure with two equal halves, and the kernel refuses
-// them: such a source is an error.
+// random.
 func NewVolumeKey(key []byte, random io.Reader) error {
-	if len(key) != luks2.KeySize {
-		return fmt.Errorf("%w: a volume key of %d bytes, not %d", errKey, len(key), luks2.KeySize)
+	_, err := io.ReadFull(random, key)
+	if err == nil {
+		err = checkVolumeKey(key)
 	}
-	if _, err := io.ReadFull(random, key); err != nil {
+	if err != nil {
 		clear(key)
 		return fmt.Errorf("cannot make a volume key: %w", err)
-	}
-	if bytes.Equal(key[:luks2.KeySize/2], key[luks2.KeySize/2:]) {
-		clear(key)
-		return fmt.Errorf("%w: both halves of the volume key are the same", errKey)
 	}
 	return nil
 }
@@ -90,13 +86,16 @@ func NewVolumeKey(key []byte, random io.Reader) error {
 // header (64 each), salts of keyslot and digest (32 each), 3999 stripes of
 // KeySize bytes. Passphrase and VolumeKey stay the caller's.
 func New(o Options) ([]byte, error) {
-	if err := o.validate(); err != nil {
+	if len(o.Passphrase) == 0 {
+		return nil, fmt.Errorf("%w: the passphrase is empty", errKey)
+	}
+	if err := checkVolumeKey(o.VolumeKey); err != nil {
 		return nil, err
 	}
-	if o.UUID == (UUID{}) {
+	if o.UUID == uuid.Nil {
 		var err error
-		if o.UUID, err = NewUUID(o.Random); err != nil {
-			return nil, err
+		if o.UUID, err = uuid.NewRandomFromReader(o.Random); err != nil {
+			return nil, fmt.Errorf("cannot make a UUID: %w", err)
 		}
 	}
 	var salts [2*64 + 2*saltSize]byte
@@ -107,44 +106,33 @@ func New(o Options) ([]byte, error) {
 	kdfSalt, digestSalt := salts[128:128+saltSize], salts[128+saltSize:]
 
 	region := make([]byte, RegionSize)
-	if err := fillKeyslot(region[keyslotOffset:keyslotOffset+layout.Stripes*luks2.KeySize], o, kdfSalt); err != nil {
-		clear(region)
-		return nil, err
-	}
 	text := o.json(kdfSalt, digestSalt)
 	fillHeader(region[:HeaderSize], layout.PrimaryMagic, 0, first, o.UUID, text)
 	fillHeader(region[HeaderSize:keyslotOffset], layout.SecondaryMagic, HeaderSize, second, o.UUID, text)
+	// Only the costs in it are not ours: the guest may refuse them.
+	if _, err := luks2.Check(region[:HeaderSize], RegionSize+SectorSize, luks2.Limits{}); err != nil {
+		return nil, fmt.Errorf("%w: %s: %w", ErrKDF, Describe(o.KDF), err)
+	}
+	area := region[keyslotOffset : keyslotOffset+layout.Stripes*luks2.KeySize]
+	err := split(area, o.VolumeKey, o.Random)
+	if err == nil {
+		err = crypt(area, o.KDF, o.Passphrase, kdfSalt, (*xts.Cipher).Encrypt)
+	}
+	if err != nil {
+		clear(region)
+		return nil, err
+	}
 	return region, nil
 }
 
-func (o Options) validate() error {
-	if len(o.Passphrase) == 0 {
-		return fmt.Errorf("%w: the passphrase is empty", errKey)
+// checkVolumeKey refuses what is no volume key. XTS is not secure with two equal
+// halves, and the kernel refuses them.
+func checkVolumeKey(key []byte) error {
+	if len(key) != luks2.KeySize {
+		return fmt.Errorf("%w: a volume key of %d bytes, not %d", errKey, len(key), luks2.KeySize)
 	}
-	if len(o.VolumeKey) != luks2.KeySize {
-		return fmt.Errorf("%w: a volume key of %d bytes, not %d", errKey, len(o.VolumeKey), luks2.KeySize)
-	}
-	if bytes.Equal(o.VolumeKey[:luks2.KeySize/2], o.VolumeKey[luks2.KeySize/2:]) {
+	if bytes.Equal(key[:luks2.KeySize/2], key[luks2.KeySize/2:]) {
 		return fmt.Errorf("%w: both halves of the volume key are the same", errKey)
-	}
-	return validKDF(o.KDF)
-}
-
-// fillKeyslot writes the volume key, split and encrypted (section 3.2.3): the
-// sectors count from 0 at the area's start.
-func fillKeyslot(area []byte, o Options, salt []byte) error {
-	if err := split(area, o.VolumeKey, o.Random); err != nil {
-		return err
-	}
-	key := derive(o.KDF, o.Passphrase, salt)
-	defer clear(key)
-	c, err := xts.NewCipher(aes.NewCipher, key)
-	if err != nil {
-		return fmt.Errorf("cannot encrypt the keyslot: %w", err)
-	}
-	for i := 0; i*areaSector < len(area); i++ {
-		sector := area[i*areaSector : (i+1)*areaSector]
-		c.Encrypt(sector, sector, uint64(i))
 	}
 	return nil
 }
@@ -166,14 +154,14 @@ func (o Options) json(kdfSalt, digestSalt []byte) string {
 }
 
 // fillHeader writes a binary header and its JSON area.
-func fillHeader(h []byte, magic string, offset uint64, salt []byte, uuid UUID, text string) {
+func fillHeader(h []byte, magic string, offset uint64, salt []byte, id uuid.UUID, text string) {
 	copy(h[layout.OffMagic:], magic)
 	binary.BigEndian.PutUint16(h[layout.OffVersion:], 2)
 	binary.BigEndian.PutUint64(h[layout.OffSize:], uint64(len(h)))
 	binary.BigEndian.PutUint64(h[offSequence:], 1)
 	copy(h[layout.OffAlgorithm:layout.OffSalt], layout.ChecksumName)
 	copy(h[layout.OffSalt:layout.OffUUID], salt)
-	copy(h[layout.OffUUID:layout.OffSubsystem], uuid.String())
+	copy(h[layout.OffUUID:layout.OffSubsystem], id.String())
 	binary.BigEndian.PutUint64(h[layout.OffOffset:], offset)
 	copy(h[luks2.BinaryHeaderSize:], text)
 	sum := layout.Checksum(h)

@@ -1,11 +1,13 @@
 package format
 
 import (
+	"crypto/aes"
 	"crypto/sha256"
 	"fmt"
 
 	"golang.org/x/crypto/argon2"
 	"golang.org/x/crypto/pbkdf2"
+	"golang.org/x/crypto/xts"
 
 	"cocoroot/unlock/luks2"
 	"cocoroot/unlock/luks2/internal/layout"
@@ -34,32 +36,33 @@ func Describe(k luks2.KDF) string {
 	return fmt.Sprintf("%s with %d passes, %d KiB, %d lanes", k.Type, k.Time, k.MemoryKiB, k.CPUs)
 }
 
-// validKDF checks k against the limits, as the guest will.
-func validKDF(k luks2.KDF) error {
-	var ok bool
-	switch k.Type {
-	case layout.PBKDF2:
-		ok = k.Iterations >= layout.MinIterations && k.Iterations <= luks2.MaxIterations && k == PBKDF2(k.Iterations)
-	case layout.Argon2id:
-		ok = k.Time >= 1 && k.Time <= luks2.MaxTime && k.CPUs >= 1 && k.CPUs <= luks2.MaxCPUs &&
-			k.MemoryKiB >= 8*uint32(k.CPUs) && k.MemoryKiB <= luks2.MaxMemoryKiB &&
-			uint64(k.Time)*uint64(k.MemoryKiB) <= luks2.MaxKiBPasses && k.Iterations == 0
-	}
-	if !ok {
-		return fmt.Errorf("%w: %s", ErrKDF, Describe(k))
-	}
-	return nil
-}
-
 // derive returns luks2.KeySize bytes, which the caller clears.
 //
 // The PBKDF2 of golang.org/x/crypto takes the passphrase as bytes; that of
 // the standard library wants a string, and strings cannot be wiped.
 func derive(k luks2.KDF, passphrase, salt []byte) []byte {
-	if k.Type == layout.PBKDF2 {
+	switch k.Type {
+	case layout.PBKDF2:
 		return pbkdf2.Key(passphrase, salt, int(k.Iterations), luks2.KeySize, sha256.New)
+	case layout.Argon2i:
+		return argon2.Key(passphrase, salt, k.Time, k.MemoryKiB, k.CPUs, luks2.KeySize)
 	}
 	return argon2.IDKey(passphrase, salt, k.Time, k.MemoryKiB, k.CPUs, luks2.KeySize)
+}
+
+// crypt encrypts or decrypts the area of a keyslot (section 3.2.3).
+func crypt(area []byte, k luks2.KDF, passphrase, salt []byte, op func(c *xts.Cipher, dst, src []byte, sector uint64)) error {
+	key := derive(k, passphrase, salt)
+	defer clear(key)
+	c, err := xts.NewCipher(aes.NewCipher, key)
+	if err != nil {
+		return fmt.Errorf("cannot use the key of the keyslot: %w", err)
+	}
+	for i := 0; i*areaSector < len(area); i++ {
+		sector := area[i*areaSector : (i+1)*areaSector]
+		op(c, sector, sector, uint64(i))
+	}
+	return nil
 }
 
 // kdfJSON returns the kdf object as cryptsetup writes it.

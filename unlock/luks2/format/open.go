@@ -10,7 +10,6 @@ import (
 	"io"
 	"strconv"
 
-	"golang.org/x/crypto/argon2"
 	"golang.org/x/crypto/pbkdf2"
 	"golang.org/x/crypto/xts"
 
@@ -62,7 +61,7 @@ func VolumeKey(r io.ReaderAt, header []byte, info luks2.Info, passphrase []byte)
 	if _, err := r.ReadAt(area, offset); err != nil {
 		return nil, fmt.Errorf("cannot read the keyslot: %w", err)
 	}
-	if err := decryptArea(area, info.KDF, passphrase, salt); err != nil {
+	if err := crypt(area, info.KDF, passphrase, salt, (*xts.Cipher).Decrypt); err != nil {
 		return nil, err
 	}
 	key, err := secmem.New(luks2.KeySize)
@@ -81,37 +80,6 @@ func VolumeKey(r io.ReaderAt, header []byte, info luks2.Info, passphrase []byte)
 	}
 	key.Close()
 	return nil, ErrPassphrase
-}
-
-// decryptArea undoes what fillKeyslot does last.
-func decryptArea(area []byte, kdf luks2.KDF, passphrase, salt []byte) error {
-	var key []byte
-	if kdf.Type == layout.Argon2i {
-		key = argon2.Key(passphrase, salt, kdf.Time, kdf.MemoryKiB, kdf.CPUs, luks2.KeySize)
-	} else {
-		key = derive(kdf, passphrase, salt)
-	}
-	defer clear(key)
-	c, err := xts.NewCipher(aes.NewCipher, key)
-	if err != nil {
-		return fmt.Errorf("cannot decrypt the keyslot: %w", err)
-	}
-	for i := 0; i*areaSector < len(area); i++ {
-		sector := area[i*areaSector : (i+1)*areaSector]
-		c.Decrypt(sector, sector, uint64(i))
-	}
-	return nil
-}
-
-// merge undoes split.
-func merge(key, area []byte) {
-	last := len(area) - len(key)
-	clear(key)
-	for i := 0; i < last; i += len(key) {
-		subtle.XORBytes(key, key, area[i:i+len(key)])
-		diffuse(key)
-	}
-	subtle.XORBytes(key, key, area[last:])
 }
 
 // Reader decrypts the data of an image as it is read.
