@@ -82,7 +82,7 @@ tools() {
 	made tools build/cocoroot
 }
 
-# build_tools: init alone is built with the experiment that wipes its secrets, and without
+# build_tools: only init is built with the experiment that wipes its secrets, and without
 # inlining, which makes the archive a tenth smaller. The tool knows by its hash the firmware
 # that was built from source, which is when there is a build/firmware.version.
 build_tools() {

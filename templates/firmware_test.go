@@ -24,7 +24,7 @@ import (
 )
 
 // The parts of the firmware that read what the host says run here as a program
-// of this machine, with sanitizers, and the test plays the host: it can lie as
+// of this machine, with sanitizers, and the test is the host: it can lie as
 // no QEMU does.
 
 // firmwareProgram compiles the firmware's own files and the harness around them.
@@ -80,7 +80,7 @@ func TestFirmware(t *testing.T) {
 
 // host is what the fw_cfg device of the test's making answers.
 type host struct {
-	items map[uint16][]byte           // what lies under each key; behind its end all is zero
+	items map[uint16][]byte           // what lies under each key; after its end all is zero
 	next  map[uint16][]byte           // what lies there from the second time on that it is selected
 	dma   func(control uint32) uint32 // what a DMA request is answered; nil for success
 }

@@ -14,7 +14,7 @@ import (
 	"cocoroot/initramfs/measure/ovmf"
 )
 
-// app is where a verb speaks.
+// app holds what every verb uses: where it writes to, and in which form.
 type app struct {
 	stdout, stderr io.Writer
 	own            ovmf.Own // the firmware that was built with this program
@@ -46,7 +46,7 @@ func (a *app) root() *cobra.Command {
 	return root
 }
 
-// said is what standard error has for a program, one object a line.
+// said is one line of standard error for a program: a JSON object.
 type said struct {
 	Event string `json:"event"` // error, warning or note
 	Text  string `json:"text"`
@@ -81,7 +81,7 @@ func (a *app) report(command string, err error) int {
 	return code
 }
 
-// warn says what is worth knowing and no error.
+// warn says what is worth knowing but is not an error.
 func (a *app) warn(format string, args ...any) {
 	a.say("warning", "cocoroot: warning: ", format, args...)
 }

@@ -122,7 +122,7 @@ func checkBadFile(t *testing.T, args []string, path string, fine bool) {
 		t.Errorf("%q = %d; want %d", all, code, fault.Failed)
 	}
 	if n := strings.Count(stderr, "cocoroot: error: "); n != 1 || strings.Count(strings.SplitN(stderr, "cocoroot: error: ", 2)[1], "\n") > 2 {
-		t.Errorf("stderr = %q; want one error line, and a hint at most behind it", stderr)
+		t.Errorf("stderr = %q; want one error line, and a hint at most after it", stderr)
 	}
 	if strings.Contains(stdout+stderr, passphrase) {
 		t.Error("the secret is in the output")

@@ -166,7 +166,7 @@ func (a *app) help(c *cobra.Command, _ []string) {
 	}
 }
 
-// capital returns text as a sentence begins.
+// capital returns text with its first letter in upper case.
 func capital(s string) string { return strings.ToUpper(s[:1]) + s[1:] }
 
 // wrap breaks text into lines of at most width bytes, where words allow.

@@ -31,7 +31,7 @@ func (a *app) warnForeign(sum [sha256.Size]byte) {
 // wantOwn refuses firmware that is not ours, or that is not here to be looked
 // at, unless it is to be taken unchecked.
 func (a *app) wantOwn(path string, unchecked bool) error {
-	const hint = "./build.sh firmware builds cocoroot's own; --firmware-unchecked takes this one all the same"
+	const hint = "./build.sh firmware builds cocoroot's own; --firmware-unchecked accepts this one anyway"
 	image, err := files.Read(path, files.MaxImage)
 	switch {
 	case unchecked && errors.Is(err, fs.ErrNotExist):

@@ -18,7 +18,7 @@ func warnsOf(text string) bool {
 	return !slices.ContainsFunc(holes[:], func(h string) bool { return !strings.Contains(text, h) })
 }
 
-// Firmware of another's is said to be so, on standard error alone: what a
+// Firmware of another's is said to be so, only on standard error: what a
 // script reads is the same with each firmware.
 func TestForeignFirmware(t *testing.T) {
 	r := newGuestRig(t)

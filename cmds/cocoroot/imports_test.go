@@ -70,7 +70,7 @@ func TestImportDirection(t *testing.T) {
 				t.Errorf("%s imports %s", p.ImportPath, i)
 			}
 			if from == "templates" && i != "embed" {
-				t.Errorf("%s imports %s; it is data, and imports embed alone", p.ImportPath, i)
+				t.Errorf("%s imports %s; it is data, and imports only embed", p.ImportPath, i)
 			}
 		}
 	}

@@ -98,7 +98,7 @@ func (a *app) chooseModules(dir, version string) ([]archive.Module, error) {
 	return choice.Modules, nil
 }
 
-// readDebug reads what a debug archive has and an ordinary one has not.
+// readDebug reads what only a debug archive has.
 func readDebug(c *archive.Contents, initFile, commands string) (err error) {
 	const hint = "./build.sh initrd --debug builds it; --%s names another"
 	if c.Init, err = readPart("debuginit", initFile, fmt.Sprintf(hint, "init")); err != nil {

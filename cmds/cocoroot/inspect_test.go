@@ -101,15 +101,15 @@ func TestInspectHashesTable(t *testing.T) {
 	head := func(n byte, entries string) string { return whole[:16] + string([]byte{n, 0}) + entries }
 	cmdline, initrd, kernel := whole[18:68], whole[68:118], whole[118:168]
 	checkInspect(t, map[string]inspected{
-		"whole":          {whole, "hashes_table", fault.OK, "(no initrd)"},
-		"without zeros":  {whole[:168], "hashes_table", fault.OK, "padding"},
-		"no kernel":      {head(118, cmdline+initrd), "hashes_table", fault.Failed, "no hash of the kernel, which is DANGEROUS"},
-		"no initrd":      {head(118, cmdline+kernel), "hashes_table", fault.Failed, "no hash of the initrd, which is DANGEROUS"},
-		"empty":          {head(18, ""), "hashes_table", fault.Failed, "no hash of the cmdline, which is DANGEROUS"},
-		"twice":          {head(168, cmdline+cmdline+kernel), "hashes_table", fault.Failed, "two entries cmdline"},
-		"another order":  {head(168, kernel+initrd+cmdline) + whole[168:], "hashes_table", fault.Failed, "differ"},
-		"cut":            {whole[:100], "hashes_table", fault.Failed, "100 are there"},
-		"much behind it": {whole + strings.Repeat("x", 9000), "hashes_table", fault.Failed, "no hashes table"},
+		"whole":         {whole, "hashes_table", fault.OK, "(no initrd)"},
+		"without zeros": {whole[:168], "hashes_table", fault.OK, "padding"},
+		"no kernel":     {head(118, cmdline+initrd), "hashes_table", fault.Failed, "no hash of the kernel, which is DANGEROUS"},
+		"no initrd":     {head(118, cmdline+kernel), "hashes_table", fault.Failed, "no hash of the initrd, which is DANGEROUS"},
+		"empty":         {head(18, ""), "hashes_table", fault.Failed, "no hash of the cmdline, which is DANGEROUS"},
+		"twice":         {head(168, cmdline+cmdline+kernel), "hashes_table", fault.Failed, "two entries cmdline"},
+		"another order": {head(168, kernel+initrd+cmdline) + whole[168:], "hashes_table", fault.Failed, "differ"},
+		"cut":           {whole[:100], "hashes_table", fault.Failed, "100 are there"},
+		"much after it": {whole + strings.Repeat("x", 9000), "hashes_table", fault.Failed, "no hashes table"},
 	})
 }
 

@@ -54,7 +54,7 @@ func (o *launchOptions) register(cmd *cobra.Command) {
 	flags.StringVar(&c.Initrd, "initrd", "", "archive that cocoroot initrd wrote")
 	flags.StringVar(&o.cmdline, "cmdline-file", "", "command line that cocoroot seal wrote")
 	flags.StringArrayVar(&o.disks, "disk", nil, "sealed image, attached read-only as a virtio disk: FILE or FILE,serial=NAME")
-	flags.StringArrayVar(&o.forwards, "forward", nil, "give the guest a network card, and lead a port of this machine's loopback to one of the guest's: 8022:22")
+	flags.StringArrayVar(&o.forwards, "forward", nil, "give the guest a network card, and forward a port of this machine's loopback to one of the guest's: 8022:22")
 	flags.IntVar(&c.Memory, "memory", 1024, "memory of the guest, MiB")
 	flags.IntVar(&c.CPUs, "vcpus", 1, "virtual CPUs of the guest")
 	flags.StringVar(&c.QEMU, "qemu", "qemu-system-x86_64", "QEMU program")
@@ -103,7 +103,7 @@ func (a *app) launchGuest(ctx context.Context, o launchOptions) error {
 	return o.launchSEV(ctx, a)
 }
 
-// check sees that the options fit together.
+// check checks that the options fit together.
 func (o *launchOptions) check() error {
 	if o.simulate == (o.mode != "") {
 		return fault.New(fault.Usage, errors.New("a launch is one of --simulate and --mode"),
@@ -249,7 +249,7 @@ func (o *launchOptions) launchSEV(ctx context.Context, a *app) error {
 	return judge(outcome, err, o.timeout)
 }
 
-// askHost sees that the host has SEV and asks for what the options do not say.
+// askHost checks that the host has SEV and asks for what the options do not say.
 // To print a command needs no such host: there, usual values do.
 func (o *launchOptions) askHost(ctx context.Context, a *app) error {
 	host := launch.CheckHost(os.DirFS("/"), o.config.SEV.Mode)

@@ -85,13 +85,13 @@ func (a *app) printMeasurement(o measureOptions) error {
 	return printJSON(a.stdout, measure.NewMeasurement(o.mode, in, result))
 }
 
-// check sees that the options fit together and reads those that name no file.
+// check checks that the options fit together and reads those that name no file.
 func (o *measureOptions) check() (in measure.Input, err error) {
 	switch {
 	case o.mode != "sev" && o.mode != "sev-es" && o.mode != "sev-snp":
 		return in, fault.Usagef("there is no mode %q; it is sev, sev-es or sev-snp", o.mode)
 	case !o.given("kernel") && (o.given("initrd") || o.given("cmdline") || o.given("cmdline-file")):
-		return in, fault.Usagef("an initrd or a command line is measured with a kernel alone, and there is no --kernel")
+		return in, fault.Usagef("an initrd or a command line is measured only with a kernel, and there is no --kernel")
 	case o.given("kernel") && o.kernel == "", o.given("initrd") && o.initrd == "":
 		return in, fault.Usagef("--kernel and --initrd take a file; leave them out for none")
 	case o.given("cmdline") && o.given("cmdline-file"):
@@ -105,7 +105,7 @@ func (o *measureOptions) check() (in measure.Input, err error) {
 	case o.given("svsm") && (o.mode != "sev-snp" || o.kernel != ""):
 		return in, fault.Usagef("--svsm is for mode sev-snp without a kernel: with an SVSM, QEMU measures no kernel hashes")
 	case o.vmm != "qemu" && (o.mode != "sev-snp" || o.kernel != "" || o.given("svsm")):
-		return in, fault.Usagef("--vmm %.32q is for mode sev-snp without kernel and SVSM: qemu alone measures those", o.vmm)
+		return in, fault.Usagef("--vmm %.32q is for mode sev-snp without kernel and SVSM: only qemu measures those", o.vmm)
 	case o.given("svsm") != o.given("vars-size"):
 		return in, fault.Usagef("--svsm and --vars-size belong together")
 	case len(o.cmdline) > policy.MaxLength:

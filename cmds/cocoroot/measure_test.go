@@ -55,7 +55,7 @@ func TestMeasure(t *testing.T) {
 	}
 }
 
-// TestMeasureVMType sees that SEV-ES is measured as QEMU launches it: legacy,
+// TestMeasureVMType checks that SEV-ES is measured as QEMU launches it: legacy,
 // unless guest features need the other type.
 func TestMeasureVMType(t *testing.T) {
 	fd, _, _ := measureFiles(t)
@@ -116,7 +116,7 @@ func TestMeasureJSON(t *testing.T) {
 	}
 }
 
-// TestMeasureHints sees that the errors for which there is a next step name it.
+// TestMeasureHints checks that the errors for which there is a next step name it.
 func TestMeasureHints(t *testing.T) {
 	_, empty, _ := measureFiles(t)
 	plain := put(t, filepath.Join(t.TempDir(), "fd"), string(oracle.Vector(t, "ovmfx64.fd")))

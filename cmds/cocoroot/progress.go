@@ -74,7 +74,7 @@ func (p *progress) tick(quit <-chan struct{}) {
 	}
 }
 
-// Warn clears the line, and warns.
+// Warn clears the line, then warns.
 func (p *progress) Warn(format string, args ...any) {
 	p.mu.Lock()
 	defer p.mu.Unlock()

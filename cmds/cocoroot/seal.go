@@ -31,7 +31,7 @@ func (a *app) seal() *cobra.Command {
 	o.rootFlags(flags)
 	flags.StringVar(&o.Disk, "disk", "/dev/vda", "where the guest finds the image: /dev/NAME, serial:NAME, PARTUUID=GUID or PARTLABEL=NAME")
 	flags.StringVar(&o.Init, "init", "", "the image's program to start (default: /sbin/init)")
-	flags.StringSliceVar(&o.Allow, "allow", nil, "seal a root in which the audit finds this: "+strings.Join(seal.AuditNames(), ", "))
+	flags.StringSliceVar(&o.Allow, "allow", nil, "seal the root even if the audit finds this: "+strings.Join(seal.AuditNames(), ", "))
 	flags.StringVar(&o.Line.Append, "append", "", "text for the end of the command line")
 	flags.BoolVar(&o.Line.NoACPI, "no-acpi", false, "for firmware that is not cocoroot's own, which never reads the host's ACPI tables: acpi=off on the command line keeps their code from running, and leaves the guest one CPU, and a reset where it would power off")
 	flags.BoolVar(&o.Force, "force", false, "replace existing files")
@@ -53,7 +53,7 @@ func (a *app) seal() *cobra.Command {
 func (o *sealOptions) keyFlags(flags *pflag.FlagSet) {
 	flags.StringVar(&o.KeyFile, "key-file", "", "use this key: at least 32 random bytes, all of which count (default: make a new one)")
 	flags.StringVar(&o.KeyOut, "key-out", "", "where to write the new key (default: IMAGE.key, mode 0600)")
-	flags.StringVar(&o.PassphraseFile, "passphrase-file", "", "use this passphrase, which argon2id makes dear to guess: at least 12 bytes, all of which count")
+	flags.StringVar(&o.PassphraseFile, "passphrase-file", "", "use this passphrase, which argon2id makes expensive to guess: at least 12 bytes, all of which count")
 	flags.Uint32Var(&o.PBKDFMemory, "pbkdf-memory", 256<<10, "with a passphrase: argon2id's memory in KiB; the guest gives half of its own at most")
 	flags.Uint32Var(&o.PBKDFIterations, "pbkdf-force-iterations", 4, "with a passphrase: argon2id's passes over the memory")
 	flags.Uint8Var(&o.PBKDFParallel, "pbkdf-parallel", 4, "with a passphrase: argon2id's lanes, which as many CPUs work on")

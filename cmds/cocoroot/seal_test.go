@@ -114,7 +114,7 @@ func TestSealWithPassphrase(t *testing.T) {
 	}{
 		"short":         {[]string{"--passphrase-file", put(t, filepath.Join(dir, "short"), "password123")}, fault.Failed},
 		"empty":         {[]string{"--passphrase-file", put(t, filepath.Join(dir, "empty"), "")}, fault.Failed},
-		"too dear":      {[]string{"--passphrase-file", pass, "--pbkdf-memory", "2097152"}, fault.Usage},
+		"too expensive": {[]string{"--passphrase-file", pass, "--pbkdf-memory", "2097152"}, fault.Usage},
 		"no passes":     {[]string{"--passphrase-file", pass, "--pbkdf-force-iterations", "0"}, fault.Usage},
 		"with a key":    {[]string{"--passphrase-file", pass, "--key-out", filepath.Join(dir, "k")}, fault.Usage},
 		"costs alone":   {[]string{"--pbkdf-memory", "1024"}, fault.Usage},
@@ -173,7 +173,7 @@ func TestSealOntoItsSource(t *testing.T) {
 	}
 }
 
-// TestSealEvents: a program gets events on standard error, the manifest alone
+// TestSealEvents: a program gets events on standard error, and only the manifest
 // on standard output.
 func TestSealEvents(t *testing.T) {
 	code, out, stderr := call(t, "seal", aRoot(t), "-o", filepath.Join(t.TempDir(), "image"), "--json", "--allow", "no-init")
@@ -283,7 +283,7 @@ func TestSealReadError(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer fill.Close()
-	// A hole in the middle that the disk cannot give: the file behind it ends.
+	// A hole in the middle that the disk cannot give: the file after it ends.
 	disk, err := os.Open(device)
 	if err != nil {
 		t.Fatal(err)

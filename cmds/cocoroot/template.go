@@ -157,7 +157,7 @@ func (o *templateOptions) read(mode launch.Mode) error {
 // onHost refuses a path that means another file in each folder.
 func onHost(option, path string) error {
 	if path != "" && !filepath.IsAbs(path) {
-		return fault.Usagef("--%s: %q is no absolute path, which it has to be, for the host opens it", option, path)
+		return fault.Usagef("--%s: %q is not an absolute path, and the host needs one to open the file", option, path)
 	}
 	return nil
 }

@@ -15,8 +15,8 @@ import (
 // ErrCommands is returned for a file that is not an archive of u-root's.
 var ErrCommands = errors.New("not an archive of u-root's commands with its shell")
 
-// u-root's builder puts all commands into one program, and beside it a link a
-// command (mkuimage, in its busybox mode).
+// u-root's builder puts all commands into one program, and beside it one link
+// per command (mkuimage, in its busybox mode).
 const (
 	commandDir     = "bbin"
 	commandProgram = commandDir + "/bb"

@@ -56,7 +56,7 @@ func inspectArchive(s *subject, r *Report) (bool, error) {
 		r.problem("%v", p)
 	}
 	if n := len(l.Foreign); n > 0 {
-		r.warn("%d of its members cocoroot initrd never makes, such as %s", n, printable(l.Foreign[0]))
+		r.warn("cocoroot initrd never makes %d of its members, such as %s", n, printable(l.Foreign[0]))
 	}
 	r.hint = "cocoroot initrd makes one"
 	r.Details = newArchiveReport(l)

@@ -44,7 +44,7 @@ func inspectFirmware(s *subject, r *Report) (bool, error) {
 }
 
 // endsInResetVector reports whether an image without a footer is a firmware
-// all the same: OVMF's last 16 bytes begin with NOPs and a jump.
+// anyway: OVMF's last 16 bytes begin with NOPs and a jump.
 func endsInResetVector(image []byte) bool {
 	const least = 64 << 10 // bytes, that it is none by chance
 	return len(image) >= least && bytes.HasPrefix(image[len(image)-16:], []byte{0x90, 0x90, 0xe9})
@@ -257,7 +257,7 @@ func CheckBoot(kernel, initrd string) error {
 		return b[:n]
 	}
 	if isKernel(head(initrd)) || archive.IsArchive(head(kernel)) {
-		return fault.Usagef("%s is no kernel, or %s no initrd: are --kernel and --initrd in the place of each other?", kernel, initrd)
+		return fault.Usagef("%s is not a kernel, or %s is not an initrd: are --kernel and --initrd swapped?", kernel, initrd)
 	}
 	return nil
 }

@@ -82,7 +82,7 @@ func besideImage(image string) (*verity.Params, string, error) {
 	return &p.Image, path, nil
 }
 
-// inspectTree looks at what stands behind the data, and returns the number of
+// inspectTree looks at what comes after the data, and returns the number of
 // bytes of data that the hash covers; 0 when that is not known.
 func inspectTree(s *subject, r *Report, f *fields, beside *verity.Params, from string) (uint64, error) {
 	blocks := dataBlocksOf(uint64(s.size))
@@ -162,7 +162,7 @@ func dataBlocksOf(size uint64) uint64 {
 	return n
 }
 
-// inspectHeader holds the LUKS2 header against what the guest accepts. A data
+// inspectHeader checks the LUKS2 header against what the guest accepts. A data
 // size of 0 is not known: then the whole file counts.
 func inspectHeader(s *subject, r *Report, f *fields, data uint64) error {
 	n, err := luks2.HeaderSize(s.head.Bytes())

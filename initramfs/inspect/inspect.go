@@ -23,7 +23,7 @@ import (
 	"cocoroot/unlock/secmem"
 )
 
-// inspectHead is how many bytes from a file's begin decide what it is.
+// inspectHead is how many bytes at the start of a file decide what it is.
 const inspectHead = 4096
 
 // Report is what there is to say of a file. It is JSON, too.
@@ -47,7 +47,7 @@ type Report struct {
 	subject *subject
 }
 
-// printer prints fields a line each.
+// printer prints fields, one per line.
 type printer interface{ Print(io.Writer) }
 
 func (r *Report) warn(format string, args ...any) {
@@ -225,7 +225,7 @@ func printable(s string) string {
 	return fmt.Sprintf("%.8192s", s)
 }
 
-// fields print a line each, and are an object in JSON, in their order.
+// fields print one per line, and are an object in JSON, in their order.
 type fields []field
 
 type field struct {

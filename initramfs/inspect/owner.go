@@ -147,7 +147,7 @@ func inspectPacketHeader(s *subject, r *Report) (bool, error) {
 	return true, nil
 }
 
-// inspectSession goes by the size alone, for the blob has no mark. What is in
+// inspectSession goes only by the size, because the blob has no mark. What is in
 // it is random or encrypted, and none of it shows.
 func inspectSession(s *subject, r *Report) (bool, error) {
 	b, err := s.binary64(session.BlobSize)
@@ -265,7 +265,7 @@ func inspectKey(s *subject, r *Report) (bool, error) {
 	return true, nil
 }
 
-// inspectTransportKey goes by the size alone, for such a key has no mark.
+// inspectTransportKey goes only by the size, because such a key has no mark.
 func inspectTransportKey(s *subject, r *Report) (bool, error) {
 	if s.size != session.KeySize {
 		return false, nil

@@ -50,7 +50,7 @@ func Effect(fault error) string {
 	case errors.Is(fault, table.ErrHeader):
 		return "the guest's kernel sees no secrets, and says nothing"
 	case errors.Is(fault, table.ErrTooBig):
-		return "QEMU would write it over the hashes table behind the area, and the guest would not boot"
+		return "QEMU would write it over the hashes table after the area, and the guest would not boot"
 	case errors.Is(fault, secret.ErrTooMany):
 		return "the guest's kernel shows at most 64 entries and says nothing of more, so init refuses so many"
 	default:

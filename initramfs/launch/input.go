@@ -14,7 +14,7 @@ import (
 const (
 	// maxFirmware bounds the firmware, in bytes. OVMF has 4 MiB.
 	maxFirmware = 64 << 20
-	// maxFile bounds kernel and initrd, in bytes, for both are held in
+	// maxFile bounds kernel and initrd, in bytes, because both are held in
 	// memory. QEMU puts them below 4 GiB of the guest's.
 	maxFile = 2 << 30
 )

@@ -54,7 +54,7 @@ var (
 type Disk struct {
 	Path     string // image in raw format, or block device
 	Serial   string // virtio serial, at most 20 bytes; may be empty
-	Writable bool   // default: opened read-only, for a sealed image never changes
+	Writable bool   // default: opened read-only, because a sealed image never changes
 }
 
 // Forward leads a TCP port of the loopback to one of the guest's.

@@ -94,7 +94,7 @@ func TestLoadRefuses(t *testing.T) {
 	}
 }
 
-// TestLoadedIsFixed exchanges the files behind the back of a launch.
+// TestLoadedIsFixed exchanges the files during a launch.
 func TestLoadedIsFixed(t *testing.T) {
 	c := onPaper(t)
 	in, err := load(c)

@@ -262,7 +262,7 @@ func awaitStop(ctx context.Context, client *qmp.Client) error {
 	}
 }
 
-// finish ends QEMU if it has not ended, and says how the guest fared. err is
+// finish ends QEMU if it has not ended, and says how the guest ended. err is
 // what went wrong while it ran.
 func (m *machine) finish(ctx context.Context, err error) (Outcome, error) {
 	closed := errors.Is(err, qmp.ErrClosed)

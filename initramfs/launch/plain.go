@@ -16,7 +16,7 @@ type Plain struct {
 	Out io.Writer
 
 	state sequence
-	part  []byte // the begin of a rune whose rest has not come yet
+	part  []byte // the beginning of a rune whose rest has not come yet
 }
 
 // sequence is where in an escape sequence the text is (ECMA-48, 5.3 to 5.6).

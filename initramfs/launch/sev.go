@@ -103,7 +103,7 @@ func (s SEV) check() error {
 	case s.CBit < 32 || s.CBit > 63:
 		return fmt.Errorf("%w: bit %d of an address is not the C-bit", ErrConfig, s.CBit)
 	case s.ReducedPhysBits < 1 || s.ReducedPhysBits > 63:
-		return fmt.Errorf("%w: memory encryption takes no %d bits of an address", ErrConfig, s.ReducedPhysBits)
+		return fmt.Errorf("%w: memory encryption cannot take %d bits of an address", ErrConfig, s.ReducedPhysBits)
 	case s.VMType != measure.Legacy && s.Mode != ModeES:
 		return fmt.Errorf("%w: the VM type is for sev-es", ErrConfig)
 	case (s.Session == "") != (s.DHCert == ""):
@@ -123,7 +123,7 @@ func (s SEV) checkPolicy() error {
 	es := s.Policy&uint64(session.EncryptedState) != 0
 	switch {
 	case s.Mode == ModeSNP && s.Policy&snpOne == 0:
-		return fmt.Errorf("%w: bit 17 of a sev-snp policy is always 1, and %#x has it not", ErrConfig, s.Policy)
+		return fmt.Errorf("%w: bit 17 of a sev-snp policy is always 1, and %#x lacks it", ErrConfig, s.Policy)
 	case s.Mode == ModeSNP:
 		return nil
 	case s.Policy>>32 != 0:

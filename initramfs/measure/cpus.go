@@ -11,11 +11,11 @@ import (
 // QEMU's q35 machine, and of KVM.
 const MaxCPUs = 4096
 
-// ErrCPUs is returned for virtual CPUs that no guest has.
+// ErrCPUs is returned for virtual CPUs that no guest can have.
 var ErrCPUs = errors.New("not the virtual CPUs of a guest")
 
 // CPUs are the virtual CPUs of a guest, as far as SEV-ES and SEV-SNP measure
-// them. The zero value is no guest's.
+// them. The zero value stands for no CPUs.
 type CPUs struct {
 	count     int
 	signature Signature
@@ -23,8 +23,8 @@ type CPUs struct {
 	vmm       VMM
 }
 
-// VMM is who starts the guest: each has its own registers for that, and its own
-// order and types of the firmware's pages (virtee/sev-snp-measure vmsa.py and
+// VMM is the program that starts the guest: each sets the registers in its own
+// way, and has its own order and types of the firmware's pages (virtee/sev-snp-measure vmsa.py and
 // guest.py at 8f2b337).
 type VMM string
 
@@ -44,14 +44,14 @@ func ParseVMM(s string) (VMM, error) {
 	return "", fmt.Errorf("%w: the registers of the VMM %.32q are not known; known are qemu, ec2 and gce", ErrCPUs, s)
 }
 
-// Under returns the same CPUs as another VMM than QEMU starts them.
+// Under returns the same CPUs as v starts them. Without it, QEMU does.
 func (c CPUs) Under(v VMM) CPUs {
 	c.vmm = v
 	return c
 }
 
-// NewCPUs returns ErrCPUs for a count that is not in 1 to MaxCPUs and for the
-// signature 0.
+// NewCPUs describes count virtual CPUs that are all alike. The error is ErrCPUs
+// for a count that is not from 1 to MaxCPUs, and for the signature 0.
 func NewCPUs(count int, s Signature, f Features) (CPUs, error) {
 	if count < 1 || count > MaxCPUs {
 		return CPUs{}, fmt.Errorf("%w: %d of them; a guest has 1 to %d", ErrCPUs, count, MaxCPUs)

@@ -7,6 +7,9 @@
 // SEV-ES and SEV-SNP also measure the registers with which each virtual CPU
 // starts.
 //
+// An Input is made of what NewFirmware, HashFiles and NewCPUs return;
+// Input.Digest then computes the digest, and the digest after each step.
+//
 // A digest says what was started. It does not say that the host runs it on
 // SEV hardware: that is what the signed report, or the measurement keyed by
 // the platform, is for.
@@ -59,8 +62,8 @@ var (
 	errTable = errors.New("not a table of the kernel's, the initrd's and the command line's hash")
 )
 
-// HashesTable is the table of hashes that the firmware holds kernel, initrd
-// and command line against. All three are always there: OVMF boots a blob
+// HashesTable is the table of hashes with which the firmware compares kernel,
+// initrd and command line. All three are always there: OVMF boots a blob
 // that the table does not name unverified.
 type HashesTable struct {
 	Cmdline [sha256.Size]byte // of the command line and its trailing NUL
@@ -127,8 +130,8 @@ func (t HashesTable) Marshal() []byte {
 }
 
 // ParseHashesTable reads a table back. It accepts what Marshal returns and
-// nothing else, for a table without one of the three entries, or with others,
-// lets something boot that was not hashed.
+// nothing else: a table that lacks one of the three entries, or has others, lets
+// something boot that was not hashed.
 func ParseHashesTable(b []byte) (HashesTable, error) {
 	var t HashesTable
 	if len(b) != TableSize {
@@ -143,7 +146,7 @@ func ParseHashesTable(b []byte) (HashesTable, error) {
 	return t, nil
 }
 
-// HashFiles makes the table of hashes. An empty name of an initrd is none.
+// HashFiles makes the table of hashes from files. An empty initrd means none.
 func HashFiles(kernel, initrd, cmdline string) (*HashesTable, error) {
 	k, err := files.OpenFinite(kernel)
 	if err != nil {

@@ -54,7 +54,7 @@ type Step struct {
 	Digest   digits   `json:"digest"`              // the launch digest so far
 }
 
-// Result is a launch digest and how it came about.
+// Result is a launch digest, and the steps of the measurement.
 type Result struct {
 	// Digest is the launch digest: SHA-256 for SEV and SEV-ES, SHA-384 for
 	// SEV-SNP.

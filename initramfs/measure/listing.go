@@ -15,7 +15,7 @@ type ListedHash struct {
 	Sum  [sha256.Size]byte
 }
 
-// IsHashesTable reports whether b begins as a hashes table does.
+// IsHashesTable reports whether b begins like a hashes table.
 func IsHashesTable(b []byte) bool {
 	return len(b) >= len(tableGUID) && efi.GUID(b[:len(tableGUID)]) == tableGUID
 }

@@ -15,7 +15,7 @@ import (
 	"strings"
 )
 
-// What Decode refuses besides what encoding/json does.
+// Errors returned by Decode, besides those of encoding/json.
 var (
 	ErrTooLong = errors.New("too long")
 	ErrTrailer = errors.New("something follows it")

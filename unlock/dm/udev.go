@@ -9,7 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// UdevDir is where udev keeps its database, one file a device.
+// UdevDir is where udev keeps its database, one file per device.
 const UdevDir = "/run/udev/data"
 
 // finished is a database entry as udev writes it (systemd,

@@ -1,7 +1,7 @@
-// Package fatal has the words with which a boot can end. What they mean, and how
+// Package fatal has the codes with which a boot can end. What they mean, and how
 // to read them off a console, is in fatal/codes.
 //
-// A word never changes its meaning; scripts may match on it. The line that
+// A code never changes its meaning; scripts may match on it. The line that
 // the guest prints is
 //
 //	cocoroot: FATAL <CODE>: <what and what to do>

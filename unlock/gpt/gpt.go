@@ -3,7 +3,7 @@
 // partition's number in sysfs but, up to Linux 6.12, not its GUID.
 //
 // The format is the UEFI specification's (2.10, chapter 5.3); what is accepted
-// is what Linux accepts (block/partitions/efi.c), for a partition that the
+// is what Linux accepts (block/partitions/efi.c), because a partition that the
 // kernel does not show cannot be used. All integers are little-endian.
 //
 // The host writes the table. Its checksums show damage, not a forger: whoever

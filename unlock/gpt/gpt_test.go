@@ -202,7 +202,7 @@ func sectorOf(large bool) int {
 }
 
 // FuzzRead corrects the checksums when sum is set, so that what is changed
-// behind them is looked at.
+// after them is looked at.
 func FuzzRead(f *testing.F) {
 	for _, large := range []bool{false, true} {
 		head, table := tableOf(sectorOf(large))

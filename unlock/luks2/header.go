@@ -1,7 +1,7 @@
 // Package luks2 checks LUKS2 headers, of images that luks2/format or cryptsetup
 // made. It handles bytes only.
 //
-// Check holds a header against an allow-list of the one shape that the guest
+// Check checks a header against an allow-list of the one shape that the guest
 // unlocks: one keyslot, one aes-xts-plain64 segment over the rest of the device,
 // one digest, nothing else. LUKS2 headers are malleable:
 // whoever can write one can name a null cipher, put a key of their own into

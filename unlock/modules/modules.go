@@ -38,7 +38,7 @@ type Entry struct {
 	Path string // in the archive
 	// Optional says that the boot goes on when this module finds no device
 	// or CPU feature that it is for (ENODEV): another does the work then.
-	// Any other failure to load it ends the boot all the same.
+	// Any other failure to load it ends the boot anyway.
 	Optional bool
 }
 

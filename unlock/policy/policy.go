@@ -1,7 +1,7 @@
 // Package policy reads what the owner measured: the kernel command line.
 //
 // The line is measured together with firmware, kernel and initrd, so its
-// content is the owner's. Parsing is strict all the same: a parameter that
+// content is the owner's. Parsing is strict nevertheless: a parameter that
 // this version does not know may be one that a later version needs to be
 // safe, and a repeated one hides a mistake.
 //

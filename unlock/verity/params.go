@@ -1,6 +1,8 @@
 // Package verity has the parameters of a dm-verity hash tree, as they appear on
-// the measured command line and as the kernel verifies with them. The owner's
-// side, verity/tree, builds the trees.
+// the measured command line and as the kernel verifies with them: dm-verity
+// checks each block of a device that it reads against a tree of hashes, and the
+// tree against its top, the root hash. Parse reads the parameters, String writes
+// them. The owner's side, verity/tree, builds the trees.
 //
 // The format is dm-verity's version 1 with SHA-256 (kernel
 // Documentation/admin-guide/device-mapper/verity.rst): the salt goes before
@@ -34,8 +36,8 @@ const (
 // errParams is returned for a text that is not a valid set of parameters.
 var errParams = errors.New("not of the form verity:sha256:4096:DATABLOCKS:SALT:ROOTHASH")
 
-// Params is everything that the kernel needs to verify a device. The hash tree's
-// superblock is the block right after the data, the tree after that.
+// Params is everything that the kernel needs to verify a device. On the device,
+// the data comes first, then one block with a superblock, then the hash tree.
 type Params struct {
 	DataBlocks uint64           // number of data blocks, at least 1
 	Salt       []byte           // 0 to MaxSaltSize bytes

@@ -10,7 +10,7 @@
 //
 // The tree is the owner's own, for its modules will run in the guest's kernel:
 // neither signatures nor the version that a module was built for are checked
-// here. Parsers are bounded all the same, so that a broken tree is an error
+// here. Parsers are bounded nevertheless, so that a broken tree is an error
 // and nothing worse.
 package kmod
 
@@ -30,7 +30,7 @@ import (
 
 // Errors returned by Choose.
 var (
-	// ErrVersion is returned when a folder has not the kernel that is asked
+	// ErrVersion is returned when a folder lacks the kernel that is asked
 	// for, or not exactly one when none is.
 	ErrVersion = errors.New("the kernel is not clear")
 	// ErrNoIndex is returned for a tree without modules.dep: depmod makes it.

@@ -2,10 +2,10 @@
 // host once it runs: agents that take orders from the hypervisor, logins on
 // the console, which is the host's, disks that the host chooses.
 //
-// It looks at the files that are sealed, whatever they come from, and goes by a
-// list of known doors: by names, units and configuration files, in the places
-// where distributions keep them, and by what these have systemd do. Of what it finds doubtful it says
-// so; an agent that is installed counts as one that runs unless it is masked.
+// It looks at the files that are sealed, wherever they come from, and goes by a
+// list of known doors: names, units and configuration files in the places where
+// distributions keep them, and what these have systemd do. When in doubt it
+// reports a finding: an installed agent counts as running unless it is masked.
 //
 // It proves nothing. A program that nobody here has heard of, or one that was
 // renamed, may still do as the host says.

@@ -41,7 +41,7 @@ func findConsole(r *root) []string {
 	}
 	for _, dir := range append(slices.Clone(scriptDirs), runlevels(r)...) {
 		for _, n := range r.list(dir) {
-			// Links in a runlevel start something; a script alone does not.
+			// Links in a runlevel start something; a script by itself does not.
 			if starts := !strings.HasSuffix(dir, "init.d"); starts && (strings.HasPrefix(n, "getty") || strings.HasPrefix(n, "agetty")) {
 				out = append(out, show(dir+"/"+n))
 			}
@@ -130,7 +130,7 @@ func (r *root) crashShell() []string {
 }
 
 // initArguments returns what the kernel gives to init: what follows "--", and
-// before that every word that it does not know. Which it knows, nobody here does:
+// before that every word that it does not know. Which those are is a guess here:
 // those with a value or a dot are no arguments, and a few others are left out.
 func initArguments(words []string) []string {
 	var out []string

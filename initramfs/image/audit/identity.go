@@ -20,7 +20,7 @@ func findMachineID(r *root) []string {
 	return out
 }
 
-// seeds are the files that a start's randomness is begun with: systemd's,
+// seeds are the files from which randomness is seeded at a start: systemd's,
 // sysvinit's, OpenRC's, busybox's and buildroot's, systemd-boot's.
 var seeds = []string{
 	"var/lib/systemd/random-seed", "var/lib/urandom/random-seed", "var/lib/random-seed", "var/lib/misc/random-seed",

@@ -8,7 +8,7 @@ import (
 	"strings"
 )
 
-// Where systemd looks, the first first (systemd.unit(5), systemd.generator(7)).
+// Where systemd looks, in the order in which it looks (systemd.unit(5), systemd.generator(7)).
 // What is in /run is not in an image.
 var (
 	unitDirs = []string{

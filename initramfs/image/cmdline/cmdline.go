@@ -21,10 +21,10 @@ import (
 // 2048, and OVMF puts "initrd=initrd " before it.
 const MaxLength = 2000
 
-// What a line can be refused for.
+// Errors returned by Build and ReadFile.
 var (
 	ErrTooLong = errors.New("the command line is too long")
-	ErrText    = errors.New("text for the command line has a character that cannot stand there")
+	ErrText    = errors.New("text for the command line has a character that is not allowed there")
 	ErrACPI    = errors.New("the appended text has its own acpi=")
 	ErrNoLine  = errors.New("it is not a kernel command line")
 	ErrInit    = errors.New("the line would start another init than the one that was asked for")
@@ -53,7 +53,7 @@ var fixed = []string{
 	"init_on_free=1", "init_on_alloc=1",
 	// The host is the boot loader; its randomness does not count.
 	"random.trust_bootloader=off",
-	// Kernel messages on the console are for who asks: --append loglevel=7.
+	// Kernel messages on the console are for those who ask: --append loglevel=7.
 	"quiet",
 	// systemd takes credentials, root and swap from places that the host fills.
 	"systemd.import_credentials=no", "systemd.gpt_auto=no", "systemd.swap=no",

@@ -10,7 +10,7 @@ import (
 	"cocoroot/unlock/policy"
 )
 
-// What an image can be refused for.
+// Errors returned by Detect.
 var (
 	// ErrUnknown is for bytes that begin none of the file systems.
 	ErrUnknown = errors.New("no file system that the guest mounts (squashfs, erofs or ext4)")

@@ -38,7 +38,7 @@ func Parse(b []byte) (Manifest, error) {
 		return Manifest{}, err
 	}
 	if !bytes.Equal(again, b) {
-		return Manifest{}, fmt.Errorf("%w: it was written anew, or has a field twice", ErrFormat)
+		return Manifest{}, fmt.Errorf("%w: it was rewritten, or has a field twice", ErrFormat)
 	}
 	return m, nil
 }

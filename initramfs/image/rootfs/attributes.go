@@ -218,7 +218,7 @@ func (n *notes) texts() []string {
 		e := n.seen[kind]
 		what := "it is dropped"
 		if kind == accessACL || kind == "SCHILY.acl.access" {
-			what = "the ACL is dropped, and with it what the mode gave to some only"
+			what = "the ACL is dropped, and so are the mode's bits that it limited"
 		}
 		out = append(out, fmt.Sprintf("squashfs cannot keep %.80q of %.80q (and of %d more): %s", kind, e.example, e.count-1, what))
 	}

@@ -231,7 +231,7 @@ func (l layout) images(all []v1.Descriptor, which string, nests int) ([]v1.Descr
 	return slices.CompactFunc(found, func(a, b v1.Descriptor) bool { return a.Digest == b.Digest }), nil
 }
 
-// forUs reports whether a manifest may be for the guest's platform; one alone
+// forUs reports whether a manifest may be for the guest's platform; a single one
 // in a layout often does not say. An attestation is for "unknown".
 func forUs(p *v1.Platform) bool {
 	return p == nil || p.OS == wantOS && p.Architecture == wantArch
@@ -320,7 +320,7 @@ func (b *blob) Read(p []byte) (int, error) {
 
 func (b *blob) Close() error { return b.f.Close() }
 
-// layerReader reads a decompressed layer, and the rest of its blob behind the
+// layerReader reads a decompressed layer, and the rest of its blob after the
 // end of what is compressed.
 type layerReader struct {
 	io.ReadCloser

@@ -1,7 +1,7 @@
 // Package rootfs makes the file system of an image from what an owner has: a
 // folder, a tar, an OCI image, or a file system that is ready.
 //
-// What a source is, its bytes say, and not its name:
+// The bytes of a source decide what it is, not its name:
 //
 //	folder                      squashfs, erofs or ext4, by the stock tools
 //	tar, also .gz, .zst, .xz    squashfs; also from standard input
@@ -14,7 +14,7 @@
 // version of the stock tool.
 //
 // Nothing here is encrypted or authenticated. The blobs of an OCI image are
-// held against their digests; who made the image, nobody asks.
+// compared with their digests; who made the image is not checked.
 package rootfs
 
 import (
@@ -31,7 +31,7 @@ import (
 	"cocoroot/unlock/policy"
 )
 
-// What a source can be refused for.
+// Errors returned by Make.
 var (
 	// ErrInput is for bytes that are no root file system.
 	ErrInput = errors.New("not a folder, a tar, an OCI image layout, a squashfs, an erofs or an ext4")

@@ -199,7 +199,7 @@ func TestCompressedTars(t *testing.T) {
 		t.Run(how, func(t *testing.T) {
 			data := compress(t, how, whole)
 			wantContents(t, build(t, write(t, "root", data), Options{}), smallContents)
-			// Streams behind one another, as pigz, pzstd and pixz write them.
+			// Streams after one another, as pigz, pzstd and pixz write them.
 			parts := append(compress(t, how, whole[:700]), compress(t, how, whole[700:])...)
 			wantContents(t, build(t, write(t, "parts", parts), Options{}), smallContents)
 			wantContents(t, build(t, Stdin, Options{Stdin: bytes.NewReader(data)}), smallContents)
@@ -249,7 +249,7 @@ func everything(t testing.TB) []byte {
 	)
 }
 
-// TestNothingIsLost sees that all survives, also as a user without rights.
+// TestNothingIsLost checks that all survives, also as a user without rights.
 func TestNothingIsLost(t *testing.T) {
 	source := write(t, "root.tar.zst", compress(t, "zst", everything(t)))
 	image := build(t, source, Options{Epoch: 42})
@@ -273,7 +273,7 @@ func TestNothingIsLost(t *testing.T) {
 		t.Fatalf("unsquashfs: %v\n%s", err, words)
 	}
 	attributes := map[string]string{"user.note": "hello"}
-	if os.Geteuid() == 0 { // who alone may set these
+	if os.Geteuid() == 0 { // only root may set these
 		attributes["security.capability"] = capability
 	}
 	for name, want := range attributes {
@@ -876,7 +876,7 @@ func TestOCILayout(t *testing.T) {
 		t.Errorf("entrypoint = %q; want %q", entrypoint, want)
 	}
 	if list := listing(t, image); !strings.Contains(list, "drwx------ 5/0 ") {
-		t.Errorf("etc has not the mode of the last layer:\n%s", list)
+		t.Errorf("etc does not have the mode of the last layer:\n%s", list)
 	}
 	archive := oracle.Run(t, "tar", "-C", dir, "-c", ".")
 	wantContents(t, build(t, write(t, "oci.tar", []byte(archive)), Options{}), threeContents)

@@ -25,7 +25,7 @@ type source struct {
 	ready  policy.FSType // "" when file is a tar
 }
 
-// open opens a source and sees what it is. What can be read only once, such
+// open opens a source and finds out what it is. What can be read only once, such
 // as a pipe, is copied to a file in dir first.
 func open(ctx context.Context, name, dir string, o Options) (*source, error) {
 	if name == Stdin {
@@ -88,7 +88,7 @@ func spool(ctx context.Context, name, dir string, in func() (io.Reader, error)) 
 	return look(f, name)
 }
 
-// look sees what a file is, and leaves it at its start.
+// look finds out what a file is, and leaves it at its start.
 func look(f *os.File, name string) (*source, error) {
 	kind, _, err := fsimage.Detect(f)
 	switch {
@@ -122,7 +122,7 @@ func (s *source) Close() {
 	}
 }
 
-// checkTar sees that a file is a tar, compressed or not. POSIX.1-1988 ustar
+// checkTar checks that a file is a tar, compressed or not. POSIX.1-1988 ustar
 // and GNU both have "ustar" at byte 257; a tar without entries is zeros.
 func checkTar(f *os.File) error {
 	r, err := decompressed(io.NewSectionReader(f, 0, 1<<62))

@@ -15,7 +15,7 @@ type rootFolder struct {
 
 // ids says which IDs take the place of others in the tar that mksquashfs gets,
 // and what each ID of its squashfs has to become. mksquashfs gives the root folder
-// to whom it runs as; that ID must become 0, and so stand for no other.
+// to the user that it runs as; that ID must become 0, and so stand for no other.
 type ids struct{ in, out map[uint32]uint32 }
 
 // The largest ID that a tar may have, and those above it that stand for others.
@@ -58,7 +58,7 @@ const (
 	atIDs       = 48 // eight: the offsets of the table's blocks
 	atInodes    = 64 // eight
 
-	metaBlock = 8192   // bytes of metadata behind a header of two
+	metaBlock = 8192   // bytes of metadata after a header of two
 	metaPlain = 0x8000 // in that header: it is not compressed
 	atTime    = 8      // in any inode, four bytes
 )
@@ -115,6 +115,6 @@ func (p *patch) write(at int64, b ...byte) {
 // check checks that a block of metadata is not compressed.
 func (p *patch) check(at int64) {
 	if header := binary.LittleEndian.Uint16(p.read(at, 2)); p.err == nil && header&metaPlain == 0 {
-		p.err = fmt.Errorf("%s compressed its inodes all the same", mksquashfs)
+		p.err = fmt.Errorf("%s compressed its inodes anyway", mksquashfs)
 	}
 }

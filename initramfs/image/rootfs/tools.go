@@ -29,7 +29,7 @@ var packages = map[string]string{
 	mksquashfs: "squashfs-tools", mkfsErofs: "erofs-utils", mke2fs: "e2fsprogs", resize2fs: "e2fsprogs", debugfs: "e2fsprogs", unsquashfs: "squashfs-tools", fsckErofs: "erofs-utils",
 }
 
-// fixedUUID is that of each erofs and ext4: the image's own UUIDs are those of
+// fixedUUID is the UUID of every erofs and ext4: the image's own UUIDs are those of
 // its LUKS2 header and of its hash tree.
 const fixedUUID = "8cbd94cc-6a7d-4a7c-9e1d-5bb8f0ba2a1c"
 
@@ -63,8 +63,8 @@ func squashfsOfFolder(ctx context.Context, folder, out string, o Options) error 
 }
 
 // squashfsOfTar reads an uncompressed tar. The tool (4.5.1) takes the root
-// folder from no tar: it belongs to whom the tool runs as, and has the time of
-// now. fixRoot gives it to root, for which inodes and IDs are not compressed
+// folder from no tar: it belongs to the user that the tool runs as, and has the
+// current time. fixRoot gives it to root, for which inodes and IDs are not compressed
 // (-noI).
 func squashfsOfTar(ctx context.Context, tar io.Reader, out string, root rootFolder, o Options) error {
 	args := append([]string{"-", out, "-tar", "-root-mode", strconv.FormatInt(root.mode, 8), "-noI"}, o.squashfsArgs()...)
@@ -173,8 +173,8 @@ func run(ctx context.Context, env []string, in io.Reader, program string, args .
 // thisFile is the file that tool hands to a program.
 const thisFile = "/proc/self/fd/3"
 
-// tool runs a tool that reads f, and returns what it says beside its output, the
-// end of it.
+// tool runs a tool that reads f, and returns the end of what it says besides its
+// output.
 func tool(ctx context.Context, f *os.File, in io.Reader, out io.Writer, program string, args ...string) (string, error) {
 	cmd, err := command(ctx, nil, program, args...)
 	if err != nil {

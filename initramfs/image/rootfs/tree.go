@@ -8,7 +8,7 @@ import (
 	"strings"
 )
 
-// Bounds of a tree, for a tar can say more in a few compressed bytes than
+// Bounds of a tree, because a tar can say more in a few compressed bytes than
 // memory holds.
 const (
 	maxEntries = 4 << 20   // of all layers; a large distribution has a tenth
@@ -42,7 +42,7 @@ type node struct {
 
 func newFolder() *node { return &node{children: map[string]*node{}} }
 
-// tree is what layers, one upon the other, come to. Whoever made the tar
+// tree is what layers, applied one after another, result in. Whoever made the tar
 // decides its names.
 type tree struct {
 	root    *node

@@ -69,7 +69,7 @@ func (o *Options) auditRoot(tree fs.ReadLinkFS, kind policy.FSType, entrypoint [
 			"make the tar from inside that folder: tar -C %s -c .", top)
 	}
 	return fault.Hintf(fmt.Errorf("the root file system is not sealed as it is:%s", text.String()),
-		"mend the root; or --allow %s seals it all the same", strings.Join(names, ","))
+		"mend the root, or seal it anyway with --allow %s", strings.Join(names, ","))
 }
 
 // draftLine returns the command line, which has no image yet, and the init

@@ -1,9 +1,15 @@
 // Package seal makes an encrypted, verifiable image of a root file system, with
-// the key, the command line and the manifest that belong to it, in one call.
+// the key, the command line and the manifest that belong to it, in one call:
+// Seal, with Options that Check has accepted. What is done on the way has
+// packages of its own: rootfs makes the file system, audit looks through it,
+// sealed encrypts and hashes it, cmdline writes the line to measure.
+//
+// The options are those of the command cocoroot seal, whose README says what each
+// is for; errors name them as the command does.
 //
 // The plain file system lies in a nameless file while it is sealed, in the
-// folder of the outputs; who can read this machine's disks can read it. What the
-// audit does not know of in the root is not refused.
+// folder of the outputs: whoever can read this machine's disks can read it. The
+// audit refuses only what it knows.
 package seal
 
 import (
@@ -25,35 +31,36 @@ import (
 	"cocoroot/unlock/policy"
 )
 
-// Options say what is sealed, and how.
+// Options say what is sealed, and how. An empty name means the default.
 type Options struct {
-	Root, Image, CmdlineOut, ManifestOut      string // files; the last three default to names beside Image
-	KeyFile, KeyOut, PassphraseFile, SeedFile string
+	Root, Image, CmdlineOut, ManifestOut      string // files; outputs have defaults beside Image
+	KeyFile, KeyOut, PassphraseFile, SeedFile string // one of the first three; none: a new key, Image.key
 	PBKDFMemory, PBKDFIterations              uint32 // of argon2id, for a passphrase; KiB, passes
 	PBKDFParallel                             uint8
-	Disk, Init                                string   // for the command line
+	Disk, Init                                string   // where the guest finds the image; what it starts
 	Allow                                     []string // findings of the audit
-	FS, OCIImage                              string
-	RootOwned                                 bool
-	Level                                     int // of zstd
+	FS, OCIImage                              string   // squashfs, erofs or ext4; a tag or a digest
+	RootOwned                                 bool     // all files of a folder belong to root
+	Level                                     int      // of zstd
 	Line                                      cmdline.Options
 	Force                                     bool // replace existing files
 
 	hasModules bool // the root, known once it is made
 }
 
-// Observer is told what goes on.
+// Observer is told how the work goes.
 type Observer interface {
 	// Begins says which step begins.
 	Begins(step string)
 	// At says how many bytes of the step are done; a total of 0 is not known.
 	At(done, total int64)
-	// Warn says what is worth knowing and no error.
+	// Warn says what is worth knowing but is not an error.
 	Warn(format string, args ...any)
 }
 
-// Check completes the options, and refuses those that do not fit together; given
-// reports whether an option was given, by its name on the command line.
+// Check fills in the defaults, and refuses options that do not fit together.
+// Seal needs its result. given reports whether an option was given, by its name
+// on the command line, such as pbkdf-memory.
 func (o *Options) Check(given func(string) bool) error {
 	if err := checkAllowed(o.Allow); err != nil {
 		return err
@@ -76,7 +83,8 @@ func (o *Options) Check(given func(string) bool) error {
 	return o.checkRoot()
 }
 
-// Seal makes the image and what belongs to it; all of it appears together.
+// Seal makes the image and what belongs to it, and returns the manifest. All of
+// the files appear together, or none does. When ctx ends, so does the work.
 func Seal(ctx context.Context, o Options, tell Observer) (m manifest.Manifest, err error) {
 	if _, _, err := o.draftLine(policy.Squashfs); err != nil {
 		return m, err // before the long work begins
@@ -140,7 +148,7 @@ func Seal(ctx context.Context, o Options, tell Observer) (m manifest.Manifest, e
 		return m, err
 	}
 	if kept != "" {
-		tell.Warn("%s was replaced; the key of the image before is kept as %s", o.KeyOut, kept)
+		tell.Warn("%s was replaced; the key of the previous image is kept as %s", o.KeyOut, kept)
 	}
 	return m, nil
 }

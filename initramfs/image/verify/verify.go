@@ -187,7 +187,7 @@ func openWithKey(measured policy.Policy, f io.ReaderAt, keyFile string) (*LUKS, 
 	return &LUKS{info.UUID, format.Describe(info.KDF), kind, size}, nil
 }
 
-// checkHeaders holds both copies of the header against the allow-list, and
+// checkHeaders checks both copies of the header against the allow-list, and
 // returns the first.
 func checkHeaders(r io.ReaderAt, p verity.Params) ([]byte, luks2.Info, error) {
 	first := make([]byte, luks2.BinaryHeaderSize)

@@ -163,7 +163,7 @@ granule:
 	ADDQ    $16, DI
 
 // EVEN makes the next round key with RotWord, SubWord and the round constant,
-// ODD one with SubWord alone.
+// ODD one with SubWord only.
 #define EVEN(rcon) \
 	VAESKEYGENASSIST rcon, X1, X2; \
 	VPSHUFD          $0xff, X2, X2; \

@@ -163,7 +163,7 @@ func (c *Client) Execute(ctx context.Context, command string, args, result any) 
 	return nil
 }
 
-// printable returns the begin of a text with ? for what is not a letter, mark,
+// printable returns the beginning of a text with ? for what is not a letter, mark,
 // number, punctuation, symbol or space: no escape sequence, no line break, no
 // change of the writing's direction.
 func printable(s string) string {

@@ -105,7 +105,7 @@ type Firmware struct {
 	ResetAddress uint32
 	HasReset     bool
 
-	// SVSMEntry is where an SVSM starts, in bytes from the begin of its
+	// SVSMEntry is where an SVSM starts, in bytes from the start of its
 	// image; HasSVSMEntry is false for all other images.
 	SVSMEntry    uint32
 	HasSVSMEntry bool

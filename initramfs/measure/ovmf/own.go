@@ -9,7 +9,7 @@ import (
 )
 
 // Own is the firmware that was built together with this program. The zero
-// value is none: then every firmware is another's.
+// value is none: then no firmware is our own.
 type Own struct {
 	sum     [sha256.Size]byte
 	version string

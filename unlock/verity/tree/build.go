@@ -18,7 +18,7 @@ import (
 var errDataLength = errors.New("data is not as long as announced")
 
 // A Builder computes the hash tree over data in one pass, and writes every
-// block of the tree as soon as it is full. It keeps one block a level, so its
+// block of the tree as soon as it is full. It keeps one block per level, so its
 // memory does not grow with the data.
 type Builder struct {
 	dst    io.WriterAt
