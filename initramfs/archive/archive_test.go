@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 	"testing"
 
+	"github.com/u-root/u-root/pkg/cpio"
+
 	"cocoroot/unlock/modules"
 )
 
@@ -81,6 +83,24 @@ func TestDuplicateNameIsRefused(t *testing.T) {
 	nested := []Module{m, {Entry: modules.Entry{Path: "/lib/modules/a.ko/b.ko"}}}
 	if err := Write(io.Discard, Contents{Init: good, Modules: nested}); !errors.Is(err, ErrDuplicate) {
 		t.Errorf("Write error = %v; want ErrDuplicate", err)
+	}
+}
+
+// fake is what shows the provider of false reports, in the module's own words.
+const fake = "\x7fELF license=Dual BSD/GPL\x00name=fake_tsm\x00vermagic=6.12"
+
+// What tests load is in no archive, under no name, and with no shell beside it.
+func TestFakeIsRefused(t *testing.T) {
+	m := []Module{{modules.Entry{Path: "/lib/modules/6.12/sev-guest.ko"}, []byte(fake)}}
+	debug := builtInit(t, "runtimesecret", debugPath)
+	shell := pack(t, cpio.StaticFile("bbin/bb", string(debug), 0o755), cpio.Symlink("bbin/gosh", "bb"))
+	for name, c := range map[string]Contents{
+		"ordinary": {Init: builtInit(t, "runtimesecret", initPath), Modules: m},
+		"debug":    {Init: debug, Modules: m, Commands: shell},
+	} {
+		if err := Write(io.Discard, c); !errors.Is(err, ErrFake) {
+			t.Errorf("%s: Write error = %v; want ErrFake", name, err)
+		}
 	}
 }
 

@@ -21,6 +21,7 @@ const (
 	maxMembers = 1 << 17  // a distribution's archive has some thousands
 	maxInit    = 64 << 20 // bytes
 	maxList    = 64 << 10 // bytes, of the list of modules
+	maxModule  = 16 << 20 // bytes, of a module that is looked into
 	maxName    = 4096     // bytes, PATH_MAX
 	window     = 8 << 20  // bytes of zstd's, the most that the kernel's decoder takes
 )
@@ -56,8 +57,8 @@ func IsArchive(head []byte) bool {
 	return begins(newcMagic) || begins("\x1f\x8b") || begins("\x28\xb5\x2f\xfd") // cpio, gzip, zstd
 }
 
-// List reads an archive, from anyone, in one pass. It holds init and the list of
-// modules in memory, and nothing else of the content.
+// List reads an archive, from anyone, in one pass. It holds init, the list of
+// modules and one module in memory, and nothing else of the content.
 //
 // The listing has what was read before an error, which is an ErrArchive or r's.
 func List(r io.Reader) (Listing, error) {
@@ -105,6 +106,11 @@ func (l *Listing) read(s *stream) error {
 			init, err = content(m, maxInit)
 		case m.Name == modules.ListPath[1:]:
 			list, err = content(m, maxList)
+		case strings.HasSuffix(m.Name, ".ko") && m.FileSize <= maxModule:
+			var module []byte
+			if module, err = content(m, maxModule); isFake(module) {
+				l.Problems = append(l.Problems, fmt.Errorf("%.128q: %w", m.Name, ErrFake))
+			}
 		}
 		if err != nil {
 			return err

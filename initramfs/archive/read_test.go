@@ -80,6 +80,7 @@ func TestListProblems(t *testing.T) {
 		"a script":       {[]cpio.Record{init}, "not an init that this archive may carry"},
 		"list is junk":   {[]cpio.Record{init, cpio.StaticFile("etc/cocoroot/modules", "/etc/passwd\n", 0o644)}, "module list is malformed"},
 		"module is lost": {[]cpio.Record{init, cpio.StaticFile("etc/cocoroot/modules", "/lib/modules/a.ko\n", 0o644)}, "not there"},
+		"false reports":  {[]cpio.Record{init, cpio.StaticFile("lib/modules/x.ko", fake, 0o644)}, "lib/modules/x.ko\": it is fake_tsm"},
 		"name twice":     {[]cpio.Record{init, cpio.StaticFile("x", "", 0o644), cpio.StaticFile("Y", "", 0o644)}, "appears twice"},
 	} {
 		packed := bytes.ReplaceAll(pack(t, tc.records...), []byte("Y"), []byte("x")) // a writer of cpio drops the second
