@@ -81,6 +81,27 @@ func TestImportDirection(t *testing.T) {
 	}
 }
 
+// What is only for tests protects nothing, and only tests import it: simulated
+// security processors and oracles of ours, and go-sev-guest's keys for everyone.
+func TestOnlyTestsImportWhatIsForTests(t *testing.T) {
+	forTests := func(path string) bool { return strings.HasSuffix(path, "test") || path == "cocoroot/initramfs/oracle" }
+	seen := 0
+	for _, p := range list(t, "cocoroot/...") {
+		if forTests(p.ImportPath) {
+			seen++
+			continue
+		}
+		for _, i := range p.Imports {
+			if layer(i) != "" && forTests(i) || i == "testing" || strings.HasSuffix(i, "/testing") {
+				t.Errorf("%s imports %s, and is not for tests", p.ImportPath, i)
+			}
+		}
+	}
+	if seen < 3 {
+		t.Errorf("%d packages are for tests; the test looks at nothing", seen)
+	}
+}
+
 // The guest's inits link exactly these packages of ours: what writes their
 // formats, and what only the owner reads, is not among them. And they link
 // nothing that they do not need: neither has a way to start a shell in the
