@@ -73,7 +73,7 @@ func query(ctx context.Context, c *qmp.Client) (Report, error) {
 	case info.State != "launch-secret":
 		return Report{}, fmt.Errorf("%w: state %.32q", ErrLate, info.State)
 	}
-	return Report{Version: reportVersion, APIMajor: info.APIMajor, APIMinor: info.APIMinor, Build: info.Build,
+	return Report{Version: reportVersion, Kind: packet.Kind, APIMajor: info.APIMajor, APIMinor: info.APIMinor, Build: info.Build,
 		Policy: session.Policy(info.Policy)}, nil
 }
 

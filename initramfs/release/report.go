@@ -14,6 +14,7 @@ import (
 	"errors"
 	"fmt"
 
+	"cocoroot/initramfs/release/packet"
 	"cocoroot/initramfs/release/session"
 	"cocoroot/initramfs/strictjson"
 )
@@ -30,6 +31,7 @@ var ErrReport = errors.New("not a launch report")
 // Report is what the host says of a launch. It holds no secret.
 type Report struct {
 	Version     int                 `json:"version"`
+	Kind        string              `json:"kind,omitempty"` // none is "sev"
 	APIMajor    uint8               `json:"api_major"`
 	APIMinor    uint8               `json:"api_minor"`
 	Build       uint8               `json:"build"`
@@ -54,7 +56,7 @@ func (r Report) Encode() ([]byte, error) {
 // ParseReport reads a report, which the host wrote.
 func ParseReport(b []byte) (Report, error) {
 	var r Report
-	if err := strictjson.Decode(b, MaxReport, &r); err != nil {
+	if err := strictjson.DecodeKind(b, MaxReport, &r, packet.Kind, ""); err != nil {
 		return Report{}, fmt.Errorf("%w: %w", ErrReport, err)
 	}
 	if r.Version != reportVersion {

@@ -29,6 +29,8 @@ func reports(t testing.TB) map[string]bool {
 		change(`"version": 1`, `"version": ""`):                 false,
 		change(`"version": 1,`, ``):                             false,
 		change(`"version"`, `"tik": "", "version"`):             false,
+		change(`"version"`, `"kind": "sev", "version"`):         true,
+		change(`"version"`, `"kind": "sev-snp", "version"`):     false,
 		change(`"build": 21`, `"build": 256`):                   false,
 		change(`"build": 21`, `"build": -1`):                    false,
 		change(`"policy": 7`, `"policy": 4294967296`):           false,

@@ -12,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 )
 
@@ -19,6 +20,7 @@ import (
 var (
 	ErrTooLong = errors.New("too long")
 	ErrTrailer = errors.New("something follows it")
+	ErrKind    = errors.New("it is of another kind")
 )
 
 // Decode reads b, which has at most limit bytes, into v. It refuses a field
@@ -36,6 +38,16 @@ func Decode(b []byte, limit int, v any) error {
 		return ErrTrailer
 	}
 	return nil
+}
+
+// DecodeKind is Decode for a file that says what kind it is of. One of another
+// kind is an ErrKind, whatever else it holds.
+func DecodeKind(b []byte, limit int, v any, kinds ...string) error {
+	var f struct{ Kind string }
+	if len(b) <= limit && json.Unmarshal(b, &f) == nil && !slices.Contains(kinds, f.Kind) {
+		return fmt.Errorf("%w: %.40q, not %q", ErrKind, f.Kind, kinds[0])
+	}
+	return Decode(b, limit, v)
 }
 
 // Plain returns an error of encoding/json in words that are not Go's. Others

@@ -29,3 +29,21 @@ func TestDecode(t *testing.T) {
 		}
 	}
 }
+
+func TestDecodeKind(t *testing.T) {
+	for text, want := range map[string]error{
+		`{"kind": "x"}`:            nil,
+		`{}`:                       nil,
+		`{"kind": "y", "more": 1}`: ErrKind,
+		`{"kind": "x"}{}`:          ErrTrailer,
+	} {
+		var v struct{ Kind string }
+		if err := DecodeKind([]byte(text), 30, &v, "x", ""); !errors.Is(err, want) {
+			t.Errorf("DecodeKind(%q) = %v; want %v", text, err, want)
+		}
+	}
+	var v struct{ Kind string }
+	if err := DecodeKind([]byte(`{}`), 30, &v, "x"); !errors.Is(err, ErrKind) {
+		t.Errorf("DecodeKind without a kind = %v; want ErrKind", err)
+	}
+}

@@ -43,7 +43,7 @@ func findDevices(r *root) []string {
 	seen := make(map[string]bool)
 	for _, dir := range ruleDirs {
 		for _, file := range r.list(dir) {
-			_, p := r.find(dir+"/"+file, true)
+			p, _ := r.resolve(dir + "/" + file)
 			if !strings.HasSuffix(file, ".rules") || r.first(ruleDirs, file) != dir+"/"+file || seen[p] {
 				continue
 			}

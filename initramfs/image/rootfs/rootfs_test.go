@@ -96,57 +96,50 @@ func build(t *testing.T, source string, o Options) *Image {
 // and folders.
 func contents(t *testing.T, image *Image) map[string]string {
 	t.Helper()
-	var all map[string]string
-	look := func(root *fsimage.Node, _ policy.FSType, _ []string) error { all = treeContents(t, root); return nil }
-	if err := (Options{Look: look}).lookAt(t.Context(), image.File, image.Type, image.Size, t.TempDir()); err != nil {
-		t.Fatal(err)
-	}
-	return all
-}
-
-// walkNodes calls f for all that is below a folder.
-func walkNodes(t *testing.T, folder *fsimage.Node, prefix string, f func(path string, n *fsimage.Node)) {
-	t.Helper()
-	names, err := folder.Names()
+	tree, closed, err := readyTree(t.Context(), image.File, image.Type, image.Size, t.TempDir())
 	if err != nil {
 		t.Fatal(err)
 	}
-	for name, n := range names {
-		if path := prefix + name; path != "lost+found" {
-			f(path, n)
-			if n.Mode.IsDir() {
-				walkNodes(t, n, path+"/", f)
-			}
-		}
-	}
+	defer closed()
+	return treeContents(t, tree)
 }
 
-func treeContents(t *testing.T, root *fsimage.Node) map[string]string {
+func treeContents(t *testing.T, tree fs.ReadLinkFS) map[string]string {
 	t.Helper()
 	all := map[string]string{}
-	walkNodes(t, root, "", func(path string, n *fsimage.Node) {
+	err := fs.WalkDir(tree, ".", func(path string, d fs.DirEntry, err error) error {
 		switch {
-		case n.Mode.IsDir():
+		case err != nil || path == "." || path == "lost+found":
+			return err
+		case d.IsDir():
 			all[path] = "/"
-		case n.Mode.IsRegular(), n.Mode.Type() == fs.ModeSymlink:
-			data, err := n.Data()
-			if err != nil {
-				t.Fatal(err)
-			}
+		case d.Type() == fs.ModeSymlink:
+			target, err := tree.ReadLink(path)
+			all[path] = "-> " + target
+			return err
+		case d.Type().IsRegular():
+			data, err := fs.ReadFile(tree, path)
 			all[path] = string(data)
-			if !n.Mode.IsRegular() {
-				all[path] = "-> " + string(data)
-			}
+			return err
 		default:
-			all[path] = n.Mode.Type().String()
+			all[path] = d.Type().String()
 		}
+		return nil
 	})
+	if err != nil {
+		t.Fatal(err)
+	}
 	return all
 }
 
 func wantContents(t *testing.T, image *Image, want map[string]string) {
 	t.Helper()
 	wantAll(t, contents(t, image), want)
+}
+
+func wantTree(t *testing.T, tree fs.ReadLinkFS, want map[string]string) {
+	t.Helper()
+	wantAll(t, treeContents(t, tree), want)
 }
 
 func wantAll(t *testing.T, got, want map[string]string) {
@@ -410,10 +403,15 @@ func TestFuture(t *testing.T) {
 // TestMemory: one budget for what all layers take, folders that only a name has
 // in it too.
 func TestMemory(t *testing.T) {
-	tr := &tree{root: newFolder(0), kept: maxKept - 150<<10}
+	tr, m := &tree{root: newFolder(), kept: maxKept - 150<<10}, &merge{}
 	var err error
 	for i := 0; i < 3 && err == nil; i++ {
-		err = tr.readLayer(t.Context(), i, layerOf(makeTar(t, file(strings.Repeat(fmt.Sprintf("%d/", i), 250)+"f", ""))))
+		data := makeTar(t, file(strings.Repeat(fmt.Sprintf("%d/", i), 250)+"f", ""))
+		var changes []change
+		changes, err = m.readLayer(t.Context(), tr, layer{open: func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(data)), nil }})
+		if err == nil {
+			err = tr.apply(i, changes, false)
+		}
 	}
 	if !errors.Is(err, ErrTar) {
 		t.Errorf("three layers of 250 folders each in 150 KiB: %v; want ErrTar", err)
@@ -694,8 +692,8 @@ func FuzzTree(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, lower, upper []byte) {
 		if tree, err := flatten(t, lower, upper); err == nil {
-			if err := tree.write(t.Context(), []layer{layerOf(lower), layerOf(upper)}, io.Discard); err != nil && !errors.Is(err, ErrTar) && !errors.Is(err, tar.ErrHeader) {
-				t.Errorf("write = %v; want ErrTar", err)
+			if _, err := tree.files(2); err != nil && !errors.Is(err, ErrTar) {
+				t.Errorf("files = %v; want ErrTar", err)
 			}
 		}
 	})
@@ -726,14 +724,14 @@ func uncompressed(t testing.TB, data []byte) []byte {
 	return plain
 }
 
-func layerOf(data []byte) layer {
-	return layer{open: func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(data)), nil }}
-}
-
 func flatten(t *testing.T, layers ...[]byte) (*tree, error) {
-	tr := &tree{root: newFolder(0)}
+	tr, m := &tree{root: newFolder()}, &merge{}
 	for i, data := range layers {
-		if err := tr.readLayer(t.Context(), i, layerOf(data)); err != nil {
+		changes, err := m.readLayer(t.Context(), tr, layer{open: func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(data)), nil }})
+		if err != nil {
+			return nil, err
+		}
+		if err := tr.apply(i, changes, false); err != nil {
 			return nil, err
 		}
 	}
@@ -868,9 +866,9 @@ func TestOCILayout(t *testing.T) {
 	dir := t.TempDir()
 	writeIndex(t, dir, addImage(t, dir, threeLayers(t)...))
 	var entrypoint []string
-	image := build(t, dir, Options{Look: func(root *fsimage.Node, _ policy.FSType, program []string) error {
+	image := build(t, dir, Options{Look: func(tree fs.ReadLinkFS, _ policy.FSType, program []string) error {
 		entrypoint = program
-		wantAll(t, treeContents(t, root), threeContents)
+		wantTree(t, tree, threeContents)
 		return nil
 	}})
 	wantContents(t, image, threeContents)

@@ -14,6 +14,10 @@ import (
 // MaxFile bounds a packet's file in bytes: 16 KiB in base64 and some text.
 const MaxFile = 32 << 10
 
+// Kind is the kind of this file and of a launch's report, beside those of other
+// platforms. A file that says nothing is of it.
+const Kind = "sev"
+
 // fileVersion is the only version of the file so far.
 const fileVersion = 1
 
@@ -25,6 +29,7 @@ var ErrFile = errors.New("not a packet's file")
 // names that KubeVirt's injectlaunchsecret takes.
 type File struct {
 	Version     int                 `json:"version"`
+	Kind        string              `json:"kind,omitempty"`
 	Header      []byte              `json:"header"` // base64 in JSON, as is secret
 	Secret      []byte              `json:"secret"`
 	Measurement session.Measurement `json:"measurement"`
@@ -32,7 +37,7 @@ type File struct {
 
 // Encode returns the file of a packet.
 func Encode(p Packet, m session.Measurement) ([]byte, error) {
-	b, err := json.MarshalIndent(File{fileVersion, p.Header.Bytes(), p.Payload, m}, "", "  ")
+	b, err := json.MarshalIndent(File{fileVersion, Kind, p.Header.Bytes(), p.Payload, m}, "", "  ")
 	if err != nil {
 		return nil, fmt.Errorf("cannot write the packet: %w", err)
 	}
@@ -43,7 +48,7 @@ func Encode(p Packet, m session.Measurement) ([]byte, error) {
 // between them; the PSP is the one that authenticates it.
 func Decode(b []byte) (Packet, session.Measurement, error) {
 	var f File
-	if err := strictjson.Decode(b, MaxFile, &f); err != nil {
+	if err := strictjson.DecodeKind(b, MaxFile, &f, Kind, ""); err != nil {
 		return Packet{}, f.Measurement, fmt.Errorf("%w: %w", ErrFile, err)
 	}
 	if f.Version != fileVersion {

@@ -21,6 +21,8 @@ func seedFiles(t testing.TB) map[string]bool {
 		text: true,
 		strings.Replace(text, `"version": 1`, `"version": 2`, 1):             false,
 		strings.Replace(text, `"version"`, `"more": 1, "version"`, 1):        false,
+		strings.Replace(text, `"kind": "sev"`, `"kind": "sev-snp"`, 1):       false,
+		strings.Replace(text, `"kind": "sev",`, ``, 1):                       true,
 		strings.Replace(text, `"header": "AAAA`, `"header": "`, 1):           false,
 		strings.Replace(text, `"header": "AA`, `"header": "A!`, 1):           false,
 		strings.Replace(text, m.String(), "", 1):                             false,

@@ -1,0 +1,258 @@
+package snp
+
+import (
+	"bytes"
+	"crypto/x509"
+	"encoding/asn1"
+	"encoding/binary"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/google/go-sev-guest/abi"
+	"github.com/google/go-sev-guest/verify/trust"
+)
+
+// part is one of the versions that make up a TCB_VERSION: a byte of a u64. Turin
+// has another layout than the generations before it, and one part more (AMD
+// publication 56860, TCB_VERSION; 57230, table of the certificate's extensions).
+type part struct {
+	name          string // in --min-tcb
+	kds           string // the parameter of AMD's key server
+	oid           int    // 1.3.6.1.4.1.3704.1.3.N
+	before, turin int    // which byte; -1: none
+}
+
+var parts = [...]part{
+	{"fmc", "fmcSPL", 9, -1, 0},
+	{"bootloader", "blSPL", 1, 0, 1},
+	{"tee", "teeSPL", 2, 1, 2},
+	{"snp", "snpSPL", 3, 6, 3},
+	{"microcode", "ucodeSPL", 8, 7, 7},
+}
+
+// TCB are the versions of a platform's firmware, in the order of parts.
+type TCB [len(parts)]uint8
+
+// String implements fmt.Stringer.
+func (t TCB) String() string {
+	var words []string
+	for i, p := range parts {
+		words = append(words, fmt.Sprintf("%s=%d", p.name, t[i]))
+	}
+	return strings.Join(words, ",")
+}
+
+// ParseTCB reads NAME=NUMBER,… and takes what is not named from least.
+func ParseTCB(s string, least TCB) (TCB, error) {
+	for word := range strings.SplitSeq(s, ",") {
+		name, value, _ := strings.Cut(word, "=")
+		i := slices.IndexFunc(parts[:], func(p part) bool { return p.name == name })
+		n, err := strconv.ParseUint(value, 0, 8)
+		if i < 0 || err != nil {
+			return TCB{}, fmt.Errorf("%.40q is not one of fmc, bootloader, tee, snp, microcode with a number up to 255", word)
+		}
+		least[i] = uint8(n)
+	}
+	return least, nil
+}
+
+// short returns the name of a part of t that is below least, or "".
+func (t TCB) short(least TCB) string {
+	for i, p := range parts {
+		if t[i] < least[i] {
+			return p.name
+		}
+	}
+	return ""
+}
+
+// Generation is a generation of EPYC processors.
+type Generation struct {
+	Name string
+	// Floor is the least firmware that is accepted when nothing else is asked for.
+	Floor  TCB
+	turin  bool // 8 bytes of chip ID, and Turin's TCB layout
+	family byte
+	models [][2]byte // of CPUID 1, from and to
+	// AMD's chains of both kinds, PEM.
+	vcek, vlek *[]byte
+}
+
+// The generations that AMD's roots are known of. Families and models are those
+// of virtee/sev at 9cf2adb, src/lib.rs.
+//
+// The floors are AMD's for the SNP firmware, as others quote them; this was
+// written without access to AMD's pages: Milan's is AMD-SB-3030 (May 2026,
+// CVE-2025-61971), Genoa's AMD-SB-3034 (CVE-2025-54510). Turin's number was not
+// to be found. Microcode has none, for AMD numbers it by stepping, and the
+// numbers of two steppings do not compare.
+var generations = []Generation{
+	{Name: "Milan", Floor: TCB{3: 0x1d}, family: 0x19, models: [][2]byte{{0x00, 0x0f}}, vcek: &trust.AskArkMilanVcekBytes, vlek: &trust.AskArkMilanVlekBytes},
+	{Name: "Genoa", Floor: TCB{3: 0x1c}, family: 0x19, models: [][2]byte{{0x10, 0x1f}, {0xa0, 0xaf}}, vcek: &trust.AskArkGenoaVcekBytes, vlek: &trust.AskArkGenoaVlekBytes},
+	{Name: "Turin", turin: true, family: 0x1a, models: [][2]byte{{0x00, 0x11}}, vcek: &trust.AskArkTurinVcekBytes, vlek: &trust.AskArkTurinVlekBytes},
+}
+
+// Generations returns the names of those that can be verified.
+func Generations() []string {
+	var names []string
+	for _, g := range generations {
+		names = append(names, g.Name)
+	}
+	return names
+}
+
+// FindGeneration returns the generation of that name.
+func FindGeneration(name string) (Generation, error) {
+	i := slices.IndexFunc(generations, func(g Generation) bool { return g.Name == name })
+	if i < 0 {
+		return Generation{}, fmt.Errorf("%.40q is not one of %s", name, strings.Join(Generations(), ", "))
+	}
+	return generations[i], nil
+}
+
+// has reports whether a processor is of this generation.
+func (g Generation) has(family, model byte) bool {
+	return family == g.family && slices.ContainsFunc(g.models, func(m [2]byte) bool { return m[0] <= model && model <= m[1] })
+}
+
+// tcb takes a TCB_VERSION apart.
+func (g Generation) tcb(v uint64) (TCB, error) {
+	b := binary.LittleEndian.AppendUint64(nil, v)
+	var t TCB
+	for i, p := range parts {
+		at := p.before
+		if g.turin {
+			at = p.turin
+		}
+		if at >= 0 {
+			t[i], b[at] = b[at], 0
+		}
+	}
+	if !bytes.Equal(b, make([]byte, 8)) {
+		return TCB{}, fmt.Errorf("%#016x is no version of %s's firmware", v, g.Name)
+	}
+	return t, nil
+}
+
+// ChipSize is the length of a chip's ID in bytes.
+func (g Generation) ChipSize() int {
+	if g.turin {
+		return 8
+	}
+	return abi.ChipIDSize
+}
+
+// chip returns the part of a CHIP_ID that names the chip.
+func (g Generation) chip(id []byte) []byte { return id[:g.ChipSize()] }
+
+// Roots returns a generation's root (ARK) and what it signs chips with: ASK for a
+// VCEK, ASVK for a VLEK. The nil function returns AMD's.
+type Roots func(g Generation, vlek bool) (ark, ask *x509.Certificate, err error)
+
+func (f Roots) of(g Generation, vlek bool) (ark, ask *x509.Certificate, err error) {
+	if f != nil {
+		return f(g, vlek)
+	}
+	chain := *g.vcek
+	if vlek {
+		chain = *g.vlek
+	}
+	certs := new(trust.ProductCerts)
+	err = certs.FromKDSCertBytes(bytes.TrimSpace(chain)) // one of them ends in an empty line, which it does not take
+	if vlek {
+		certs.Ask = certs.Asvk
+	}
+	if err == nil && (certs.Ark == nil || certs.Ask == nil) {
+		err = errors.New("they are not there")
+	}
+	if err != nil {
+		return nil, nil, fmt.Errorf("cannot read AMD's roots: %w", err)
+	}
+	return certs.Ark, certs.Ask, nil
+}
+
+// endorsement is what AMD certifies of a key that signs reports.
+type endorsement struct {
+	tcb  TCB
+	chip []byte // of a VCEK
+}
+
+// The extensions of a VCEK or VLEK (AMD publication 57230).
+var (
+	oidTCB  = asn1.ObjectIdentifier{1, 3, 6, 1, 4, 1, 3704, 1, 3}
+	oidHWID = asn1.ObjectIdentifier{1, 3, 6, 1, 4, 1, 3704, 1, 4}
+)
+
+// endorses reads the extensions of a certificate. A chip ID is 64 bytes and on
+// Turin 8, bare or as an OCTET STRING.
+func (g Generation) endorses(c *x509.Certificate) (endorsement, error) {
+	var e endorsement
+	found := 0
+	for _, x := range c.Extensions {
+		last := len(x.Id) - 1
+		switch {
+		case x.Id.Equal(oidHWID):
+			e.chip = x.Value
+			if len(e.chip) != g.ChipSize() {
+				if rest, err := asn1.Unmarshal(x.Value, &e.chip); err != nil || len(rest) > 0 {
+					return e, errors.New("its chip ID cannot be read")
+				}
+			}
+		case last == len(oidTCB) && x.Id[:last].Equal(oidTCB):
+			i := slices.IndexFunc(parts[:], func(p part) bool { return p.oid == x.Id[last] })
+			if i < 0 {
+				continue // reserved
+			}
+			var n int
+			if rest, err := asn1.Unmarshal(x.Value, &n); err != nil || len(rest) > 0 || n < 0 || n > 255 {
+				return e, fmt.Errorf("its version of %s cannot be read", parts[i].name)
+			}
+			e.tcb[i] = uint8(n)
+			found |= 1 << i
+		}
+	}
+	for i, p := range parts {
+		if found&(1<<i) == 0 && (g.turin || p.before >= 0) {
+			return e, fmt.Errorf("it has no version of %s", p.name)
+		}
+	}
+	return e, nil
+}
+
+// parseCertificate reads a certificate in DER or PEM.
+func parseCertificate(b []byte) (*x509.Certificate, error) {
+	if block, _ := pem.Decode(b); block != nil {
+		b = block.Bytes
+	}
+	return x509.ParseCertificate(b)
+}
+
+// checkCRL checks that a list of AMD's root is good now and has not taken back
+// the certificate of the key that signs the chips' keys. The keys themselves are
+// never on a list: newer firmware has another one.
+func checkCRL(list []byte, ark, ask *x509.Certificate, now time.Time) error {
+	if block, _ := pem.Decode(list); block != nil {
+		list = block.Bytes
+	}
+	crl, err := x509.ParseRevocationList(list)
+	if err != nil {
+		return fmt.Errorf("the revocation list cannot be read: %w", err)
+	}
+	if err := crl.CheckSignatureFrom(ark); err != nil {
+		return fmt.Errorf("the revocation list is not this generation's: %w", err)
+	}
+	if now.After(crl.NextUpdate) {
+		return fmt.Errorf("the revocation list is out of date since %s", crl.NextUpdate.Format(time.RFC3339))
+	}
+	for _, bad := range crl.RevokedCertificateEntries {
+		if bad.SerialNumber.Cmp(ask.SerialNumber) == 0 {
+			return fmt.Errorf("AMD has revoked %s at %s", ask.Subject.CommonName, bad.RevocationTime.Format(time.RFC3339))
+		}
+	}
+	return nil
+}

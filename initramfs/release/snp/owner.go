@@ -1,0 +1,139 @@
+// Package snp is the owner's side of attested release (unlock/release): it
+// issues challenges, verifies what a SEV-SNP guest shows, and encrypts and signs
+// its secrets; and it carries the frames on the host.
+//
+// The host is the attacker. It chooses the chip and brings the certificates, and
+// all that it says is a claim until the chain up to AMD's root and the report's
+// signature are verified. What the guest does with its secrets, whether AMD's
+// firmware keeps its promises, and what becomes of a chip in the host's hands,
+// nothing here says.
+package snp
+
+import (
+	"crypto/ed25519"
+	"crypto/hpke"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"cocoroot/initramfs/files"
+	"cocoroot/unlock/release"
+	"cocoroot/unlock/secmem"
+)
+
+// MaxTable is the longest secret table in bytes that an answer holds: a frame's
+// body without signature, encapsulated key (1120 bytes, MLKEM768X25519) and tag.
+const MaxTable = release.MaxAnswer - ed25519.SignatureSize - 1120 - 16
+
+// ErrOwner is returned for what is no owner's key.
+var ErrOwner = errors.New("not an owner's key")
+
+// Owner is an owner's key. The private half is in locked memory until Close.
+type Owner struct {
+	Public ed25519.PublicKey
+	seed   *secmem.Buffer
+}
+
+// NewOwner makes a key.
+func NewOwner() (*Owner, error) {
+	seed, err := secmem.New(ed25519.SeedSize)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := unix.Getrandom(seed.Bytes(), 0); err != nil {
+		seed.Close()
+		return nil, fmt.Errorf("cannot make a key: %w", err)
+	}
+	return newOwner(seed), nil
+}
+
+// ReadOwner reads the private half: 32 bytes, as Files writes them.
+func ReadOwner(path string) (*Owner, error) {
+	seed, err := files.ReadSecret(path, ed25519.SeedSize)
+	if err != nil {
+		return nil, err
+	}
+	if len(seed.Bytes()) != ed25519.SeedSize {
+		seed.Close()
+		return nil, fmt.Errorf("cannot use %s: %w: it has not %d bytes", path, ErrOwner, ed25519.SeedSize)
+	}
+	return newOwner(seed), nil
+}
+
+func newOwner(seed *secmem.Buffer) *Owner {
+	o := &Owner{seed: seed}
+	secmem.WithoutResidue(func() {
+		o.Public = slices.Clone(o.private().Public().(ed25519.PublicKey))
+	})
+	return o
+}
+
+// private returns the key for use inside secmem.WithoutResidue.
+func (o *Owner) private() ed25519.PrivateKey { return ed25519.NewKeyFromSeed(o.seed.Bytes()) }
+
+// Close wipes the private half.
+func (o *Owner) Close() error { return o.seed.Close() }
+
+// Files returns the key's files: NAME.key, the private half, and NAME.pub.
+func (o *Owner) Files(name string) []files.File {
+	return []files.File{
+		files.Secret(name+".key", o.seed.Bytes()),
+		files.Public(name+".pub", []byte(FormatPublic(o.Public)+"\n")),
+	}
+}
+
+// prefix begins the text of a public key, as cocoroot.owner= takes it.
+const prefix = "ed25519:"
+
+// FormatPublic returns the text of a public key.
+func FormatPublic(k ed25519.PublicKey) string { return prefix + hex.EncodeToString(k) }
+
+// ReadPublic reads the public half, NAME.pub.
+func ReadPublic(path string) (ed25519.PublicKey, error) {
+	b, err := files.Read(path, 1<<10)
+	if err != nil {
+		return nil, err
+	}
+	digits, ok := strings.CutPrefix(strings.TrimSuffix(string(b), "\n"), prefix)
+	key, err := hex.DecodeString(digits)
+	if !ok || err != nil || len(key) != ed25519.PublicKeySize {
+		return nil, fmt.Errorf("cannot use %s: %w: it is not %s and 64 hex digits", path, ErrOwner, prefix)
+	}
+	return key, nil
+}
+
+// Seal encrypts a secret table for the guest that asked, which must have been
+// verified, and signs the answer. It also returns what the guest confirms with,
+// which is for the owner only.
+func (o *Owner) Seal(r Request, table []byte) (Packet, [release.ConfirmSize]byte, error) {
+	var confirm [release.ConfirmSize]byte
+	if len(table) == 0 || len(table) > MaxTable {
+		return Packet{}, confirm, fmt.Errorf("cannot seal a table of %d bytes: at most %d", len(table), MaxTable)
+	}
+	p := Packet{Transcript: release.Transcript(r.body)}
+	var err error
+	secmem.WithoutResidue(func() {
+		var enc, sealed, done []byte
+		var s *hpke.Sender
+		if enc, s, err = hpke.NewSender(r.key, hpke.HKDFSHA256(), hpke.AES256GCM(), release.Info(p.Transcript)); err != nil {
+			return
+		}
+		if sealed, err = s.Seal(nil, table); err != nil {
+			return
+		}
+		if done, err = s.Export("done", release.ConfirmSize); err != nil {
+			return
+		}
+		copy(confirm[:], done)
+		sealed = append(enc, sealed...)
+		p.Answer = slices.Concat(ed25519.Sign(o.private(), release.Signed(p.Transcript, sealed)), sealed)
+	})
+	if err != nil {
+		return Packet{}, confirm, fmt.Errorf("cannot seal the answer: %w", err)
+	}
+	return p, confirm, nil
+}
