@@ -25,8 +25,6 @@ const (
 	MaxPayload = 16 << 10
 	// alignment is what a payload's size is a multiple of, in bytes.
 	alignment = 16
-	// secretContext is the first byte under a packet's MAC.
-	secretContext = 0x01
 )
 
 // Errors returned by Seal and Parse.
@@ -68,13 +66,10 @@ func ParseHeader(b []byte) (Header, error) {
 // Parse reads a packet that came back from a file.
 func Parse(header, payload []byte) (Packet, error) {
 	h, err := ParseHeader(header)
-	if err != nil {
-		return Packet{}, err
+	if n := len(payload); err == nil && (n == 0 || n%alignment != 0 || n > MaxPayload) {
+		err = fmt.Errorf("%w: this one has %d", ErrPayload, n)
 	}
-	if len(payload) == 0 || len(payload)%alignment != 0 || len(payload) > MaxPayload {
-		return Packet{}, fmt.Errorf("%w: this one has %d", ErrPayload, len(payload))
-	}
-	return Packet{Header: h, Payload: payload}, nil
+	return Packet{h, payload}, err
 }
 
 // Seal encrypts a secret table for the launch with that measurement, which
@@ -103,7 +98,8 @@ func seal(keys *session.Keys, table []byte, m session.Measurement, iv [aes.Block
 	stream.XORKeyStream(p.Payload[:n], table)
 	stream.XORKeyStream(p.Payload[n:], p.Payload[n:])
 
+	const context = 0x01 // what begins the MAC of a packet
 	length := binary.LittleEndian.AppendUint32(nil, uint32(size))
-	p.Header.MAC = keys.MAC([]byte{secretContext, 0, 0, 0, 0}, iv[:], length, length, p.Payload, m.MAC[:])
+	p.Header.MAC = keys.MAC([]byte{context, 0, 0, 0, 0}, iv[:], length, length, p.Payload, m.MAC[:])
 	return p, nil
 }

@@ -61,17 +61,12 @@ func ReadKeys(tik, tek string) (*Keys, error) {
 
 func readKey(path string) (*secmem.Buffer, error) {
 	b, err := files.ReadSecret(path, KeySize)
-	if errors.Is(err, secmem.ErrTooLong) || errors.Is(err, secmem.ErrEmpty) {
-		return nil, fmt.Errorf("cannot use %s: %w", path, ErrKeySize)
-	}
-	if err != nil {
-		return nil, err
-	}
-	if len(b.Bytes()) != KeySize {
+	short := err == nil && len(b.Bytes()) != KeySize
+	if short || errors.Is(err, secmem.ErrTooLong) || errors.Is(err, secmem.ErrEmpty) {
 		b.Close()
 		return nil, fmt.Errorf("cannot use %s: %w", path, ErrKeySize)
 	}
-	return b, nil
+	return b, err
 }
 
 // Close wipes the keys. It may be called twice.

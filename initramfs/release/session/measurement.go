@@ -11,9 +11,6 @@ import (
 // MeasurementSize is the size in bytes of a measurement as QEMU hands it out.
 const MeasurementSize = 48
 
-// measureContext is the first byte under a measurement's MAC.
-const measureContext = 0x04
-
 // ErrMeasurement is returned for what is not a measurement.
 var ErrMeasurement = errors.New("a launch measurement has 48 bytes, in base64 64 characters")
 
@@ -25,21 +22,9 @@ type Measurement struct {
 }
 
 // ParseMeasurement reads the base64 of query-sev-launch-measure.
-func ParseMeasurement(s string) (Measurement, error) {
-	var m Measurement
-	if len(s) != base64.StdEncoding.EncodedLen(MeasurementSize) {
-		return m, ErrMeasurement
-	}
-	b, err := base64.StdEncoding.Strict().DecodeString(s)
-	if err != nil {
-		return m, fmt.Errorf("%w: %w", ErrMeasurement, err)
-	}
-	if len(b) != MeasurementSize { // line breaks are skipped, padding is no byte
-		return m, ErrMeasurement
-	}
-	copy(m.MAC[:], b)
-	copy(m.Nonce[:], b[len(m.MAC):])
-	return m, nil
+func ParseMeasurement(s string) (m Measurement, err error) {
+	err = m.UnmarshalText([]byte(s))
+	return m, err
 }
 
 // String returns the base64 that ParseMeasurement reads.
@@ -51,12 +36,19 @@ func (m Measurement) String() string {
 func (m Measurement) MarshalText() ([]byte, error) { return []byte(m.String()), nil }
 
 // UnmarshalText implements encoding.TextUnmarshaler.
-func (m *Measurement) UnmarshalText(b []byte) error {
-	p, err := ParseMeasurement(string(b))
-	if err != nil {
-		return err
+func (m *Measurement) UnmarshalText(text []byte) error {
+	if len(text) != base64.StdEncoding.EncodedLen(MeasurementSize) {
+		return ErrMeasurement
 	}
-	*m = p
+	b, err := base64.StdEncoding.Strict().AppendDecode(nil, text)
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrMeasurement, err)
+	}
+	if len(b) != MeasurementSize { // line breaks are skipped, padding is no byte
+		return ErrMeasurement
+	}
+	copy(m.MAC[:], b)
+	copy(m.Nonce[:], b[len(m.MAC):])
 	return nil
 }
 
@@ -78,6 +70,7 @@ type Digest [sha256.Size]byte
 // The MAC that would be right must not be shown to anyone: whoever has it can
 // answer for a guest that was not measured.
 func (m Measurement) Authentic(keys *Keys, api API, policy Policy, digest Digest) bool {
-	want := keys.MAC([]byte{measureContext, api.Major, api.Minor, api.Build}, policy.bytes(), digest[:], m.Nonce[:])
+	const context = 0x04 // what begins the MAC of a measurement
+	want := keys.MAC([]byte{context, api.Major, api.Minor, api.Build}, policy.bytes(), digest[:], m.Nonce[:])
 	return hmac.Equal(want[:], m.MAC[:])
 }

@@ -7,6 +7,7 @@ import (
 	"crypto/rand"
 	"encoding/binary"
 	"fmt"
+	"slices"
 )
 
 // BlobSize is the size in bytes of a session blob.
@@ -17,32 +18,16 @@ const BlobSize = 128
 // MAC of the policy 32.
 type Blob [BlobSize]byte
 
-// Where the parts of a blob begin.
-const (
-	blobNonce  = 0
-	blobWrap   = blobNonce + 16
-	blobIV     = blobWrap + 2*KeySize
-	blobMAC    = blobIV + aes.BlockSize
-	blobPolicy = blobMAC + 32
-)
-
-// The labels of the key derivation (SEV API; virtee/sev src/session).
-const (
-	labelMaster = "sev-master-secret"
-	labelKEK    = "sev-kek"
-	labelKIK    = "sev-kik"
-)
-
 // Start wraps the keys for the platform whose Diffie-Hellman key is pdh. It
 // returns the blob and the public half of the owner's own key, made for this
 // one session; its private half is forgotten. Everyone who can replace pdh can
 // read the keys: it has to come from a verified chain.
 func Start(pdh *ecdh.PublicKey, keys *Keys, policy Policy) (Blob, *ecdh.PublicKey, error) {
 	own, err := pdh.Curve().GenerateKey(rand.Reader)
-	if err != nil {
-		return Blob{}, nil, fmt.Errorf("cannot start a session: %w", err)
+	var z []byte
+	if err == nil {
+		z, err = own.ECDH(pdh)
 	}
-	z, err := own.ECDH(pdh)
 	if err != nil {
 		return Blob{}, nil, fmt.Errorf("cannot start a session: %w", err)
 	}
@@ -59,9 +44,9 @@ func Start(pdh *ecdh.PublicKey, keys *Keys, policy Policy) (Blob, *ecdh.PublicKe
 
 // wrap builds the blob. Nonce and IV must not be used twice.
 func wrap(z []byte, nonce, iv [16]byte, keys *Keys, policy Policy) (Blob, error) {
-	master := derive(z, labelMaster, nonce[:])
-	kek := derive(master[:], labelKEK, nil)
-	kik := derive(master[:], labelKIK, nil)
+	master := derive(z, "sev-master-secret", nonce[:])
+	kek := derive(master[:], "sev-kek", nil)
+	kik := derive(master[:], "sev-kik", nil)
 	defer func() {
 		clear(master[:])
 		clear(kek[:])
@@ -71,24 +56,17 @@ func wrap(z []byte, nonce, iv [16]byte, keys *Keys, policy Policy) (Blob, error)
 	if err != nil {
 		return Blob{}, err
 	}
-	var b Blob
-	copy(b[blobNonce:], nonce[:])
-	copy(b[blobIV:], iv[:])
-	wrapped := b[blobWrap:blobIV]
 	stream := cipher.NewCTR(block, iv[:])
+	var wrapped [2 * KeySize]byte
 	stream.XORKeyStream(wrapped[:KeySize], keys.TEK.Bytes())
 	stream.XORKeyStream(wrapped[KeySize:], keys.TIK.Bytes())
-
-	wrapMAC := mac(kik[:], wrapped)
-	copy(b[blobMAC:], wrapMAC[:])
-	policyMAC := keys.MAC(policy.bytes())
-	copy(b[blobPolicy:], policyMAC[:])
-	return b, nil
+	wrapMAC, policyMAC := mac(kik[:], wrapped[:]), keys.MAC(policy.bytes())
+	return Blob(slices.Concat(nonce[:], wrapped[:], iv[:], wrapMAC[:], policyMAC[:])), nil
 }
 
 // derive is the key derivation of NIST SP 800-108 in counter mode with
-// HMAC-SHA-256, where counter and length are little-endian. One round is
-// enough for a key of 128 bits.
+// HMAC-SHA-256, where counter and length are little-endian (labels: SEV API;
+// virtee/sev src/session). One round is enough for a key of 128 bits.
 func derive(key []byte, label string, context []byte) [KeySize]byte {
 	counter := binary.LittleEndian.AppendUint32(nil, 1)
 	bits := binary.LittleEndian.AppendUint32(nil, KeySize*8)
