@@ -21,7 +21,7 @@ import (
 type rig struct {
 	t        *testing.T
 	dir      string
-	platform *psptest.Platform
+	platform *platform
 	guest    *psptest.Guest
 	digest   string
 }
@@ -30,20 +30,17 @@ const passphrase = "MY-LUKS-PASSPHRASE"
 
 func newRig(t *testing.T, policy string) *rig {
 	t.Helper()
-	r := &rig{t: t, dir: t.TempDir(), platform: psptest.NewPlatform(t, 2048)}
-	put(t, r.path("chain"), string(r.platform.Chain()))
+	r := &rig{t: t, dir: t.TempDir(), platform: newPlatform(t)}
+	put(t, r.path("chain"), string(r.platform.chain()))
 	put(t, r.path("key"), passphrase)
-	code, out, stderr := call(t, "secret", "session", r.path("chain"), "--amd-root", r.platform.Fingerprint(), "--policy", policy, "-o", r.path("vm"))
+	code, out, stderr := call(t, "secret", "session", r.path("chain"), "--amd-root", r.platform.Root, "--policy", policy, "-o", r.path("vm"))
 	if code != fault.OK || !strings.Contains(out, "genuine") {
 		t.Fatalf("secret session = %d, %q, %q", code, out, stderr)
 	}
 	digest := [32]byte{1, 2, 3}
 	r.digest = hex.EncodeToString(digest[:])
 	n := uint32(policy[len(policy)-1] - '0')
-	var status psptest.Status
-	if r.guest, status = r.platform.LaunchStart(r.base64("vm_session.b64"), r.base64("vm_godh.b64"), n, digest); status != psptest.Success {
-		t.Fatalf("LAUNCH_START of the session = %#x", status)
-	}
+	r.guest = r.platform.start(t, r.base64("vm_session.b64"), r.base64("vm_godh.b64"), n, digest)
 	return r
 }
 

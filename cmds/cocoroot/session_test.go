@@ -2,6 +2,7 @@ package main
 
 import (
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -24,9 +25,9 @@ func TestGeneration(t *testing.T) {
 			t.Errorf("release.CheckGeneration(%q, %q) = %v; want ok %v", tt.found, tt.want, err, tt.ok)
 		}
 	}
-	p, dir := psptest.NewPlatform(t, 2048), t.TempDir()
-	chain := put(t, filepath.Join(dir, "chain"), string(p.Chain()))
-	code, _, stderr := call(t, "secret", "session", chain, "--amd-root", p.Fingerprint(), "--generation", "Milan", "-o", filepath.Join(dir, "vm"))
+	p, dir := newPlatform(t), t.TempDir()
+	chain := put(t, filepath.Join(dir, "chain"), string(p.chain()))
+	code, _, stderr := call(t, "secret", "session", chain, "--amd-root", p.Root, "--generation", "Milan", "-o", filepath.Join(dir, "vm"))
 	if code != fault.Failed || !strings.Contains(stderr, "not of Milan") || names(t, dir) != "chain" {
 		t.Errorf("session with a platform of another root = %d, %q, files %s", code, stderr, names(t, dir))
 	}
@@ -35,16 +36,16 @@ func TestGeneration(t *testing.T) {
 // The platform's certificates come out of QEMU; the CEK with AMD's signature
 // comes from elsewhere.
 func TestReleasePlatform(t *testing.T) {
-	p := psptest.NewPlatform(t, 2048)
+	p := newPlatform(t)
 	dir := t.TempDir()
 	chain, vm := filepath.Join(dir, "chain"), filepath.Join(dir, "vm")
-	q := &psptest.QEMU{Platform: p}
+	q := &psptest.QEMU{PDH: p.PDH, Chain: slices.Concat(p.PEK, p.OCA, p.RawCEK)}
 	code, out, stderr := call(t, "release", "platform", "--qmp", q.Serve(t), "-o", chain)
 	if code != fault.OK || !strings.Contains(out, "cek/id/000102") {
 		t.Fatalf("release platform = %d, %q, %q", code, out, stderr)
 	}
 	ca := put(t, filepath.Join(dir, "ca"), string(p.ASK)+string(p.ARK))
-	args := []string{"secret", "session", chain, "--amd-ca", ca, "--amd-root", p.Fingerprint(), "-o", vm}
+	args := []string{"secret", "session", chain, "--amd-ca", ca, "--amd-root", p.Root, "-o", vm}
 	if code, _, stderr := call(t, args...); code != fault.Failed || !strings.Contains(stderr, "kdsintf.amd.com") {
 		t.Errorf("session with the chip's own CEK = %d, %q; want where to get the signed one", code, stderr)
 	}

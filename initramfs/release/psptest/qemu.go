@@ -20,8 +20,8 @@ type QEMU struct {
 	Guest *Guest // nil: no SEV
 	// Type is the guest's sev-type; "" is QEMU before 9.1, which has none.
 	Type string
-	// Platform answers query-sev-capabilities; nil refuses.
-	Platform *Platform
+	// PDH and Chain answer query-sev-capabilities; without them it is refused.
+	PDH, Chain []byte
 	// Noise is sent before every answer: whole lines.
 	Noise string
 	// Answer replaces the answer to a command: it gets the command's id and
@@ -126,11 +126,11 @@ func (q *QEMU) answer(command string, args json.RawMessage) func(uint64) string 
 		return Return("{}")
 	case command == "query-status":
 		return Return(fmt.Sprintf(`{"running": %t, "singlestep": false, "status": "x"}`, slices.Contains(q.commands, "cont")))
-	case command == "query-sev-capabilities" && q.Platform == nil:
+	case command == "query-sev-capabilities" && q.PDH == nil:
 		return Refusal("KVM not enabled")
 	case command == "query-sev-capabilities":
 		return Return(fmt.Sprintf(`{"pdh": %q, "cert-chain": %q, "cpu0-id": "AAEC", "cbitpos": 51, "reduced-phys-bits": 1}`,
-			base64(q.Platform.PDH), base64(slices.Concat(q.Platform.PEK, q.Platform.OCA, q.Platform.RawCEK))))
+			base64(q.PDH), base64(q.Chain)))
 	case command == "query-sev" && q.Guest == nil:
 		return Return(`{"enabled": false, "api-minor": 0, "handle": 0, "state": "uninit", "api-major": 0, "policy": 0, "build-id": 0}`)
 	case command == "query-sev":

@@ -10,14 +10,12 @@ import (
 	"slices"
 	"strings"
 	"testing"
-
-	"cocoroot/initramfs/release/psptest"
 )
 
 // rootsOf returns roots that know only the platform's authority.
-func rootsOf(t *testing.T, p *psptest.Platform) Roots {
+func rootsOf(t *testing.T, p *platform) Roots {
 	t.Helper()
-	f, err := ParseFingerprint(p.Fingerprint())
+	f, err := ParseFingerprint(p.Root)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -26,9 +24,9 @@ func rootsOf(t *testing.T, p *psptest.Platform) Roots {
 
 func TestVerify(t *testing.T) {
 	for _, bits := range []int{2048, 4096} {
-		p := psptest.NewPlatform(t, bits)
+		p := newPlatform(t, bits)
 		var b Bundle
-		if err := b.Add(p.Chain()); err != nil {
+		if err := b.Add(p.chain()); err != nil {
 			t.Fatal(err)
 		}
 		pdh, generation, err := b.Verify(rootsOf(t, p))
@@ -44,12 +42,12 @@ func TestVerify(t *testing.T) {
 // The certificates come in any order, in binary and base64, in one file or in
 // many, and with a second copy of the CEK.
 func TestBundleForms(t *testing.T) {
-	p := psptest.NewPlatform(t, 2048)
+	p := newPlatform(t, 2048)
 	text := func(b ...[]byte) []byte { return []byte(base64.StdEncoding.EncodeToString(slices.Concat(b...)) + "\n") }
 	for name, files := range map[string][][]byte{
 		"as QEMU has them": {text(p.PDH), text(p.PEK, p.OCA, p.RawCEK), p.CEK, p.ASK, p.ARK},
 		"CEK first":        {p.CEK, p.RawCEK, p.PEK, p.OCA, p.PDH, slices.Concat(p.ASK, p.ARK)},
-		"twice":            {p.Chain(), p.Chain()},
+		"twice":            {p.chain(), p.chain()},
 		"ARK unsigned":     {slices.Concat(p.PDH, p.PEK, p.OCA, p.CEK, p.ASK), p.ARK[:64+512]},
 	} {
 		var b Bundle
@@ -65,7 +63,7 @@ func TestBundleForms(t *testing.T) {
 }
 
 func TestVerifyRefuses(t *testing.T) {
-	p, other := psptest.NewPlatform(t, 2048), psptest.NewPlatform(t, 2048)
+	p, other := newPlatform(t, 2048), newPlatform(t, 2048)
 	// flip changes one byte of a copy.
 	flip := func(b []byte, at int) []byte {
 		b = slices.Clone(b)
@@ -135,7 +133,7 @@ func TestAMDRoots(t *testing.T) {
 	if len(roots.arks) != 5 || len(roots.asks) != 3 {
 		t.Errorf("%d root and %d signing keys; want 5 and 3", len(roots.arks), len(roots.asks))
 	}
-	p := psptest.NewPlatform(t, 2048)
+	p := newPlatform(t, 2048)
 	var b Bundle
 	if err := b.Add(slices.Concat(p.PDH, p.PEK, p.OCA, p.CEK)); err != nil {
 		t.Fatal(err)
@@ -150,7 +148,7 @@ func TestAMDRoots(t *testing.T) {
 	if _, _, err := b.Verify(roots); !errors.Is(err, ErrRoot) {
 		t.Errorf("Verify with an unknown root: %v; want ErrRoot", err)
 	}
-	f, err := ParseFingerprint(p.Fingerprint())
+	f, err := ParseFingerprint(p.Root)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -208,9 +206,9 @@ func put32(b []byte, at int, v uint32) []byte {
 
 // seeds are bundles by what is wrong with them.
 func seeds(t testing.TB) map[string][]byte {
-	p := psptest.NewPlatform(t, 2048)
+	p := newPlatform(t, 2048)
 	return map[string][]byte{
-		"good":                    p.Chain(),
+		"good":                    p.chain(),
 		"PDH":                     p.PDH,
 		"CA":                      slices.Concat(p.ASK, p.ARK),
 		"base64":                  []byte(base64.StdEncoding.EncodeToString(p.PDH)),

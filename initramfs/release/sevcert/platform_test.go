@@ -1,12 +1,4 @@
-// Package psptest is only for tests: a platform security processor to test
-// against, with a certificate authority of its own in AMD's formats, the launch
-// commands that an owner meets, and a QMP server in front of them that records
-// what it is asked.
-//
-// Its code shares nothing with the code it judges: formats and derivations are
-// written a second time, from the SEV API specification (AMD publication
-// 55766). It protects nothing.
-package psptest
+package sevcert
 
 import (
 	"crypto"
@@ -20,10 +12,45 @@ import (
 	"crypto/x509"
 	"encoding/binary"
 	"encoding/hex"
+	"encoding/json"
+	"flag"
 	"math/big"
+	"os"
 	"slices"
 	"testing"
 )
+
+// A platform with a certificate authority of its own in AMD's formats. Its code
+// shares nothing with the code it judges: the formats are written a second time,
+// from the SEV API specification (AMD publication 55766).
+
+var update = flag.Bool("update", false, "write another testdata/platform.json")
+
+// TestPlatformFile checks the platform that the tests of cmds/cocoroot have; with
+// -update it makes another one.
+func TestPlatformFile(t *testing.T) {
+	const path = "testdata/platform.json"
+	if *update {
+		if err := os.WriteFile(path, must(json.MarshalIndent(newPlatform(t, 2048), "", "\t")), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var p platform
+	if err := json.Unmarshal(must(os.ReadFile(path)), &p); err != nil {
+		t.Fatal(err)
+	}
+	var b Bundle
+	if err := b.Add(p.chain()); err != nil {
+		t.Fatal(err)
+	}
+	pdh, _, err := b.Verify(rootsOf(t, &p))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if key := must(ecdh.P384().NewPrivateKey(p.Key)); !key.PublicKey().Equal(pdh.key) {
+		t.Error("the private key is not that of the PDH")
+	}
+}
 
 // The specification's numbers.
 const (
@@ -32,44 +59,40 @@ const (
 	algoECDSA, algoECDH                    = 0x002, 0x003
 )
 
-// Platform is a chip with its certificates.
-type Platform struct {
+// platform is a chip with its certificates.
+type platform struct {
 	ARK, ASK           []byte // AMD's format
 	PDH, PEK, OCA, CEK []byte // SEV's format; the CEK as AMD's key server has it
 	RawCEK             []byte // as the chip exports it: without AMD's signature
 
-	ark *rsa.PrivateKey
-	pdh *ecdh.PrivateKey
+	Root string // SHA-256 of the root key's SubjectPublicKeyInfo, in hex
+	Key  []byte // of the PDH: its private half
 }
 
-// NewPlatform makes one whose authority has RSA keys of 2048 bits (with
+// newPlatform makes one whose authority has RSA keys of 2048 bits (with
 // SHA-256, as AMD's first generation) or 4096 (with SHA-384).
-func NewPlatform(t testing.TB, bits int) *Platform {
+func newPlatform(t testing.TB, bits int) *platform {
 	t.Helper()
-	ask := must(rsa.GenerateKey(rand.Reader, bits))
-	p := &Platform{ark: must(rsa.GenerateKey(rand.Reader, bits)), pdh: must(ecdh.P384().GenerateKey(rand.Reader))}
-	p.ARK = amdCertificate(usageARK, 'R', 'R', &p.ark.PublicKey, p.ark)
-	p.ASK = amdCertificate(usageASK, 'S', 'R', &ask.PublicKey, p.ark)
+	ask, ark := must(rsa.GenerateKey(rand.Reader, bits)), must(rsa.GenerateKey(rand.Reader, bits))
+	pdh := must(ecdh.P384().GenerateKey(rand.Reader))
+	root := sha256.Sum256(must(x509.MarshalPKIXPublicKey(&ark.PublicKey)))
+	p := &platform{Root: hex.EncodeToString(root[:]), Key: pdh.Bytes()}
+	p.ARK = amdCertificate(usageARK, 'R', 'R', &ark.PublicKey, ark)
+	p.ASK = amdCertificate(usageASK, 'S', 'R', &ask.PublicKey, ark)
 
 	oca, cek, pek := ecKey(), ecKey(), ecKey()
-	p.OCA = sevCertificate(usageOCA, algoECDSA, point(oca), signer{usageOCA, oca})
-	p.CEK = sevCertificate(usageCEK, algoECDSA, point(cek), signer{usageASK, ask})
+	p.OCA = sevCertificate(usageOCA, algoECDSA, point(oca), issuer{usageOCA, oca})
+	p.CEK = sevCertificate(usageCEK, algoECDSA, point(cek), issuer{usageASK, ask})
 	p.RawCEK = sevCertificate(usageCEK, algoECDSA, point(cek))
-	p.PEK = sevCertificate(usagePEK, algoECDSA, point(pek), signer{usageOCA, oca}, signer{usageCEK, cek})
-	p.PDH = sevCertificate(usagePDH, algoECDH, p.pdh.PublicKey().Bytes(), signer{usagePEK, pek})
+	p.PEK = sevCertificate(usagePEK, algoECDSA, point(pek), issuer{usageOCA, oca}, issuer{usageCEK, cek})
+	p.PDH = sevCertificate(usagePDH, algoECDH, pdh.PublicKey().Bytes(), issuer{usagePEK, pek})
 	return p
 }
 
-// Chain returns all certificates one after the other, as sevctl export --full
+// chain returns all certificates one after the other, as sevctl export --full
 // writes them.
-func (p *Platform) Chain() []byte {
+func (p *platform) chain() []byte {
 	return slices.Concat(p.PDH, p.PEK, p.OCA, p.CEK, p.ASK, p.ARK)
-}
-
-// Fingerprint is the SHA-256 of the root key's SubjectPublicKeyInfo, in hex.
-func (p *Platform) Fingerprint() string {
-	sum := sha256.Sum256(must(x509.MarshalPKIXPublicKey(&p.ark.PublicKey)))
-	return hex.EncodeToString(sum[:])
 }
 
 func ecKey() *ecdsa.PrivateKey { return must(ecdsa.GenerateKey(elliptic.P384(), rand.Reader)) }
@@ -93,19 +116,19 @@ func amdCertificate(usage uint32, id, signer byte, key *rsa.PublicKey, by *rsa.P
 	}
 	b = append(b, little(big.NewInt(int64(key.E)), n)...)
 	b = append(b, little(key.N, n)...)
-	_, sig := signature(b, by)
+	_, sig := signed(b, by)
 	return append(b, sig...)
 }
 
-// signer is a key of a usage, that signs.
-type signer struct {
+// issuer is a key of a usage, that signs.
+type issuer struct {
 	usage uint32
 	key   crypto.Signer
 }
 
 // sevCertificate is a certificate of appendix C for an uncompressed point of
 // P-384, with up to two signatures.
-func sevCertificate(usage, algo uint32, point []byte, by ...signer) []byte {
+func sevCertificate(usage, algo uint32, point []byte, by ...issuer) []byte {
 	b := make([]byte, 2084)
 	put := func(at int, v uint32) { binary.LittleEndian.PutUint32(b[at:], v) }
 	for at, v := range map[int]uint32{0: 1, 8: usage, 12: algo, 16: 2, 1044: 0x1000, 1564: 0x1000} {
@@ -115,7 +138,7 @@ func sevCertificate(usage, algo uint32, point []byte, by ...signer) []byte {
 	copy(b[92:], little(new(big.Int).SetBytes(point[49:]), 72))
 	for i, s := range by {
 		at := 1044 + 520*i
-		algo, sig := signature(b[:1044], s.key)
+		algo, sig := signed(b[:1044], s.key)
 		put(at, s.usage)
 		put(at+4, algo)
 		copy(b[at+8:], sig)
@@ -123,8 +146,8 @@ func sevCertificate(usage, algo uint32, point []byte, by ...signer) []byte {
 	return b
 }
 
-// signature returns an algorithm's number and its signature, little-endian.
-func signature(body []byte, by crypto.Signer) (algo uint32, sig []byte) {
+// signed returns an algorithm's number and its signature, little-endian.
+func signed(body []byte, by crypto.Signer) (algo uint32, sig []byte) {
 	sum := sha256.Sum256(body)
 	if key, ok := by.(*ecdsa.PrivateKey); ok {
 		r, s, err := ecdsa.Sign(rand.Reader, key, sum[:])
