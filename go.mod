@@ -7,6 +7,7 @@ toolchain go1.26.8
 require (
 	github.com/anatol/devmapper.go v0.0.0-20260315162726-c47dfb6cf674
 	github.com/anatol/luks.go v0.0.0-20260615185044-2658459c8ca5
+	github.com/erofs/go-erofs v0.3.1
 	github.com/google/go-sev-guest v0.15.0
 	github.com/google/uuid v1.6.0
 	github.com/klauspost/compress v1.20.3

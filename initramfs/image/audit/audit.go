@@ -15,6 +15,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"path"
 	"slices"
 	"strings"
@@ -65,22 +66,20 @@ type Finding struct {
 // Bounds of what is looked at.
 const (
 	maxText     = 1 << 20 // bytes of a configuration file
-	maxFolder   = 1 << 16 // entries
 	maxPerKind  = 8       // findings; the rest is counted
 	maxUnits    = 1 << 14 // links in all wants folders
 	maxFragment = 64      // files of one unit
 )
 
-// ErrTooLarge is for files and folders that are larger than any real one.
-var ErrTooLarge = errors.New("it is larger than any that is real")
+// errTooLarge is for files and folders that are larger than any real one.
+var errTooLarge = errors.New("it is larger than any that is real")
 
-// Check returns what the file system has of all kinds. init is the program
-// that is started, an absolute path, and line the command line, as far as it
-// is known.
-func Check(fsys fs.ReadLinkFS, init, line string) ([]Finding, error) {
-	r := &root{fs: fsys, init: init, words: strings.Fields(line)}
+// Check returns what the file system below top has of all kinds. init is the
+// program that is started, an absolute path, and line the command line, as far as
+// it is known. hasModules reports whether anything lies where kernel modules do.
+func Check(top *fsimage.Node, init, line string) (all []Finding, hasModules bool, err error) {
+	r := &root{top: top, init: init, words: strings.Fields(line)}
 	r.systemd = r.startsSystemd()
-	var all []Finding
 	for _, k := range Kinds() {
 		paths := k.look(r)
 		for i, p := range paths {
@@ -93,16 +92,17 @@ func Check(fsys fs.ReadLinkFS, init, line string) ([]Finding, error) {
 			}
 		}
 	}
+	hasModules = len(r.list("lib/modules")) > 0 || len(r.list("usr/lib/modules")) > 0
 	if r.err != nil {
-		return nil, fmt.Errorf("cannot look through the root file system: %w", r.err)
+		return nil, false, fmt.Errorf("cannot look through the root file system: %w", r.err)
 	}
-	return all, nil
+	return all, hasModules, nil
 }
 
 // root is the file system, read with bounds. What is not there reads as
 // empty; the first other error is kept, and Check ends with it.
 type root struct {
-	fs      fs.ReadLinkFS
+	top     *fsimage.Node
 	init    string
 	words   []string // of the command line
 	systemd bool     // init is systemd
@@ -110,7 +110,6 @@ type root struct {
 
 	units  []string // memory of wanted
 	pulled []string // and of started
-	lists  map[string][]string
 	texts  map[string]string
 }
 
@@ -120,60 +119,46 @@ func (r *root) fail(err error) {
 	}
 }
 
-// resolve follows links; ok is false where nothing is.
-func (r *root) resolve(name string) (string, bool) {
-	p, err := fsimage.Resolve(r.fs, name)
-	switch {
-	case err == nil:
-		return p, true
-	case !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, fsimage.ErrLoop):
+// find follows links on the way and, with last, at the end. It returns nil where
+// nothing is, and else the path without links too.
+func (r *root) find(name string, last bool) (*fsimage.Node, string) {
+	n, p, err := r.top.Find(name, last)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, fsimage.ErrLoop) {
 		r.fail(err)
 	}
-	return "", false
+	return n, p
 }
 
-// stat follows links.
-func (r *root) stat(name string) fs.FileInfo {
-	p, ok := r.resolve(name)
-	if !ok {
-		return nil
-	}
-	fi, err := r.fs.Lstat(p)
-	if err != nil {
-		r.fail(err)
-		return nil
-	}
-	return fi
+func (r *root) exists(name string) bool {
+	n, _ := r.find(name, true)
+	return n != nil
 }
 
-func (r *root) exists(name string) bool { return r.stat(name) != nil }
+// file returns a regular file, or nil.
+func (r *root) file(name string) *fsimage.Node {
+	n, _ := r.find(name, true)
+	if n == nil || !n.Mode.IsRegular() {
+		return nil
+	}
+	return n
+}
 
 // read returns the text of a regular file.
 func (r *root) read(name string) string {
-	fi := r.stat(name)
-	if fi == nil || !fi.Mode().IsRegular() {
+	n := r.file(name)
+	if n == nil {
 		return ""
 	}
-	if fi.Size() > maxText {
-		r.fail(fmt.Errorf("%s: %w", show(name), ErrTooLarge))
+	if n.Size > maxText {
+		r.fail(fmt.Errorf("%s: %w", show(name), errTooLarge))
 		return ""
 	}
-	return string(r.head(name, fi.Size()))
+	return string(r.data(n))
 }
 
-// head returns the first bytes of a regular file, n at most.
-func (r *root) head(name string, n int64) []byte {
-	p, ok := r.resolve(name)
-	if !ok {
-		return nil
-	}
-	f, err := r.fs.Open(p)
-	if err != nil {
-		r.fail(err)
-		return nil
-	}
-	defer f.Close()
-	b, err := readAtMost(f, n)
+// data returns the beginning of a file, or the text of a link.
+func (r *root) data(n *fsimage.Node) []byte {
+	b, err := n.Data()
 	if err != nil {
 		r.fail(err)
 	}
@@ -182,38 +167,21 @@ func (r *root) head(name string, n int64) []byte {
 
 // list returns the sorted names in a folder.
 func (r *root) list(name string) []string {
-	if names, ok := r.lists[name]; ok {
-		return names
-	}
-	fi := r.stat(name)
-	if fi == nil || !fi.IsDir() {
+	n, _ := r.find(name, true)
+	if n == nil || !n.Mode.IsDir() {
 		return nil
 	}
-	p, _ := r.resolve(name)
-	all, err := fs.ReadDir(r.fs, p)
-	if err == nil && len(all) > maxFolder {
-		err = fmt.Errorf("%s: %w", show(name), ErrTooLarge)
-	}
+	names, err := n.Names()
 	if err != nil {
 		r.fail(err)
-		return nil
 	}
-	names := make([]string, 0, len(all))
-	for _, e := range all {
-		names = append(names, e.Name())
-	}
-	slices.Sort(names)
-	if r.lists == nil {
-		r.lists = make(map[string][]string)
-	}
-	r.lists[name] = names
-	return names
+	return slices.Sorted(maps.Keys(names))
 }
 
 // filled reports whether a regular file has anything in it.
 func (r *root) filled(name string) bool {
-	fi := r.stat(name)
-	return fi != nil && fi.Mode().IsRegular() && fi.Size() > 0
+	n := r.file(name)
+	return n != nil && n.Size > 0
 }
 
 // show returns a path for people, who may have been sent it by others.

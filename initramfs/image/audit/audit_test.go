@@ -8,6 +8,8 @@ import (
 	"strings"
 	"testing"
 	"testing/fstest"
+
+	"cocoroot/initramfs/image/fsimage"
 )
 
 // program returns an ELF program for a machine, with a loader or without.
@@ -54,6 +56,15 @@ func systemdRoot(more map[string]string) map[string]string {
 		out[k] = v
 	}
 	return out
+}
+
+func shown(t *testing.T, fsys fs.ReadLinkFS) *fsimage.Node {
+	t.Helper()
+	root, err := fsimage.Of(fsys)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return root
 }
 
 func names(all []Finding) []string {
@@ -194,7 +205,7 @@ func TestCheck(t *testing.T) {
 		if init == "" {
 			init = "/sbin/init"
 		}
-		all, err := Check(tree(tc.files), init, tc.line)
+		all, _, err := Check(shown(t, tree(tc.files)), init, tc.line)
 		if got := strings.Join(names(all), " "); err != nil || got != tc.want {
 			t.Errorf("%s: Check = %+v, %v; want %q", tc.name, all, err, tc.want)
 		}
@@ -208,11 +219,11 @@ func TestCheck(t *testing.T) {
 
 func TestCheckBounds(t *testing.T) {
 	big := tree(map[string]string{"sbin/init": program(62, ""), "etc/passwd": strings.Repeat("x", maxText+1)})
-	if _, err := Check(big, "/sbin/init", ""); !errors.Is(err, ErrTooLarge) {
-		t.Errorf("a large passwd: %v; want ErrTooLarge", err)
+	if _, _, err := Check(shown(t, big), "/sbin/init", ""); !errors.Is(err, errTooLarge) {
+		t.Errorf("a large passwd: %v; want errTooLarge", err)
 	}
 	many := tree(map[string]string{"sbin/init": program(62, ""), "etc/shadow": strings.Repeat("a\x1b::\n", 1000)})
-	all, err := Check(many, "/sbin/init", "")
+	all, _, err := Check(shown(t, many), "/sbin/init", "")
 	if err != nil || len(all) != maxPerKind+1 || strings.Contains(all[0].Path, "\x1b") {
 		t.Errorf("many accounts: %d findings, %v: %+v", len(all), err, all)
 	}

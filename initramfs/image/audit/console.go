@@ -19,7 +19,7 @@ var prompts = []string{
 // findConsole finds what talks to somebody at the console.
 func findConsole(r *root) []string {
 	name := path.Base(r.init)
-	resolved, _ := r.resolve(r.init)
+	_, resolved := r.find(r.init, true)
 	if slices.Contains(shells, name) || slices.Contains(shells, path.Base(resolved)) {
 		return []string{show(r.init)} // init=/bin/sh
 	}

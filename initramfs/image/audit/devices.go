@@ -43,7 +43,7 @@ func findDevices(r *root) []string {
 	seen := make(map[string]bool)
 	for _, dir := range ruleDirs {
 		for _, file := range r.list(dir) {
-			p, _ := r.resolve(dir + "/" + file)
+			_, p := r.find(dir+"/"+file, true)
 			if !strings.HasSuffix(file, ".rules") || r.first(ruleDirs, file) != dir+"/"+file || seen[p] {
 				continue
 			}

@@ -3,21 +3,17 @@ package audit
 import (
 	"path"
 	"strings"
+
+	"cocoroot/initramfs/image/fsimage"
 )
 
 // findMachineID finds an identity that was given before the first start
 // (machine-id(5): empty and "uninitialized" are none).
 func findMachineID(r *root) []string {
-	var out []string
-	seen := make(map[string]bool)
-	for _, name := range []string{"etc/machine-id", "var/lib/dbus/machine-id"} {
-		p, ok := r.resolve(name)
-		if id := strings.TrimSpace(r.read(name)); ok && !seen[p] && id != "" && id != "uninitialized" {
-			out = append(out, show(name))
-		}
-		seen[p] = true
-	}
-	return out
+	return r.each([]string{"etc/machine-id", "var/lib/dbus/machine-id"}, func(name string) bool {
+		id := strings.TrimSpace(r.read(name))
+		return id != "" && id != "uninitialized"
+	})
 }
 
 // seeds are the files from which randomness is seeded at a start: systemd's,
@@ -27,12 +23,15 @@ var seeds = []string{
 	"etc/random-seed", "etc/random.seed", "var/lib/seedrng/seed.credit", "var/lib/seedrng/seed.no-credit", "boot/loader/random-seed",
 }
 
-func findSeeds(r *root) []string {
+func findSeeds(r *root) []string { return r.each(seeds, r.filled) }
+
+// each returns the names that a test finds, one of each file.
+func (r *root) each(names []string, test func(string) bool) []string {
 	var out []string
-	seen := make(map[string]bool)
-	for _, name := range seeds {
-		if p, ok := r.resolve(name); ok && !seen[p] && r.filled(name) {
-			seen[p] = true
+	seen := make(map[*fsimage.Node]bool)
+	for _, name := range names {
+		if n, _ := r.find(name, true); n != nil && !seen[n] && test(name) {
+			seen[n] = true
 			out = append(out, show(name))
 		}
 	}

@@ -6,7 +6,7 @@ import (
 	"testing/fstest"
 )
 
-func TestHasModules(t *testing.T) {
+func TestModules(t *testing.T) {
 	for name, tc := range map[string]struct {
 		fs   fstest.MapFS
 		want bool
@@ -19,8 +19,8 @@ func TestHasModules(t *testing.T) {
 		"a loop":     {tree(map[string]string{"lib": "-> lib"}), false},
 		"a file":     {tree(map[string]string{"lib/modules": "x"}), false},
 	} {
-		if got, err := HasModules(tc.fs); got != tc.want || err != nil {
-			t.Errorf("%s: HasModules = %t, %v; want %t", name, got, err, tc.want)
+		if _, got, err := Check(shown(t, tc.fs), "/sbin/init", ""); got != tc.want || err != nil {
+			t.Errorf("%s: hasModules = %t, %v; want %t", name, got, err, tc.want)
 		}
 	}
 }

@@ -109,27 +109,17 @@ func (r *root) null(name string) bool {
 			return true
 		}
 	}
-	fi := r.stat(name)
-	return fi != nil && fi.Mode().IsRegular() && fi.Size() == 0
+	n := r.file(name)
+	return n != nil && n.Size == 0
 }
 
 // link returns the text of a link. Folders on the way to it may be links.
 func (r *root) link(name string) (string, bool) {
-	dir, ok := r.resolve(path.Dir(name))
-	if !ok {
+	n, _ := r.find(name, false)
+	if n == nil || n.Mode.Type() != fs.ModeSymlink {
 		return "", false
 	}
-	at := path.Join(dir, path.Base(name))
-	fi, err := r.fs.Lstat(at)
-	if err != nil || fi.Mode().Type() != fs.ModeSymlink {
-		return "", false
-	}
-	text, err := r.fs.ReadLink(at)
-	if err != nil {
-		r.fail(err)
-		return "", false
-	}
-	return text, true
+	return string(r.data(n)), true
 }
 
 // wanted returns the units that other units pull in, as paths of the links:
@@ -149,7 +139,7 @@ func (r *root) wanted() []string {
 			for _, name := range r.list(dir + "/" + folder) {
 				p := dir + "/" + folder + "/" + name
 				if len(r.units) > maxUnits {
-					r.fail(ErrTooLarge)
+					r.fail(errTooLarge)
 					return nil
 				}
 				if !seen[folder+"/"+name] && isUnit(name) && !r.masked(name) && !r.null(p) {

@@ -2,15 +2,15 @@ package fsimage
 
 import (
 	"bytes"
-	"encoding/binary"
 	"errors"
-	"hash/crc32"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+	"testing/fstest"
 
 	"cocoroot/initramfs/oracle"
 )
@@ -36,43 +36,24 @@ func image(t testing.TB, dir, tool string, args ...string) string {
 	return out
 }
 
-// leaf is a file, or with a mode a link.
-func leaf(mode fs.FileMode, data string) *Node {
-	return &Node{Mode: mode, Size: int64(len(data)), Data: func() ([]byte, error) { return []byte(data), nil }}
+func link(text string) *fstest.MapFile {
+	return &fstest.MapFile{Data: []byte(text), Mode: fs.ModeSymlink | 0o777}
 }
 
-func branch(names map[string]*Node) *Node {
-	return &Node{Mode: fs.ModeDir | 0o755, Names: func() (map[string]*Node, error) { return names, nil }}
+func some(t *testing.T) *Node {
+	t.Helper()
+	root, err := Of(fstest.MapFS{
+		"etc/passwd": {Data: []byte("root"), Mode: 0o644}, "usr/bin/page": {Data: []byte("p"), Mode: 0o755}, "usr/bin/absolute": link("/bin/page"),
+		"bin": link("usr/bin"), "loop": link("loop"), "far": link(strings.Repeat("x/", 450)),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return root
 }
 
-var some = Tree{branch(map[string]*Node{
-	"etc": branch(map[string]*Node{"passwd": leaf(0o644, "root")}), "usr": branch(map[string]*Node{"bin": branch(map[string]*Node{
-		"page": leaf(0o755, "p"), "absolute": leaf(fs.ModeSymlink, "/bin/page"),
-	})}),
-	"bin": leaf(fs.ModeSymlink, "usr/bin"), "loop": leaf(fs.ModeSymlink, "loop"), "far": leaf(fs.ModeSymlink, strings.Repeat("x/", 450)),
-})}
-
-func TestTree(t *testing.T) {
-	if data, err := fs.ReadFile(some, "etc/passwd"); err != nil || string(data) != "root" {
-		t.Errorf("ReadFile = %q, %v", data, err)
-	}
-	for _, name := range []string{"bin/page", "absent", "etc/passwd/x"} {
-		if _, err := some.Open(name); !errors.Is(err, fs.ErrNotExist) {
-			t.Errorf("Open(%s): %v; want ErrNotExist", name, err)
-		}
-	}
-	if _, err := some.ReadLink("etc"); !errors.Is(err, fs.ErrInvalid) {
-		t.Errorf("ReadLink of a folder: %v; want ErrInvalid", err)
-	}
-	if _, err := some.ReadDir("etc/passwd"); !errors.Is(err, fs.ErrInvalid) {
-		t.Errorf("ReadDir of a file: %v; want ErrInvalid", err)
-	}
-	if _, err := some.Open("bin"); !errors.Is(err, fs.ErrInvalid) {
-		t.Errorf("Open of a link: %v; want ErrInvalid", err)
-	}
-}
-
-func TestResolve(t *testing.T) {
+func TestFind(t *testing.T) {
+	root := some(t)
 	for name, want := range map[string]string{
 		"bin/absolute":              "usr/bin/page",
 		"bin":                       "usr/bin",
@@ -80,19 +61,75 @@ func TestResolve(t *testing.T) {
 		".":                         ".",
 		"":                          ".",
 	} {
-		if got, err := Resolve(some, name); err != nil || got != want {
-			t.Errorf("Resolve(%q) = %q, %v; want %q", name, got, err, want)
+		if _, got, err := root.Find(name, true); err != nil || got != want {
+			t.Errorf("Find(%q) = %q, %v; want %q", name, got, err, want)
 		}
 	}
 	for _, name := range []string{"absent", "etc/passwd/x", "far"} {
-		if got, err := Resolve(some, name); !errors.Is(err, fs.ErrNotExist) {
-			t.Errorf("Resolve(%q) = %q, %v; want ErrNotExist", name, got, err)
+		if _, got, err := root.Find(name, true); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("Find(%q) = %q, %v; want ErrNotExist", name, got, err)
 		}
 	}
-	if got, err := Resolve(some, "loop"); err == nil {
-		t.Errorf("Resolve of a loop = %q", got)
+	if _, got, err := root.Find("loop", true); !errors.Is(err, ErrLoop) {
+		t.Errorf("Find of a loop = %q, %v; want ErrLoop", got, err)
+	}
+	n, got, err := root.Find("bin/absolute", false)
+	if err != nil || got != "usr/bin/absolute" {
+		t.Fatalf("Find of a link itself = %q, %v", got, err)
+	}
+	if text, err := n.Data(); err != nil || string(text) != "/bin/page" {
+		t.Errorf("its text = %q, %v", text, err)
+	}
+	if n, _, err := root.Find("etc/passwd", true); err != nil || n.Size != 4 || n.Mode != 0o644 {
+		t.Errorf("a file: %+v, %v", n, err)
 	}
 }
+
+// TestLargeFolder: no folder has more entries than are held in memory.
+func TestLargeFolder(t *testing.T) {
+	for entries, fails := range map[int]bool{maxEntries: false, maxEntries + 1: true} {
+		_, err := manyNames(entries).Names()
+		if (err != nil) != fails {
+			t.Errorf("%d entries: %v", entries, err)
+		}
+	}
+}
+
+// manyNames is a folder with so many names of one file.
+func manyNames(n int) *Node {
+	root, _ := Of(large{n})
+	return root
+}
+
+type large struct{ entries int }
+
+func (l large) Open(string) (fs.File, error)           { return &largeFolder{l, 0}, nil }
+func (l large) ReadLink(string) (string, error)        { return "", fs.ErrInvalid }
+func (l large) Lstat(name string) (fs.FileInfo, error) { return fstest.MapFS{"x": {}}.Lstat("x") }
+
+type largeFolder struct {
+	large
+	at int
+}
+
+func (l *largeFolder) Stat() (fs.FileInfo, error) { return l.Lstat("") }
+func (l *largeFolder) Read([]byte) (int, error)   { return 0, fs.ErrInvalid }
+func (l *largeFolder) Close() error               { return nil }
+func (l *largeFolder) ReadDir(n int) ([]fs.DirEntry, error) {
+	var out []fs.DirEntry
+	for ; len(out) < n && l.at < l.entries; l.at++ {
+		out = append(out, numbered(l.at))
+	}
+	return out, nil
+}
+
+// numbered is an entry of a folder.
+type numbered int
+
+func (n numbered) Name() string               { return fmt.Sprint(int(n)) }
+func (n numbered) IsDir() bool                { return false }
+func (n numbered) Type() fs.FileMode          { return 0 }
+func (n numbered) Info() (fs.FileInfo, error) { return nil, fs.ErrInvalid }
 
 // erofsOf makes an erofs of a folder with a/aaaaaaaa and b.
 func erofsOf(t testing.TB) []byte {
@@ -104,64 +141,68 @@ func erofsOf(t testing.TB) []byte {
 	return readFile(t, image(t, dir, "mkfs.erofs", "OUT", "DIR"))
 }
 
-// resum sets the superblock's checksum.
-func resum(b []byte) []byte {
-	clear(b[secondSuper+4 : secondSuper+8])
-	binary.LittleEndian.PutUint32(b[secondSuper+4:], ^crc32.Checksum(b[secondSuper:4096], castagnoli))
-	return b
+// lookThrough reads all of an erofs, as far as the nodes go, 8 folders deep.
+func lookThrough(b []byte) (files int, err error) {
+	if _, _, err := Detect(bytes.NewReader(b)); err != nil {
+		return 0, err
+	}
+	root, err := EROFS(bytes.NewReader(b))
+	if err != nil {
+		return 0, err
+	}
+	var look func(n *Node, depth int) error
+	look = func(n *Node, depth int) error {
+		if files++; depth > 8 || files > 1000 {
+			return nil
+		}
+		if !n.Mode.IsDir() {
+			_, err := n.Data()
+			return err
+		}
+		names, err := n.Names()
+		for _, child := range names {
+			err = errors.Join(err, look(child, depth+1))
+		}
+		return err
+	}
+	return files, look(root, 0)
 }
 
-func TestCheckEROFS(t *testing.T) {
-	good := erofsOf(t)
-	if n, err := CheckEROFS(bytes.NewReader(good)); err != nil || n != 10 {
-		t.Fatalf("CheckEROFS = %d, %v; want 10 bytes", n, err)
+func TestEROFS(t *testing.T) {
+	root, err := EROFS(bytes.NewReader(erofsOf(t)))
+	if err != nil {
+		t.Fatal(err)
 	}
-	for name, to := range map[string]string{"a slash": "../../zz", "dots": "..\x00aaaaa", "a NUL": "aa\x00aaaaa"} {
-		bad := resum(bytes.Replace(good, []byte("aaaaaaaa"), []byte(to), 1))
-		if _, err := CheckEROFS(bytes.NewReader(bad)); name == "a slash" && !errors.Is(err, ErrCorrupt) {
-			t.Errorf("%s: %v; want ErrCorrupt", name, err)
-		}
+	n, _, err := root.Find("/a/aaaaaaaa", true)
+	if err != nil || n.Mode != 0o644 || n.Size != 10 {
+		t.Fatalf("a file: %+v, %v", n, err)
 	}
-	// A folder that has the root in it: all entries lead to the root's inode.
-	root := binary.LittleEndian.Uint16(good[secondSuper+14:])
-	loop := bytes.Clone(good)
-	at := bytes.Index(loop, []byte("aaaaaaaa"))
-	for i := at &^ 3; i > 0; i-- { // the last entry before the names of a's folder
-		if binary.LittleEndian.Uint16(loop[i+8:]) >= 36 && loop[i+10] == 1 {
-			binary.LittleEndian.PutUint64(loop[i:], uint64(root))
-			break
-		}
-	}
-	if _, err := CheckEROFS(bytes.NewReader(resum(loop))); !errors.Is(err, ErrCorrupt) {
-		t.Errorf("a folder with the root in it: %v; want ErrCorrupt", err)
+	if data, err := n.Data(); err != nil || string(data) != "0123456789" {
+		t.Errorf("its data = %q, %v", data, err)
 	}
 }
 
-// FuzzCheckEROFS walks through any bytes.
-func FuzzCheckEROFS(f *testing.F) {
+// FuzzEROFS looks through any bytes.
+func FuzzEROFS(f *testing.F) {
 	b := erofsOf(f)
 	b[secondSuper+8] &^= erofsSummed // the checksum would keep the fuzzer out
 	f.Add(b)
-	f.Fuzz(func(t *testing.T, b []byte) {
-		if _, err := CheckEROFS(bytes.NewReader(b)); err != nil && !errors.Is(err, ErrCorrupt) && !errors.Is(err, ErrFeature) && !errors.Is(err, ErrUnknown) {
-			t.Errorf("CheckEROFS = %v", err)
-		}
-	})
+	f.Fuzz(func(t *testing.T, b []byte) { lookThrough(b) })
 }
 
-// TestFuzzCheckEROFSSeeds: the seed is walked through, and damage everywhere in it
+// TestFuzzEROFSSeeds: the seed is looked through, and damage everywhere in it
 // ends.
-func TestFuzzCheckEROFSSeeds(t *testing.T) {
+func TestFuzzEROFSSeeds(t *testing.T) {
 	b := erofsOf(t)
 	b[secondSuper+8] &^= erofsSummed
-	if n, err := CheckEROFS(bytes.NewReader(b)); err != nil || n != 10 {
-		t.Fatalf("the seed: %d, %v", n, err)
+	if n, err := lookThrough(b); err != nil || n != 4 {
+		t.Fatalf("the seed: %d files, %v", n, err)
 	}
 	for at := range b {
 		for _, v := range []byte{0, 0xff, b[at] ^ 0x10} {
 			damaged := bytes.Clone(b)
 			damaged[at] = v
-			CheckEROFS(bytes.NewReader(damaged))
+			lookThrough(damaged)
 		}
 	}
 }

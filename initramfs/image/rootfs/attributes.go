@@ -23,7 +23,7 @@ const (
 type metadata struct {
 	kept    map[string]string // records of the tar that is written
 	dropped []string          // names, and what that comes to
-	mask    int64             // of the mode: what an ACL that is dropped does not give to all
+	mask    int64             // of the mode: without its ACL, only the owner's bits say what they said
 }
 
 // harmless are pax records that say nothing of a file which is not in the rest
@@ -66,14 +66,12 @@ func metadataOf(h *tar.Header) (metadata, error) {
 			name, value = unescaped, string(decoded)
 		case key == "RHT.security.selinux": // GNU tar's
 			name, value = "security.selinux", value+"\x00"
-		case key == "SCHILY.acl.access":
-			m.drop(key)
-			m.mask &= aclMask(textACL(value))
-			continue
+		case key == "SCHILY.acl.access": // the same as text
+			name, value = accessACL, ""
 		case isHarmless(key):
 			continue
 		default:
-			m.drop(key)
+			m.dropped = append(m.dropped, key)
 			continue
 		}
 		list += len(name) + 1
@@ -86,17 +84,15 @@ func metadataOf(h *tar.Header) (metadata, error) {
 				m.kept = map[string]string{}
 			}
 			m.kept["SCHILY.xattr."+name] = value
-		case name == accessACL:
-			m.drop(name)
-			m.mask &= aclMask(binaryACL(value))
 		default:
-			m.drop(name)
+			m.dropped = append(m.dropped, name)
+			if name == accessACL {
+				m.mask &= aclMask([]byte(value))
+			}
 		}
 	}
 	return m, nil
 }
-
-func (m *metadata) drop(name string) { m.dropped = append(m.dropped, name) }
 
 // The extended attributes in which Linux keeps POSIX ACLs.
 const (
@@ -104,83 +100,35 @@ const (
 	defaultACL = "system.posix_acl_default"
 )
 
-// aclEntry is one line of an ACL.
-type aclEntry struct {
-	tag   string // user, group, mask or other
-	named bool   // it is about one user or one group
-	perm  int64
-}
-
-// aclMask returns which bits of a mode stay when an ACL goes, so that nobody
-// gets more than it gave: the group's bits are the ACL's mask, and a named user
-// who may do less than others would be one of them. An ACL that is malformed, nil,
-// leaves the owner's bits.
-func aclMask(acl []aclEntry) int64 {
-	if acl == nil {
+// aclMask returns which bits of a mode stay when an ACL goes, so that nobody gets
+// more than it gave: the group's bits are the ACL's mask, and a named user who may
+// do less than others would be one of them. An ACL that is malformed, or text,
+// leaves the owner's bits. It is what Linux has in an extended attribute (little
+// endian; include/uapi/linux/posix_acl_xattr.h, version 2).
+func aclMask(acl []byte) int64 {
+	le := binary.LittleEndian
+	if len(acl) < 4 || le.Uint32(acl) != 2 || len(acl)%8 != 4 {
 		return 0o7700
 	}
-	mask, group, other := int64(7), int64(7), int64(7)
-	for _, e := range acl {
-		if e.tag == "mask" {
-			mask = e.perm
+	mask, group, named := int64(7), int64(7), int64(7)
+	for acl = acl[4:]; len(acl) > 0; acl = acl[8:] {
+		perm := int64(le.Uint16(acl[2:]) & 7)
+		switch le.Uint16(acl) {
+		case 0x01, 0x20: // owner, others: as the mode has them
+		case 0x02: // a user
+			named &= perm
+			group &= perm
+		case 0x04: // the group
+			group &= perm
+		case 0x08: // another group
+			named &= perm
+		case 0x10:
+			mask = perm
+		default:
+			return 0o7700
 		}
 	}
-	for _, e := range acl {
-		switch {
-		case e.named:
-			other &= e.perm & mask
-			if e.tag == "user" {
-				group &= e.perm & mask
-			}
-		case e.tag == "group":
-			group &= e.perm & mask
-		}
-	}
-	return 0o7700 | group<<3 | other
-}
-
-// binaryACL reads what Linux has in an extended attribute (little endian;
-// include/uapi/linux/posix_acl_xattr.h, version 2).
-func binaryACL(value string) []aclEntry {
-	le, b := binary.LittleEndian, []byte(value)
-	if len(b) < 4 || le.Uint32(b) != 2 || len(b)%8 != 4 {
-		return nil
-	}
-	tags := map[uint16]aclEntry{1: {tag: "user"}, 2: {tag: "user", named: true}, 4: {tag: "group"}, 8: {tag: "group", named: true}, 16: {tag: "mask"}, 32: {tag: "other"}}
-	acl := []aclEntry{}
-	for b = b[4:]; len(b) > 0; b = b[8:] {
-		e, ok := tags[le.Uint16(b)]
-		if !ok {
-			return nil
-		}
-		e.perm = int64(le.Uint16(b[2:]) & 7)
-		acl = append(acl, e)
-	}
-	return acl
-}
-
-// textACL reads an ACL as acl(5) has its text, with commas or line breaks
-// between entries, which may end with an ID.
-func textACL(text string) []aclEntry {
-	acl := []aclEntry{}
-	for _, l := range strings.FieldsFunc(text, func(r rune) bool { return r == ',' || r == '\n' }) {
-		f := strings.Split(strings.TrimSpace(l), ":")
-		if len(f) < 3 || len(f[2]) < 3 {
-			return nil
-		}
-		e := aclEntry{tag: f[0], named: f[1] != ""}
-		for i, c := range "rwx" {
-			switch f[2][i] {
-			case byte(c):
-				e.perm |= 4 >> i
-			case '-':
-			default:
-				return nil
-			}
-		}
-		acl = append(acl, e)
-	}
-	return acl
+	return 0o7700 | (group&mask)<<3 | named&mask
 }
 
 // notes collects what is to be said of a source, by kinds.
@@ -217,7 +165,7 @@ func (n *notes) texts() []string {
 	for _, kind := range n.order {
 		e := n.seen[kind]
 		what := "it is dropped"
-		if kind == accessACL || kind == "SCHILY.acl.access" {
+		if kind == accessACL {
 			what = "the ACL is dropped, and so are the mode's bits that it limited"
 		}
 		out = append(out, fmt.Sprintf("squashfs cannot keep %.80q of %.80q (and of %d more): %s", kind, e.example, e.count-1, what))

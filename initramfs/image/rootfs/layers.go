@@ -8,7 +8,9 @@ import (
 	"io"
 	"os"
 	"path"
+	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"cocoroot/initramfs/image/fsimage"
@@ -27,118 +29,48 @@ type layer struct {
 // squashfsOfLayers makes a squashfs of layers, the lowest first. They are read
 // twice: for their names, which memory holds, and for what is left of them.
 func squashfsOfLayers(ctx context.Context, layers []layer, entrypoint []string, out string, o Options) (*Image, error) {
-	t := tree{root: newFolder()}
-	m := merge{root: rootFolder{mode: 0o755, time: uint32(o.Epoch), ids: idsOf(uint32(os.Geteuid()), uint32(os.Getegid()))}}
-	m.headers = map[*inode]*tar.Header{}
+	t := &tree{root: newFolder(0), ids: idsOf(uint32(os.Geteuid()), uint32(os.Getegid()))}
 	for i, l := range layers {
-		changes, err := m.readLayer(ctx, &t, l)
-		if err != nil {
+		if err := t.readLayer(ctx, i, l); err != nil {
 			return nil, err
 		}
-		if err := t.apply(i, changes, l.whole); err != nil {
-			return nil, fmt.Errorf("cannot read %s: %w", l.name, err)
-		}
-		keepFolders(&t, i, changes, m.headers)
 	}
-	if h := m.headers[t.root.inode]; h != nil {
-		n, err := m.renamed(h, "./")
-		if err != nil {
-			return nil, err
-		}
-		m.root.mode, m.root.time = n.Mode, uint32(n.ModTime.Unix())
-		if len(n.PAXRecords) > 0 {
-			m.notes.add("extended attributes", "/")
-		}
-	}
-	look := &layersTree{ctx: ctx, layers: layers, tree: &t, kept: map[*inode][]byte{}}
 	if o.Look != nil {
-		m.keep = look.wanted(o.Program)
+		if err := o.Look(t.show(ctx, layers, t.root), policy.Squashfs, entrypoint); err != nil {
+			return nil, err
+		}
 	}
-	m.kept = look.kept
+	root := rootFolder{mode: 0o755, time: uint32(o.Epoch), ids: t.ids}
+	if in := t.root.inode; in != nil {
+		root.mode, root.time = in.header.Mode, uint32(in.header.ModTime.Unix())
+		if len(in.header.PAXRecords) > 0 {
+			t.notes.add("extended attributes", "/")
+		}
+	}
 	r, w := io.Pipe()
-	go func() { w.CloseWithError(m.writeTree(ctx, &t, layers, w)) }()
+	go func() { w.CloseWithError(t.write(ctx, layers, w)) }()
 	defer r.Close()
 	source := &firstError{r: r}
-	err := squashfsOfTar(ctx, source, out, m.root, o)
+	err := squashfsOfTar(ctx, source, out, root, o)
 	switch {
 	case source.err != nil && ctx.Err() == nil: // rather than how the tool took it
 		return nil, source.err
 	case err != nil:
 		return nil, err
 	}
-	if err := o.look(fsimage.Tree{Root: look.node(t.root)}, policy.Squashfs, entrypoint); err != nil {
-		return nil, err
-	}
 	image, err := made(out)
 	if err != nil {
 		return nil, err
 	}
-	image.Warnings = m.notes.texts()
+	image.Warnings = t.notes.texts()
 	return image, nil
 }
 
-// merge is what is known of layers beside their tree.
-type merge struct {
-	root    rootFolder
-	headers map[*inode]*tar.Header // of folders
-	notes   notes
-	keep    map[place]*inode  // of which files the bytes are kept
-	kept    map[*inode][]byte // and these are they
-}
-
-// keepFolders keeps the headers of a layer's folders that are in the tree.
-func keepFolders(t *tree, layer int, changes []change, headers map[*inode]*tar.Header) {
-	byIndex := map[int]*tar.Header{}
-	for _, c := range changes {
-		if c.header.Typeflag == tar.TypeDir {
-			byIndex[c.index] = c.header
-		}
-	}
-	note := func(in *inode) {
-		if in != nil && in.layer == layer {
-			headers[in] = byIndex[in.entry]
-		}
-	}
-	note(t.root.inode)
-	t.folders(func(_ string, in *inode) error { note(in); return nil })
-}
-
-// readLayer returns a layer's entries.
-func (m *merge) readLayer(ctx context.Context, t *tree, l layer) ([]change, error) {
-	var all []change
-	err := eachEntry(ctx, l, func(i int, h *tar.Header, _ io.Reader) error {
-		if err := t.keep(keptOf(h)); err != nil {
-			return err
-		}
-		name, err := split(h.Name)
-		if err != nil {
-			return err
-		}
-		data, err := metadataOf(h)
-		if err != nil {
-			return err
-		}
-		for _, d := range data.dropped {
-			m.notes.add(d, h.Name)
-		}
-		if h.Typeflag != tar.TypeDir { // of a folder, all is needed
-			h = &tar.Header{Name: h.Name, Typeflag: h.Typeflag, Linkname: h.Linkname, Mode: h.Mode, Size: h.Size}
-		}
-		all = append(all, change{i, h, name})
-		return nil
+// readLayer puts a layer upon the tree.
+func (t *tree) readLayer(ctx context.Context, number int, l layer) error {
+	return eachEntry(ctx, l, func(i int, h *tar.Header, r io.Reader) error {
+		return t.apply(place{number, i}, h, r, l.whole)
 	})
-	return all, err
-}
-
-// keptOf returns about how many bytes of memory an entry takes.
-func keptOf(h *tar.Header) int {
-	n := 500 + 2*len(h.Name) + len(h.Linkname) + 16*strings.Count(h.Name, "/")
-	if h.Typeflag == tar.TypeDir {
-		for key, value := range h.PAXRecords {
-			n += len(key) + len(value)
-		}
-	}
-	return n
 }
 
 // eachEntry reads a layer to its very end.
@@ -196,107 +128,141 @@ func checkHeader(h *tar.Header) error {
 	return nil
 }
 
-// writeTree writes one tar: the folders, then for each layer what is left of
-// it, with all names of a file after one another.
-func (m *merge) writeTree(ctx context.Context, t *tree, layers []layer, w io.Writer) error {
+// write writes one tar: the folders, then for each layer what is left of it, with
+// all names of a file after one another.
+func (t *tree) write(ctx context.Context, layers []layer, w io.Writer) error {
 	out := tar.NewWriter(w)
-	err := t.folders(func(name string, in *inode) error {
-		h := m.headers[in]
-		if h == nil { // in a tar that has only files
-			h = &tar.Header{Typeflag: tar.TypeDir, Mode: 0o755, ModTime: time.Unix(0, 0)}
-		}
-		n, err := m.renamed(h, name+"/")
-		if err != nil {
-			return err
-		}
-		return out.WriteHeader(n)
-	})
+	files := map[place]*inode{}
+	unsaid, err := t.written(&tar.Header{Typeflag: tar.TypeDir, Mode: 0o755, ModTime: time.Unix(0, 0)}) // in a tar that has only files
 	if err != nil {
 		return err
 	}
-	names, err := t.files(len(layers))
+	err = walk(t.root, "", func(name string, n *node) error {
+		if n.children == nil {
+			n.inode.names = append(n.inode.names, name)
+			files[n.inode.place] = n.inode
+			return nil
+		}
+		h := *unsaid
+		if n.inode != nil {
+			h = *n.inode.header
+		}
+		h.Name = name + "/"
+		return out.WriteHeader(&h)
+	})
 	if err != nil {
 		return err
 	}
 	for i, l := range layers {
-		if err := m.copyLayer(ctx, i, l, names[i], out); err != nil {
+		err := eachEntry(ctx, l, func(entry int, h *tar.Header, r io.Reader) error {
+			in := files[place{i, entry}]
+			if in == nil {
+				return nil
+			}
+			delete(files, in.place)
+			if in.header.Size != h.Size || isRegular(h) != isRegular(in.header) {
+				return ErrChanged
+			}
+			return in.copy(r, out)
+		})
+		if err != nil {
 			return err
 		}
+	}
+	if len(files) > 0 {
+		return fmt.Errorf("cannot read the layers: %w", ErrChanged)
 	}
 	return out.Close()
 }
 
-// copyLayer copies what is left of a layer.
-func (m *merge) copyLayer(ctx context.Context, layer int, l layer, names map[int][]string, out *tar.Writer) error {
-	left := len(names)
-	err := eachEntry(ctx, l, func(i int, h *tar.Header, r io.Reader) error {
-		if names[i] == nil {
-			return nil
-		}
-		left--
-		if h.Typeflag == tar.TypeLink || h.Typeflag == tar.TypeDir {
-			return ErrChanged
-		}
-		if in := m.keep[place{layer, i}]; in != nil {
-			data := &limited{left: maxData}
-			defer func() { m.kept[in] = data.Bytes() }()
-			r = io.TeeReader(r, anyway{data})
-		}
-		return m.copyFile(names[i], h, r, out)
-	})
-	if err == nil && left != 0 {
-		err = fmt.Errorf("cannot read %s: %w", l.name, ErrChanged)
+// copy copies a file under its first name, and adds the others as links. The
+// name it had comes first, when it is still there.
+func (in *inode) copy(r io.Reader, out *tar.Writer) error {
+	if i := slices.Index(in.names, path.Clean(strings.TrimLeft(in.header.Name, "/"))); i > 0 {
+		in.names[0], in.names[i] = in.names[i], in.names[0]
 	}
-	return err
-}
-
-// copyFile copies a file under its first name, and adds the others as links.
-// The name it had comes first, when it is still there.
-func (m *merge) copyFile(names []string, h *tar.Header, r io.Reader, out *tar.Writer) error {
-	own := path.Clean(strings.TrimLeft(h.Name, "/"))
-	for i, n := range names {
-		if n == own {
-			names[0], names[i] = names[i], names[0]
-		}
-	}
-	first, err := m.renamed(h, names[0])
-	if err != nil {
+	h := *in.header
+	h.Name = in.names[0]
+	if err := out.WriteHeader(&h); err != nil {
 		return err
 	}
-	if err := out.WriteHeader(first); err != nil {
-		return err
-	}
-	if h.Typeflag == tar.TypeReg || h.Typeflag == tar.TypeGNUSparse {
+	if isRegular(&h) {
 		if _, err := io.Copy(out, r); err != nil {
 			return err
 		}
 	}
-	for _, name := range names[1:] {
-		link := *first
-		link.Name, link.Typeflag, link.Linkname, link.Size = name, tar.TypeLink, names[0], 0
-		if err := out.WriteHeader(&link); err != nil {
+	for _, name := range in.names[1:] {
+		h.Name, h.Typeflag, h.Linkname, h.Size = name, tar.TypeLink, in.names[0], 0
+		if err := out.WriteHeader(&h); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// renamed returns a header with another name, as pax, which has room for all
-// that was in it and that squashfs keeps.
-func (m *merge) renamed(h *tar.Header, name string) (*tar.Header, error) {
+// written returns a header as pax, which has room for all that was in it and that
+// squashfs keeps, and notes what squashfs does not keep.
+func (t *tree) written(h *tar.Header) (*tar.Header, error) {
 	data, err := metadataOf(h)
 	if err != nil {
 		return nil, err
 	}
+	for _, d := range data.dropped {
+		t.notes.add(d, h.Name)
+	}
 	n := &tar.Header{
-		Typeflag: h.Typeflag, Name: name, Linkname: h.Linkname, Size: h.Size, Mode: h.Mode & data.mask,
-		Uid: int(replaced(m.root.ids.in, uint32(h.Uid))), Gid: int(replaced(m.root.ids.in, uint32(h.Gid))),
+		Typeflag: h.Typeflag, Name: h.Name, Linkname: h.Linkname, Size: h.Size, Mode: h.Mode & data.mask,
+		Uid: int(replaced(t.ids.in, uint32(h.Uid))), Gid: int(replaced(t.ids.in, uint32(h.Gid))),
 		ModTime: clamp(h.ModTime), Devmajor: h.Devmajor, Devminor: h.Devminor, Format: tar.FormatPAX, PAXRecords: data.kept,
 	}
 	if n.Typeflag == tar.TypeGNUSparse {
 		n.Typeflag = tar.TypeReg
 	}
 	return n, nil
+}
+
+// show shows what layers come to. Bytes that are not kept are read from their
+// layer once more.
+func (t *tree) show(ctx context.Context, layers []layer, n *node) *fsimage.Node {
+	if n.children != nil {
+		mode := int64(0o755)
+		if n.inode != nil {
+			mode = n.inode.header.Mode
+		}
+		return &fsimage.Node{Mode: unixMode(0o040000 | mode&0o7777), Names: sync.OnceValues(func() (map[string]*fsimage.Node, error) {
+			names := make(map[string]*fsimage.Node, len(n.children))
+			for name, child := range n.children {
+				names[name] = t.show(ctx, layers, child)
+			}
+			return names, nil
+		})}
+	}
+	in := n.inode
+	out := &fsimage.Node{Mode: in.header.FileInfo().Mode(), Size: in.header.Size}
+	out.Data = func() ([]byte, error) { return in.read(ctx, layers[in.layer]) }
+	if in.header.Typeflag == tar.TypeSymlink {
+		out.Data = func() ([]byte, error) { return []byte(in.header.Linkname), nil }
+	}
+	return out
+}
+
+// read returns the beginning of a file.
+func (in *inode) read(ctx context.Context, l layer) ([]byte, error) {
+	if in.data != nil || in.header.Size == 0 {
+		return in.data, nil
+	}
+	err := eachEntry(ctx, l, func(i int, _ *tar.Header, r io.Reader) (err error) {
+		if i == in.entry {
+			if in.data, err = io.ReadAll(io.LimitReader(r, fsimage.MaxData)); err == nil {
+				err = errSeen
+			}
+		}
+		return err
+	})
+	if !errors.Is(err, errSeen) {
+		return nil, fmt.Errorf("cannot read %s: %w", l.name, errors.Join(ErrChanged, err))
+	}
+	return in.data, nil
 }
 
 // clamp returns the nearest time that squashfs has: 32 bits since 1970.

@@ -1,6 +1,7 @@
 package rootfs
 
 import (
+	"archive/tar"
 	"bytes"
 	"context"
 	"errors"
@@ -28,60 +29,54 @@ const (
 	leastRoom  = 256 << 20        // bytes that are always allowed
 	lookWithin = 10 * time.Minute // for all of it
 	maxListing = 64 << 20         // bytes of a folder's listing
-	maxData    = 4 << 20          // bytes that are read of a file, from its beginning
+	maxBatch   = 4 << 20          // bytes of files that are read together
 )
 
-// readyTree shows the files of a ready file system: an ext4's by debugfs, as they
-// are asked for; a squashfs and an erofs are unpacked into dir. The files are those
-// that the kernel would show, or there is an error.
-func readyTree(ctx context.Context, f *os.File, kind policy.FSType, size int64, dir string) (fs.ReadLinkFS, func(), error) {
+// lookAt calls Look for a ready file system: an ext4's files are read by debugfs,
+// as they are asked for; a squashfs is unpacked into dir. The files are those that the
+// kernel would show, or there is an error.
+func (o Options) lookAt(ctx context.Context, f *os.File, kind policy.FSType, size int64, dir string) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, lookWithin, errors.New("it takes too long to look through the file system"))
-	if kind == policy.Ext4 {
-		e := ext4{ctx: ctx, f: f}
-		root, err := e.node(2, "040755", "")
-		return fsimage.Tree{Root: root}, cancel, err
-	}
 	defer cancel()
-	dir = filepath.Join(dir, "look")
-	unpack := unpackSquashfs
-	if kind == policy.EROFS {
-		unpack = unpackEROFS
-	}
-	if err := unpack(ctx, f, max(size*maxHollow, leastRoom), dir); err != nil {
-		return nil, cancel, fmt.Errorf("cannot look through the file system: %w", err)
-	}
-	if os.Geteuid() != 0 { // who reads what is readable by nobody; chmod follows no link here
-		if _, err := tool(ctx, nil, nil, nil, "chmod", "-R", "u+rX", dir); err != nil {
-			return nil, cancel, fmt.Errorf("cannot look through the file system: %w", err)
+	var root *fsimage.Node
+	var err error
+	switch kind {
+	case policy.Ext4:
+		root, err = ext4{ctx: ctx, f: f}.node(2, "040755", "")
+	case policy.EROFS:
+		root, err = fsimage.EROFS(io.NewSectionReader(f, 0, size))
+	default:
+		dir = filepath.Join(dir, "look")
+		if err = unpackSquashfs(ctx, f, max(size*maxHollow, leastRoom), dir); err == nil && os.Geteuid() != 0 {
+			// Who reads what is readable by nobody; chmod follows no link here.
+			_, err = tool(ctx, nil, nil, nil, "chmod", "-R", "u+rX", dir)
+		}
+		if err == nil {
+			return o.lookIn(dir, kind)
 		}
 	}
-	tree, closed, err := folderTree(dir)
-	return tree, closed, err
+	if err != nil {
+		return fmt.Errorf("cannot look through the file system: %w", err)
+	}
+	return o.Look(root, kind, nil)
 }
 
-// folderTree shows the files of a folder. No link leads out of it.
-func folderTree(dir string) (fs.ReadLinkFS, func(), error) {
-	root, err := os.OpenRoot(dir)
+// lookIn calls Look for a folder. No link leads out of it.
+func (o Options) lookIn(dir string, kind policy.FSType) error {
+	folder, err := os.OpenRoot(dir)
 	if err != nil {
-		return nil, func() {}, fmt.Errorf("cannot look through the root file system: %w", err)
+		return fmt.Errorf("cannot look through the root file system: %w", err)
 	}
-	return root.FS().(fs.ReadLinkFS), func() { root.Close() }, nil
+	defer folder.Close()
+	root, err := fsimage.Of(folder.FS().(fs.ReadLinkFS))
+	if err != nil {
+		return fmt.Errorf("cannot look through the root file system: %w", err)
+	}
+	return o.Look(root, kind, nil)
 }
 
 // errRoom is for files that are longer than they can be.
 var errRoom = fmt.Errorf("%w: its files are longer than it can hold", fsimage.ErrCorrupt)
-
-func unpackEROFS(ctx context.Context, f *os.File, room int64, dir string) error {
-	n, err := fsimage.CheckEROFS(f)
-	if err == nil && n > room {
-		err = errRoom
-	}
-	if err != nil {
-		return err
-	}
-	_, err = tool(ctx, f, nil, nil, fsckErofs, "--extract="+dir, "--no-preserve-owner", "--preserve-perms", thisFile)
-	return err
-}
 
 // unpackSquashfs trusts the tool (4.5.1 and later) with names that lead out of dir:
 // it refuses them. It makes devices for root only, and says so.
@@ -144,13 +139,13 @@ type ext4 struct {
 func (e ext4) ask(limit int64, format string, args ...any) ([]byte, error) {
 	out := &limited{left: limit}
 	words, err := tool(e.ctx, e.f, nil, out, debugfs, "-R", fmt.Sprintf(format, args...), thisFile)
-	if out.full {
-		return out.Bytes(), nil
+	if out.left == 0 {
+		return out.kept, nil
 	}
 	if _, after, _ := strings.Cut(words, "\n"); err == nil && after != "" {
 		err = fmt.Errorf("%w: %s: %.200q", fsimage.ErrCorrupt, debugfs, after)
 	}
-	return out.Bytes(), err
+	return out.kept, err
 }
 
 // node returns the node of an inode, of which a folder's listing says mode, in
@@ -164,19 +159,27 @@ func (e ext4) node(inode uint64, mode, size string) (*fsimage.Node, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: %s says %.40q and %.40q of an inode", fsimage.ErrCorrupt, debugfs, mode, size)
 	}
-	n := &fsimage.Node{Mode: fsimage.UnixMode(uint16(bits)), Size: length}
+	n := &fsimage.Node{Mode: unixMode(int64(bits)), Size: length}
 	n.Names = sync.OnceValues(func() (map[string]*fsimage.Node, error) { return e.names(inode) })
 	n.Data = sync.OnceValues(func() ([]byte, error) {
 		if n.Mode.Type() == fs.ModeSymlink {
 			return e.link(inode, length)
 		}
-		data, err := e.ask(min(length, maxData), "cat <%d>", inode)
-		if err == nil && int64(len(data)) < min(length, maxData) {
-			err = fmt.Errorf("%w: a file of %d bytes ends after %d", fsimage.ErrCorrupt, length, len(data))
-		}
-		return data, err
+		return e.cat(inode, min(length, fsimage.MaxData))
 	})
 	return n, nil
+}
+
+// unixMode turns a mode as stat(2) has it into Go's.
+func unixMode(m int64) fs.FileMode { return (&tar.Header{Mode: m}).FileInfo().Mode() }
+
+// cat returns the first n bytes of a file.
+func (e ext4) cat(inode uint64, n int64) ([]byte, error) {
+	data, err := e.ask(n, "cat <%d>", inode)
+	if err == nil && int64(len(data)) < n {
+		err = fmt.Errorf("%w: a file ends after %d bytes, and not after %d", fsimage.ErrCorrupt, len(data), n)
+	}
+	return data, err
 }
 
 // names reads "/inode/mode/uid/gid/name/size/\n" for each entry. A name can have
@@ -197,17 +200,15 @@ func (e ext4) names(inode uint64) (map[string]*fsimage.Node, error) {
 		number, err := strconv.ParseUint(f[1], 10, 32)
 		name := f[5]
 		switch {
-		case err != nil || out[name] != nil:
+		case err != nil || out[name] != nil || name == "" || strings.Contains(name, "\x00"):
 			return nil, fmt.Errorf("%w: a folder with the entry %.80q", fsimage.ErrCorrupt, name)
 		case name == "." || name == ".." || number == 0:
 			continue
-		case !fsimage.ValidName(name):
-			return nil, fmt.Errorf("%w: a folder with the name %.80q", fsimage.ErrCorrupt, name)
 		}
 		if out[name], err = e.node(number, f[2], f[6]); err != nil {
 			return nil, err
 		}
-		if n := out[name]; n.Mode.IsRegular() && n.Size > 0 && n.Size <= smallFile && (together.total < maxData || together.sizes[number] > 0) {
+		if n := out[name]; n.Mode.IsRegular() && n.Size > 0 && n.Size <= smallFile && (together.total < maxBatch || together.sizes[number] > 0) {
 			together.total += n.Size
 			together.sizes[number] = n.Size
 			n.Data = func() ([]byte, error) { together.once.Do(together.read); return together.data[number], together.err }
@@ -236,7 +237,7 @@ func (b *batch) read() {
 	out := &limited{left: maxListing}
 	words, err := tool(b.e.ctx, b.e.f, strings.NewReader(script.String()), out, debugfs, "-f", "-", thisFile)
 	b.data = map[uint64][]byte{}
-	rest := out.Bytes()
+	rest := out.kept
 	for _, inode := range inodes { // it says each command before it follows it
 		var ok bool
 		if rest, ok = bytes.CutPrefix(rest, fmt.Appendf(nil, "debugfs: cat <%d>\n", inode)); !ok || int64(len(rest)) < b.sizes[inode] {
@@ -262,27 +263,21 @@ func (e ext4) link(inode uint64, length int64) ([]byte, error) {
 	if _, after, ok := bytes.Cut(text, []byte("Fast link dest: \"")); ok && int64(len(after)) >= length {
 		return after[:length], nil
 	}
-	text, err = e.ask(length, "cat <%d>", inode)
-	if err == nil && int64(len(text)) < length {
-		err = fmt.Errorf("%w: a symbolic link of %d bytes ends after %d", fsimage.ErrCorrupt, length, len(text))
-	}
-	return text, err
+	return e.cat(inode, length)
 }
 
-// limited keeps so many bytes, and then ends who writes.
+// limited keeps so many bytes, and then ends who writes. It is no bytes.Buffer, whose
+// ReadFrom would take all that there is.
 type limited struct {
-	bytes.Buffer
+	kept []byte
 	left int64
-	full bool
 }
 
 func (l *limited) Write(p []byte) (int, error) {
-	if int64(len(p)) >= l.left {
-		l.full = true
-		l.Buffer.Write(p[:l.left])
-		l.left = 0
-		return 0, io.ErrShortWrite
+	n := min(int64(len(p)), l.left)
+	l.kept = append(l.kept, p[:n]...)
+	if l.left -= n; l.left == 0 {
+		return int(n), io.ErrShortWrite
 	}
-	l.left -= int64(len(p))
-	return l.Buffer.Write(p)
+	return int(n), nil
 }

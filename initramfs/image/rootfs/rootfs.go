@@ -63,19 +63,9 @@ type Options struct {
 	Image string        // which image of an OCI layout: a tag or a digest; "": the only one
 	Stdin io.Reader     // of the source Stdin
 
-	// Look is shown the files that are to be in the image, which will be of a
-	// type and may name its entrypoint; its error ends Make. It may be nil.
-	Look func(tree fs.ReadLinkFS, kind policy.FSType, entrypoint []string) error
-	// Program is the file that Look is sure to read.
-	Program string
-}
-
-// look calls Look.
-func (o Options) look(tree fs.ReadLinkFS, kind policy.FSType, entrypoint []string) error {
-	if o.Look == nil {
-		return nil
-	}
-	return o.Look(tree, kind, entrypoint)
+	// Look is shown the root of the files that are to be in the image, which will
+	// be of a type and may name its entrypoint; its error ends Make. It may be nil.
+	Look func(root *fsimage.Node, kind policy.FSType, entrypoint []string) error
 }
 
 // Image is a finished file system.
@@ -156,14 +146,10 @@ func (o Options) fromFolder(ctx context.Context, source, dir string) (*Image, er
 	if kind == policy.Squashfs && before.acl != "" {
 		return nil, fmt.Errorf("%w: %s", ErrACL, before.acl)
 	}
-	tree, closed, err := folderTree(source)
-	if err != nil {
-		return nil, err
-	}
-	err = o.look(tree, kind, nil)
-	closed()
-	if err != nil {
-		return nil, err
+	if o.Look != nil {
+		if err := o.lookIn(source, kind); err != nil {
+			return nil, err
+		}
 	}
 	switch kind {
 	case policy.EROFS:
@@ -224,12 +210,7 @@ func (o Options) fromReady(ctx context.Context, s *source, dir string) (*Image, 
 		return nil, fmt.Errorf("cannot read the file system: %w", err)
 	}
 	if o.Look != nil {
-		tree, closed, err := readyTree(ctx, s.file, s.ready, size, dir)
-		defer closed()
-		if err == nil {
-			err = o.Look(tree, s.ready, nil)
-		}
-		if err != nil {
+		if err := o.lookAt(ctx, s.file, s.ready, size, dir); err != nil {
 			return nil, err
 		}
 	}

@@ -96,50 +96,57 @@ func build(t *testing.T, source string, o Options) *Image {
 // and folders.
 func contents(t *testing.T, image *Image) map[string]string {
 	t.Helper()
-	tree, closed, err := readyTree(t.Context(), image.File, image.Type, image.Size, t.TempDir())
-	if err != nil {
+	var all map[string]string
+	look := func(root *fsimage.Node, _ policy.FSType, _ []string) error { all = treeContents(t, root); return nil }
+	if err := (Options{Look: look}).lookAt(t.Context(), image.File, image.Type, image.Size, t.TempDir()); err != nil {
 		t.Fatal(err)
 	}
-	defer closed()
-	return treeContents(t, tree)
+	return all
 }
 
-func treeContents(t *testing.T, tree fs.ReadLinkFS) map[string]string {
+// walkNodes calls f for all that is below a folder.
+func walkNodes(t *testing.T, folder *fsimage.Node, prefix string, f func(path string, n *fsimage.Node)) {
 	t.Helper()
-	all := map[string]string{}
-	err := fs.WalkDir(tree, ".", func(path string, d fs.DirEntry, err error) error {
-		switch {
-		case err != nil || path == "." || path == "lost+found":
-			return err
-		case d.IsDir():
-			all[path] = "/"
-		case d.Type() == fs.ModeSymlink:
-			target, err := tree.ReadLink(path)
-			all[path] = "-> " + target
-			return err
-		case d.Type().IsRegular():
-			data, err := fs.ReadFile(tree, path)
-			all[path] = string(data)
-			return err
-		default:
-			all[path] = d.Type().String()
-		}
-		return nil
-	})
+	names, err := folder.Names()
 	if err != nil {
 		t.Fatal(err)
 	}
+	for name, n := range names {
+		if path := prefix + name; path != "lost+found" {
+			f(path, n)
+			if n.Mode.IsDir() {
+				walkNodes(t, n, path+"/", f)
+			}
+		}
+	}
+}
+
+func treeContents(t *testing.T, root *fsimage.Node) map[string]string {
+	t.Helper()
+	all := map[string]string{}
+	walkNodes(t, root, "", func(path string, n *fsimage.Node) {
+		switch {
+		case n.Mode.IsDir():
+			all[path] = "/"
+		case n.Mode.IsRegular(), n.Mode.Type() == fs.ModeSymlink:
+			data, err := n.Data()
+			if err != nil {
+				t.Fatal(err)
+			}
+			all[path] = string(data)
+			if !n.Mode.IsRegular() {
+				all[path] = "-> " + string(data)
+			}
+		default:
+			all[path] = n.Mode.Type().String()
+		}
+	})
 	return all
 }
 
 func wantContents(t *testing.T, image *Image, want map[string]string) {
 	t.Helper()
 	wantAll(t, contents(t, image), want)
-}
-
-func wantTree(t *testing.T, tree fs.ReadLinkFS, want map[string]string) {
-	t.Helper()
-	wantAll(t, treeContents(t, tree), want)
 }
 
 func wantAll(t *testing.T, got, want map[string]string) {
@@ -403,15 +410,10 @@ func TestFuture(t *testing.T) {
 // TestMemory: one budget for what all layers take, folders that only a name has
 // in it too.
 func TestMemory(t *testing.T) {
-	tr, m := &tree{root: newFolder(), kept: maxKept - 150<<10}, &merge{}
+	tr := &tree{root: newFolder(0), kept: maxKept - 150<<10}
 	var err error
 	for i := 0; i < 3 && err == nil; i++ {
-		data := makeTar(t, file(strings.Repeat(fmt.Sprintf("%d/", i), 250)+"f", ""))
-		var changes []change
-		changes, err = m.readLayer(t.Context(), tr, layer{open: func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(data)), nil }})
-		if err == nil {
-			err = tr.apply(i, changes, false)
-		}
+		err = tr.readLayer(t.Context(), i, layerOf(makeTar(t, file(strings.Repeat(fmt.Sprintf("%d/", i), 250)+"f", ""))))
 	}
 	if !errors.Is(err, ErrTar) {
 		t.Errorf("three layers of 250 folders each in 150 KiB: %v; want ErrTar", err)
@@ -692,8 +694,8 @@ func FuzzTree(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, lower, upper []byte) {
 		if tree, err := flatten(t, lower, upper); err == nil {
-			if _, err := tree.files(2); err != nil && !errors.Is(err, ErrTar) {
-				t.Errorf("files = %v; want ErrTar", err)
+			if err := tree.write(t.Context(), []layer{layerOf(lower), layerOf(upper)}, io.Discard); err != nil && !errors.Is(err, ErrTar) && !errors.Is(err, tar.ErrHeader) {
+				t.Errorf("write = %v; want ErrTar", err)
 			}
 		}
 	})
@@ -724,14 +726,14 @@ func uncompressed(t testing.TB, data []byte) []byte {
 	return plain
 }
 
+func layerOf(data []byte) layer {
+	return layer{open: func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(data)), nil }}
+}
+
 func flatten(t *testing.T, layers ...[]byte) (*tree, error) {
-	tr, m := &tree{root: newFolder()}, &merge{}
+	tr := &tree{root: newFolder(0)}
 	for i, data := range layers {
-		changes, err := m.readLayer(t.Context(), tr, layer{open: func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(data)), nil }})
-		if err != nil {
-			return nil, err
-		}
-		if err := tr.apply(i, changes, false); err != nil {
+		if err := tr.readLayer(t.Context(), i, layerOf(data)); err != nil {
 			return nil, err
 		}
 	}
@@ -866,9 +868,9 @@ func TestOCILayout(t *testing.T) {
 	dir := t.TempDir()
 	writeIndex(t, dir, addImage(t, dir, threeLayers(t)...))
 	var entrypoint []string
-	image := build(t, dir, Options{Look: func(tree fs.ReadLinkFS, _ policy.FSType, program []string) error {
+	image := build(t, dir, Options{Look: func(root *fsimage.Node, _ policy.FSType, program []string) error {
 		entrypoint = program
-		wantTree(t, tree, threeContents)
+		wantAll(t, treeContents(t, root), threeContents)
 		return nil
 	}})
 	wantContents(t, image, threeContents)

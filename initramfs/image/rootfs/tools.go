@@ -22,11 +22,10 @@ const (
 	resize2fs  = "resize2fs"
 	debugfs    = "debugfs"
 	unsquashfs = "unsquashfs"
-	fsckErofs  = "fsck.erofs"
 )
 
 var packages = map[string]string{
-	mksquashfs: "squashfs-tools", mkfsErofs: "erofs-utils", mke2fs: "e2fsprogs", resize2fs: "e2fsprogs", debugfs: "e2fsprogs", unsquashfs: "squashfs-tools", fsckErofs: "erofs-utils",
+	mksquashfs: "squashfs-tools", mkfsErofs: "erofs-utils", mke2fs: "e2fsprogs", resize2fs: "e2fsprogs", debugfs: "e2fsprogs", unsquashfs: "squashfs-tools",
 }
 
 // fixedUUID is the UUID of every erofs and ext4: the image's own UUIDs are those of

@@ -3,6 +3,7 @@ package rootfs
 import (
 	"archive/tar"
 	"fmt"
+	"io"
 	"maps"
 	"slices"
 	"strings"
@@ -18,9 +19,16 @@ const (
 	maxTarget  = 4095      // of a symbolic link's target: PATH_MAX has a NUL
 	maxMajor   = 1<<12 - 1 // of a device (include/linux/kdev_t.h)
 	maxMinor   = 1<<20 - 1
-	maxDepth   = 256 // folders in one another
-	maxFollow  = 40  // symbolic links on the way to a name, as the kernel's
+	maxDepth   = 256       // folders in one another
+	maxFollow  = 40        // symbolic links on the way to a name, as the kernel's
+	smallFile  = 256 << 10 // bytes of a file that is kept for who looks at the tree
 )
+
+// folderSize is about what a folder takes in memory, in bytes.
+const folderSize = 400
+
+// keptFolders have the small files that are kept.
+var keptFolders = []string{"etc/", "usr/lib/systemd/", "lib/systemd/", "usr/local/lib/systemd/", "usr/lib/udev/rules.d/", "lib/udev/rules.d/", "usr/local/lib/udev/rules.d/"}
 
 // place is where a file's bytes are: the entry of a layer, both counted from 0.
 type place struct{ layer, entry int }
@@ -28,30 +36,29 @@ type place struct{ layer, entry int }
 // inode is one file.
 type inode struct {
 	place
-	kind byte // tar.Type…
-	mode uint16
-	size int64
-	link string // of a symbolic link
+	header *tar.Header // as it is written, but for the name
+	data   []byte      // of a regular file, where it is kept
+	names  []string    // filled in when it is written
 }
 
 // node is a name in the tree. A folder has children, which may be none.
 type node struct {
 	inode    *inode // nil for a folder that no entry describes
+	layer    int    // which has the name
 	children map[string]*node
 }
 
-func newFolder() *node { return &node{children: map[string]*node{}} }
+func newFolder(layer int) *node { return &node{layer: layer, children: map[string]*node{}} }
 
 // tree is what layers, applied one after another, result in. Whoever made the tar
 // decides its names.
 type tree struct {
 	root    *node
+	ids     ids
 	entries int
 	kept    int // bytes of memory, about
+	notes   notes
 }
-
-// folderSize is about what a folder takes in memory, in bytes.
-const folderSize = 400
 
 // keep counts bytes of memory.
 func (t *tree) keep(n int) error {
@@ -59,13 +66,6 @@ func (t *tree) keep(n int) error {
 		return fmt.Errorf("%w: its names take more than %d bytes of memory", ErrTar, maxKept)
 	}
 	return nil
-}
-
-// change is one entry of a layer.
-type change struct {
-	index  int
-	header *tar.Header // without what add does not need
-	name   []string    // the parts of its path
 }
 
 // split returns the parts of a tar's name, none for the root itself. A name
@@ -93,27 +93,51 @@ func split(name string) ([]string, error) {
 	return parts, nil
 }
 
-// apply puts a layer upon the tree: first what it takes away from the layers
-// below, then what it has (OCI image-spec v1.1.1, layer.md, "Applying
-// Changesets"). In a layer that is whole, no name is a whiteout.
-func (t *tree) apply(layer int, changes []change, whole bool) error {
-	if t.entries += len(changes); t.entries > maxEntries {
+// apply puts an entry of a layer upon the tree: a whiteout takes away what the
+// layers below have (OCI image-spec v1.1.1, layer.md, "Applying Changesets"). In a
+// layer that is whole, no name is a whiteout.
+func (t *tree) apply(at place, h *tar.Header, r io.Reader, whole bool) error {
+	if t.entries++; t.entries > maxEntries {
 		return fmt.Errorf("%w: more than %d entries", ErrTar, maxEntries)
 	}
-	for _, c := range changes {
-		if !whole && isWhiteout(c) {
-			t.remove(c)
-		}
+	parts, err := split(h.Name)
+	if err != nil {
+		return err
 	}
-	for _, c := range changes {
-		if !whole && isWhiteout(c) {
-			continue
+	if len(parts) > 0 && !whole && strings.HasPrefix(parts[len(parts)-1], whiteout) {
+		t.remove(at.layer, parts)
+		return nil
+	}
+	in := &inode{place: at}
+	if in.header, err = t.written(h); err != nil {
+		return err
+	}
+	if err := t.keep(keptOf(in.header, len(parts))); err != nil {
+		return err
+	}
+	name := strings.Join(parts, "/")
+	if isRegular(h) && h.Size <= smallFile && slices.ContainsFunc(keptFolders, func(f string) bool { return strings.HasPrefix(name, f) }) {
+		if in.data, err = io.ReadAll(r); err != nil {
+			return err
 		}
-		if err := t.add(layer, c); err != nil {
+		if err := t.keep(len(in.data)); err != nil {
 			return err
 		}
 	}
-	return nil
+	return t.add(in, parts)
+}
+
+// keptOf returns about how many bytes of memory an entry takes.
+func keptOf(h *tar.Header, parts int) int {
+	n := 600 + 2*len(h.Name) + len(h.Linkname) + 16*parts
+	for key, value := range h.PAXRecords {
+		n += len(key) + len(value)
+	}
+	return n
+}
+
+func isRegular(h *tar.Header) bool {
+	return h.Typeflag == tar.TypeReg || h.Typeflag == tar.TypeGNUSparse
 }
 
 // The names of whiteouts (layer.md, "Whiteouts").
@@ -122,68 +146,75 @@ const (
 	opaqueWhiteout = ".wh..wh..opq"
 )
 
-func isWhiteout(c change) bool {
-	return len(c.name) > 0 && strings.HasPrefix(c.name[len(c.name)-1], whiteout)
-}
-
 // remove does what a whiteout says; there may be nothing to remove.
-func (t *tree) remove(c change) {
-	folder, err := t.folder(c.name[:len(c.name)-1], false)
+func (t *tree) remove(layer int, parts []string) {
+	folder, err := t.folder(layer, parts[:len(parts)-1], false)
 	if err != nil || folder == nil {
 		return
 	}
-	name := c.name[len(c.name)-1]
-	if name == opaqueWhiteout {
-		clear(folder.children)
-		return
+	name := parts[len(parts)-1]
+	for child, n := range folder.children {
+		if (name == opaqueWhiteout || child == strings.TrimPrefix(name, whiteout)) && n.prune(layer) {
+			delete(folder.children, child)
+		}
 	}
-	delete(folder.children, strings.TrimPrefix(name, whiteout))
 }
 
-// add adds an entry. A folder stays the folder that it was, with a new owner
-// and mode; all else takes the place of what has its name.
-func (t *tree) add(layer int, c change) error {
-	in := &inode{place: place{layer, c.index}, kind: c.header.Typeflag, mode: uint16(c.header.Mode & 0o7777), size: c.header.Size, link: c.header.Linkname}
-	if len(c.name) == 0 {
-		if in.kind != tar.TypeDir {
+// prune takes away what the layers below one have, and reports whether that is
+// all.
+func (n *node) prune(layer int) bool {
+	for name, child := range n.children {
+		if child.prune(layer) {
+			delete(n.children, name)
+		}
+	}
+	if n.layer >= layer {
+		return false
+	}
+	n.inode = nil
+	return len(n.children) == 0
+}
+
+// add adds a file. A folder stays the folder that it was, with a new owner and
+// mode; all else takes the place of what has its name.
+func (t *tree) add(in *inode, parts []string) error {
+	isFolder := in.header.Typeflag == tar.TypeDir
+	if len(parts) == 0 {
+		if !isFolder {
 			return fmt.Errorf("%w: its root is no folder", ErrTar)
 		}
 		t.root.inode = in
 		return nil
 	}
-	folder, err := t.folder(c.name[:len(c.name)-1], true)
+	folder, err := t.folder(in.layer, parts[:len(parts)-1], true)
 	if err != nil {
-		return fmt.Errorf("%w (for %.80q)", err, c.header.Name)
+		return fmt.Errorf("%w (for %.80q)", err, in.header.Name)
 	}
-	name := c.name[len(c.name)-1]
-	old := folder.children[name]
-	switch {
-	case in.kind == tar.TypeDir && old != nil && old.children != nil:
-		old.inode = in
-	case in.kind == tar.TypeDir:
-		n := newFolder()
-		n.inode = in
-		folder.children[name] = n
-	case in.kind == tar.TypeLink:
-		target, err := t.linked(c.header.Linkname)
-		if err != nil {
-			return fmt.Errorf("%w (for %.80q)", err, c.header.Name)
+	name := parts[len(parts)-1]
+	n := &node{inode: in, layer: in.layer}
+	if isFolder {
+		n.children = map[string]*node{}
+		if old := folder.children[name]; old != nil && old.children != nil {
+			n.children = old.children
 		}
-		folder.children[name] = &node{inode: target}
-	default:
-		folder.children[name] = &node{inode: in}
 	}
+	if in.header.Typeflag == tar.TypeLink {
+		if n.inode, err = t.linked(in.layer, in.header.Linkname); err != nil {
+			return fmt.Errorf("%w (for %.80q)", err, in.header.Name)
+		}
+	}
+	folder.children[name] = n
 	return nil
 }
 
 // linked returns the file that a hard link is another name of.
-func (t *tree) linked(name string) (*inode, error) {
+func (t *tree) linked(layer int, name string) (*inode, error) {
 	parts, err := split(name)
 	if err != nil {
 		return nil, err
 	}
 	if len(parts) > 0 {
-		folder, err := t.folder(parts[:len(parts)-1], false)
+		folder, err := t.folder(layer, parts[:len(parts)-1], false)
 		if err != nil {
 			return nil, err
 		}
@@ -199,7 +230,7 @@ func (t *tree) linked(name string) (*inode, error) {
 // folder walks to a folder. A symbolic link on the way is followed inside the
 // tree, as a container's runtime does it: a layer may put lib/x where lib is
 // a link to usr/lib. What is missing is made, or nil is returned.
-func (t *tree) folder(parts []string, create bool) (*node, error) {
+func (t *tree) folder(layer int, parts []string, create bool) (*node, error) {
 	at := []*node{t.root} // the way, from the root on
 	follow := maxFollow
 	for len(parts) > 0 {
@@ -227,16 +258,16 @@ func (t *tree) folder(parts []string, create bool) (*node, error) {
 			if err := t.keep(folderSize + len(part)); err != nil {
 				return nil, err
 			}
-			next = newFolder()
+			next = newFolder(layer)
 			here.children[part] = next
-		case next.children == nil && next.inode.kind == tar.TypeSymlink:
+		case next.children == nil && next.inode.header.Typeflag == tar.TypeSymlink:
 			if follow--; follow < 0 || len(parts) > maxPath {
 				return nil, fmt.Errorf("%w: symbolic links lead in a circle", ErrTar)
 			}
-			if strings.HasPrefix(next.inode.link, "/") {
+			if strings.HasPrefix(next.inode.header.Linkname, "/") {
 				at = at[:1]
 			}
-			parts = append(strings.Split(next.inode.link, "/"), parts...)
+			parts = append(strings.Split(next.inode.header.Linkname, "/"), parts...)
 			continue
 		case next.children == nil:
 			return nil, fmt.Errorf("%w: %.80q is no folder", ErrTar, part)
@@ -244,34 +275,6 @@ func (t *tree) folder(parts []string, create bool) (*node, error) {
 		at = append(at, next)
 	}
 	return at[len(at)-1], nil
-}
-
-// folders calls f for each folder below the root, those that hold others
-// first, in the order of their names.
-func (t *tree) folders(f func(name string, in *inode) error) error {
-	return walk(t.root, "", func(name string, n *node) error {
-		if n.children == nil {
-			return nil
-		}
-		return f(name, n.inode)
-	})
-}
-
-// files returns for each layer what its entries, by their number, are called.
-func (t *tree) files(layers int) ([]map[int][]string, error) {
-	all := make([]map[int][]string, layers)
-	for i := range all {
-		all[i] = map[int][]string{}
-	}
-	err := walk(t.root, "", func(name string, n *node) error {
-		if n.children != nil {
-			return nil
-		}
-		names := all[n.inode.layer]
-		names[n.inode.entry] = append(names[n.inode.entry], name)
-		return nil
-	})
-	return all, err
 }
 
 // walk calls f for all names below a folder, in their order.

@@ -2,13 +2,13 @@ package seal
 
 import (
 	"fmt"
-	"io/fs"
 	"slices"
 	"strings"
 
 	"cocoroot/initramfs/fault"
 	"cocoroot/initramfs/image/audit"
 	"cocoroot/initramfs/image/cmdline"
+	"cocoroot/initramfs/image/fsimage"
 	"cocoroot/unlock/policy"
 	"cocoroot/unlock/verity"
 )
@@ -34,18 +34,16 @@ func checkAllowed(allowed []string) error {
 
 // auditRoot looks through the files of an image, and refuses what obeys the
 // host and was not allowed. It notes whether the root has kernel modules.
-func (o *Options) auditRoot(tree fs.ReadLinkFS, kind policy.FSType, entrypoint []string) error {
+func (o *Options) auditRoot(root *fsimage.Node, kind policy.FSType, entrypoint []string) error {
 	line, init, err := o.draftLine(kind)
 	if err != nil {
 		return err
 	}
-	all, err := audit.Check(tree, init, line)
+	all, hasModules, err := audit.Check(root, init, line)
 	if err != nil {
 		return err
 	}
-	if o.hasModules, err = audit.HasModules(tree); err != nil {
-		return err
-	}
+	o.hasModules = hasModules
 	var text strings.Builder
 	var names []string
 	for _, f := range all {
@@ -64,7 +62,7 @@ func (o *Options) auditRoot(tree fs.ReadLinkFS, kind policy.FSType, entrypoint [
 		return fault.Hintf(fmt.Errorf("the root file system has no init:%s", text.String()),
 			"the OCI image starts %q: --init takes the program, and --append '-- …' its arguments; it will be the guest's first process", entrypoint)
 	}
-	if top := onlyFolder(tree); top != "" && slices.Contains(names, audit.NoInit) {
+	if top := onlyFolder(root); top != "" && slices.Contains(names, audit.NoInit) {
 		return fault.Hintf(fmt.Errorf("the root file system has no init, and all of it lies in one folder, %q:%s", top, text.String()),
 			"make the tar from inside that folder: tar -C %s -c .", top)
 	}
@@ -112,11 +110,19 @@ func (o Options) lineOptions() cmdline.Options {
 
 // onlyFolder returns the name of the one folder in which all of a root lies, or
 // "": whoever packs a root from above it makes such a one.
-func onlyFolder(tree fs.FS) string {
-	top, err := fs.ReadDir(tree, ".")
-	top = slices.DeleteFunc(top, func(d fs.DirEntry) bool { return d.Name() == "lost+found" })
-	if err != nil || len(top) != 1 || !top[0].IsDir() {
+func onlyFolder(root *fsimage.Node) string {
+	names, err := root.Names()
+	var top []string
+	for name, n := range names {
+		if name != "lost+found" {
+			top = append(top, name)
+			if !n.Mode.IsDir() {
+				return ""
+			}
+		}
+	}
+	if err != nil || len(top) != 1 {
 		return ""
 	}
-	return top[0].Name()
+	return top[0]
 }

@@ -31,14 +31,10 @@ func (o *Options) makeRoot(ctx context.Context, tell Observer) (*rootfs.Image, e
 	}
 	defer os.RemoveAll(dir)
 	files.ScratchOf(ctx).Add(dir)
-	_, program, err := o.draftLine(policy.Squashfs)
-	if err != nil {
-		return nil, err
-	}
 	defer watchSize(dir, tell)()
 	image, err := rootfs.Make(ctx, o.Root, dir, rootfs.Options{
 		Type: policy.FSType(o.FS), Epoch: epoch, Owned: o.RootOwned, Level: o.Level, Image: o.OCIImage, Stdin: os.Stdin,
-		Look: o.auditRoot, Program: program,
+		Look: o.auditRoot,
 	})
 	if err != nil {
 		err = &inFolder{err, dir}
