@@ -7,6 +7,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"cocoroot/unlock/gpt"
@@ -31,9 +32,8 @@ type answer struct {
 // question is a disk that was asked. Each is asked once.
 type question struct {
 	since  time.Time
-	done   chan struct{} // closed when answer and err are set
-	answer answer
-	err    error
+	answer atomic.Pointer[answer] // nil: it has not answered
+	err    error                  // set with the answer
 }
 
 // question returns the question to a disk, a new one if need be, and keeps it
@@ -50,12 +50,11 @@ func (s *search) question(name string, open map[string]*question) *question {
 	key := name + " " + sequence
 	q := s.asked[key]
 	if q == nil {
-		select {
-		case s.slots <- struct{}{}:
-		default:
+		if s.asking.Load() == maxAsking {
 			return nil // later
 		}
-		q = &question{since: time.Now(), done: make(chan struct{})}
+		s.asking.Add(1)
+		q = &question{since: time.Now()}
 		go s.put(q, name)
 	}
 	open[key] = q
@@ -64,55 +63,38 @@ func (s *search) question(name string, open map[string]*question) *question {
 
 // put asks the disk and wakes the search when it has answered.
 func (s *search) put(q *question, name string) {
+	var a answer
 	defer func() {
 		if r := recover(); r != nil { // this is the first process
 			q.err = fmt.Errorf("cannot read it: %v", r)
 		}
-		close(q.done)
-		<-s.slots
+		q.answer.Store(&a)
+		s.asking.Add(-1)
 		signal(s.wake)
 	}()
-	q.answer, q.err = s.ask(name)
+	a, q.err = s.ask(name)
 }
 
-// nodes returns which devices of the disk have the wanted name.
-// pending means that the disk may still say so.
-func (q *question) nodes(s *search, name string) (nodes []string, pending bool) {
-	if !q.answered() {
-		return nil, time.Since(q.since) < patience
+// nodes returns which devices of the disk have the wanted name, and what is
+// wrong with the disk, if anything, for an error. pending means that the disk
+// may still say that it has the name.
+func (q *question) nodes(s *search, name string) (nodes []string, note string, pending bool) {
+	a := q.answer.Load()
+	if a == nil {
+		return nil, " (does not answer)", time.Since(q.since) < patience
 	}
-	if s.want.Kind == policy.BySerial && q.answer.serial == s.want.Name {
+	if q.err != nil {
+		note = " (" + q.err.Error() + ")"
+	}
+	if s.want.Kind == policy.BySerial && a.serial == s.want.Name {
 		nodes = append(nodes, name)
 	}
-	for _, p := range q.answer.parts {
-		if p.GUID.String() != s.want.Name {
-			continue
-		}
-		if n, ok := partitions(s.sys, name)[strconv.Itoa(p.Number)]; ok {
+	for _, p := range a.parts {
+		if n, ok := partitions(s.sys, name)[strconv.Itoa(p.Number)]; ok && p.GUID.String() == s.want.Name {
 			nodes = append(nodes, n)
 		}
 	}
-	return nodes, false
-}
-
-func (q *question) answered() bool {
-	select {
-	case <-q.done:
-		return true
-	default:
-		return false
-	}
-}
-
-// note says in an error what is wrong with the disk, if anything.
-func (q *question) note() string {
-	switch {
-	case !q.answered():
-		return " (does not answer)"
-	case q.err != nil:
-		return " (" + q.err.Error() + ")"
-	}
-	return ""
+	return nodes, note, false
 }
 
 // partitions returns the names of a disk's partitions by their number, as the
@@ -144,10 +126,10 @@ func (s *search) askDisk(name string) (answer, error) {
 		return answer{}, err
 	}
 	text, err := readLine(s.sys, name, "queue/logical_block_size")
-	if err != nil {
-		return answer{}, err
+	var sector uint64
+	if err == nil {
+		sector, err = strconv.ParseUint(text, 10, 16)
 	}
-	sector, err := strconv.ParseUint(text, 10, 16)
 	if err != nil {
 		return answer{}, err
 	}

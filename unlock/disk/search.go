@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"cocoroot/unlock/policy"
@@ -27,18 +28,14 @@ type search struct {
 	want  policy.Disk
 	ask   func(name string) (answer, error) // asks a disk; may block forever
 	asked map[string]*question              // by disk and its sequence number
-	slots chan struct{}                     // one a question that is still open
 	wake  chan struct{}                     // something may have changed
 	seen  []string                          // the devices of the last look, for the error
+
+	asking atomic.Int32 // the questions that are still open
 }
 
 func newSearch(sys, dev fs.FS, want policy.Disk) *search {
-	s := &search{
-		sys: sys, dev: dev, want: want,
-		asked: make(map[string]*question),
-		slots: make(chan struct{}, maxAsking),
-		wake:  make(chan struct{}, 1),
-	}
+	s := &search{sys: sys, dev: dev, want: want, asked: make(map[string]*question), wake: make(chan struct{}, 1)}
 	s.ask = s.askDisk
 	return s
 }
@@ -108,10 +105,9 @@ func (s *search) look() (nodes []string, settled bool, err error) {
 			if q == nil {
 				continue
 			}
-			found, pending := q.nodes(s, name)
+			found, problem, pending := q.nodes(s, name)
 			nodes = append(nodes, found...)
-			settled = settled && !pending
-			note = q.note()
+			note, settled = problem, settled && !pending
 		}
 		s.seen = append(s.seen, name+note)
 	}

@@ -102,25 +102,21 @@ func (v *Verity) reload(options ...string) error {
 // readBack compares the active table with what was measured. The kernel
 // writes the devices as major:minor, so those two words are not compared.
 func (v *Verity) readBack(options ...string) error {
-	targets, err := status(v.name, unix.DM_STATUS_TABLE_FLAG)
+	got, err := status(v.name, unix.DM_STATUS_TABLE_FLAG)
 	if err != nil {
 		return err
-	}
-	if len(targets) != 1 || targets[0].kind != "verity" || targets[0].start != 0 || targets[0].length != v.params.DataSize()/devmapper.SectorSize {
-		return fmt.Errorf("cannot use %s: %w: it is not one verity target over the image", v.name, errTable)
 	}
 	want := []string{"1", "-", "-", "4096", "4096", strconv.FormatUint(v.params.DataBlocks, 10),
 		strconv.FormatUint(v.params.HashStart(), 10), "sha256", fmt.Sprintf("%x", v.params.RootHash), v.params.SaltText()}
 	if len(options) > 0 {
 		want = append(append(want, strconv.Itoa(len(options))), options...)
 	}
-	got := strings.Fields(targets[0].text)
-	if len(got) != len(want) {
-		return fmt.Errorf("cannot use %s: %w: %.512q", v.name, errTable, targets[0].text)
+	words := strings.Fields(got.text)
+	if len(words) == len(want) {
+		words[1], words[2] = "-", "-"
 	}
-	got[1], got[2] = "-", "-"
-	if !slices.Equal(got, want) {
-		return fmt.Errorf("cannot use %s: %w: %.512q", v.name, errTable, targets[0].text)
+	if got.kind != "verity" || got.start != 0 || got.length != v.params.DataSize()/devmapper.SectorSize || !slices.Equal(words, want) {
+		return fmt.Errorf("cannot use %s: %w: %.16q over %d sectors from %d: %.512q", v.name, errTable, got.kind, got.length, got.start, got.text)
 	}
 	return nil
 }
@@ -128,20 +124,11 @@ func (v *Verity) readBack(options ...string) error {
 // Corrupted reports whether the kernel has met a block that does not match
 // its hash since the table was loaded.
 func (v *Verity) Corrupted() (bool, error) {
-	targets, err := status(v.name, 0)
-	if err != nil {
-		return false, err
+	got, err := status(v.name, 0)
+	if err == nil && got.text != "V" && got.text != "C" {
+		err = fmt.Errorf("cannot read the state of %s: %.16q is neither V nor C", v.name, got.text)
 	}
-	if len(targets) != 1 {
-		return false, fmt.Errorf("cannot read the state of %s: %w", v.name, errTable)
-	}
-	switch targets[0].text {
-	case "V":
-		return false, nil
-	case "C":
-		return true, nil
-	}
-	return false, fmt.Errorf("cannot read the state of %s: %.16q is neither V nor C", v.name, targets[0].text)
+	return got.text == "C", err
 }
 
 // Path returns the node of an active device, /dev/dm-N: without udev there is

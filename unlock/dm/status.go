@@ -23,19 +23,22 @@ const controlSize = 16 << 10
 
 var errStatus = errors.New("the kernel's answer is malformed")
 
-// status asks for the state or the table of an active device
+// status asks for the state or the table of an active device of one target
 // (DM_TABLE_STATUS, include/uapi/linux/dm-ioctl.h). It must not be asked for
 // the table of a crypt target, which has the key in it.
-func status(name string, flags uint32) ([]target, error) {
+func status(name string, flags uint32) (target, error) {
 	a, err := control(unix.DM_TABLE_STATUS, name, flags, nil)
-	if err != nil {
-		return nil, fmt.Errorf("cannot read the state of %s: %w", name, err)
+	var targets []target
+	if err == nil {
+		targets, err = parseTargets(a.data, a.count)
 	}
-	targets, err := parseTargets(a.data, a.count)
-	if err != nil {
-		return nil, fmt.Errorf("cannot read the state of %s: %w", name, err)
+	if err == nil && len(targets) != 1 {
+		err = fmt.Errorf("%w: it has %d targets", errTable, len(targets))
 	}
-	return targets, nil
+	if err != nil {
+		return target{}, fmt.Errorf("cannot read the state of %s: %w", name, err)
+	}
+	return targets[0], nil
 }
 
 // answer is what the kernel writes back.

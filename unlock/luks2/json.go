@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -66,50 +67,47 @@ func (d *decoder) value(depth int) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	switch tok := tok.(type) {
+	switch tok.(type) {
 	case string, json.Number:
 		return tok, nil
 	case json.Delim:
-		if tok == '{' {
-			return d.object(depth)
-		}
-		return d.array(depth)
+		return d.members(tok == json.Delim('{'), depth+1)
 	}
 	return nil, fmt.Errorf("has a %T, which is not allowed", tok)
 }
 
-func (d *decoder) object(depth int) (any, error) {
-	m := map[string]any{}
+// members reads the rest of an object or of an array.
+func (d *decoder) members(isObject bool, depth int) (any, error) {
+	m, a := map[string]any{}, []any(nil)
 	for d.More() {
-		tok, err := d.Token()
+		var key string
+		if isObject {
+			tok, err := d.Token()
+			if err != nil {
+				return nil, err
+			}
+			var ok bool
+			if key, ok = tok.(string); !ok {
+				return nil, errors.New("has a key that is not a string")
+			}
+			if _, dup := m[key]; dup {
+				return nil, fmt.Errorf("has the key %s twice", quote(key))
+			}
+		}
+		v, err := d.value(depth)
 		if err != nil {
 			return nil, err
 		}
-		key, ok := tok.(string)
-		if !ok {
-			return nil, errors.New("has a key that is not a string")
-		}
-		if _, dup := m[key]; dup {
-			return nil, fmt.Errorf("has the key %s twice", quote(key))
-		}
-		if m[key], err = d.value(depth + 1); err != nil {
-			return nil, err
+		if isObject {
+			m[key] = v
+		} else {
+			a = append(a, v)
 		}
 	}
 	_, err := d.Token()
-	return m, err
-}
-
-func (d *decoder) array(depth int) (any, error) {
-	var a []any
-	for d.More() {
-		v, err := d.value(depth + 1)
-		if err != nil {
-			return nil, err
-		}
-		a = append(a, v)
+	if isObject {
+		return m, err
 	}
-	_, err := d.Token()
 	return a, err
 }
 
@@ -156,7 +154,7 @@ func (c *checker) object(path string, v any, keys ...string) object {
 			c.fail(o.at(name), "is missing")
 		}
 	}
-	for _, k := range sortedKeys(m) {
+	for _, k := range slices.Sorted(maps.Keys(m)) {
 		if !known[k] {
 			c.fail(o.at(k), "is not allowed")
 		}
@@ -180,7 +178,7 @@ func (o object) only(key string) (id int, path string, v any) {
 		o.c.fail(o.at(key), "has %d entries, not one", len(m))
 		return 0, o.at(key), nil
 	}
-	k := sortedKeys(m)[0]
+	k := slices.Collect(maps.Keys(m))[0]
 	id, err := strconv.Atoi(k)
 	if err != nil || id < 0 || id > 31 || strconv.Itoa(id) != k {
 		o.c.fail(o.at(key), "%s is not a number from 0 to 31", quote(k))
@@ -228,12 +226,13 @@ func (o object) between(key, s string, ok bool, lo, hi uint64) uint64 {
 // those from lo to hi.
 func (o object) base64(key string, lo, hi int) []byte {
 	s, ok := o.m[key].(string)
-	if !ok || len(s) > base64.StdEncoding.EncodedLen(hi) {
-		o.c.fail(o.at(key), "is not a base64 text of %d to %d bytes", lo, hi)
-		return nil
+	var b []byte
+	if ok = ok && len(s) <= base64.StdEncoding.EncodedLen(hi); ok {
+		var err error
+		b, err = base64.StdEncoding.DecodeString(s)
+		ok = err == nil && len(b) >= lo && len(b) <= hi && base64.StdEncoding.EncodeToString(b) == s
 	}
-	b, err := base64.StdEncoding.DecodeString(s)
-	if err != nil || len(b) < lo || len(b) > hi || base64.StdEncoding.EncodeToString(b) != s {
+	if !ok {
 		o.c.fail(o.at(key), "is not a base64 text of %d to %d bytes", lo, hi)
 		return nil
 	}
@@ -246,15 +245,6 @@ func (o object) refersTo(key string, id int) {
 	if len(a) != 1 || a[0] != strconv.Itoa(id) {
 		o.c.fail(o.at(key), "does not name %d and nothing else", id)
 	}
-}
-
-func sortedKeys(m map[string]any) []string {
-	keys := make([]string, 0, len(m))
-	for k := range m {
-		keys = append(keys, k)
-	}
-	slices.Sort(keys)
-	return keys
 }
 
 func join(path, key string) string {

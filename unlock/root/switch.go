@@ -54,32 +54,25 @@ func checkInit(root, path string) error {
 // console, which is the host's: its standard input is /dev/null.
 func Switch(path string, argv, env []string, console bool) error {
 	old, err := guard()
-	if err != nil {
-		return fmt.Errorf("cannot switch root: %w", err)
-	}
-	if !console {
-		if err := closeStdin(); err != nil {
-			return fmt.Errorf("cannot switch root: %w", err)
-		}
+	if err == nil && !console {
+		err = closeStdin()
 	}
 	for _, m := range apiMounts {
-		if !m.moves {
-			continue
-		}
-		if err := moveInto(m.path); err != nil {
-			return fmt.Errorf("cannot switch root: %w", err)
+		if err == nil && m.moves {
+			err = moveInto(m.path)
 		}
 	}
-	if err := unix.Chdir(newRoot); err != nil {
-		return fmt.Errorf("cannot switch root: %w", err)
+	for _, step := range []func() error{
+		func() error { return unix.Chdir(newRoot) },
+		func() error { return unix.Mount(".", "/", "", unix.MS_MOVE, "") },
+		func() error { return unix.Chroot(".") },
+		func() error { return unix.Chdir("/") },
+	} {
+		if err == nil {
+			err = step()
+		}
 	}
-	if err := unix.Mount(".", "/", "", unix.MS_MOVE, ""); err != nil {
-		return fmt.Errorf("cannot switch root: %w", err)
-	}
-	if err := unix.Chroot("."); err != nil {
-		return fmt.Errorf("cannot switch root: %w", err)
-	}
-	if err := unix.Chdir("/"); err != nil {
+	if err != nil {
 		return fmt.Errorf("cannot switch root: %w", err)
 	}
 	if err := removeTree(old); err != nil {
@@ -122,10 +115,7 @@ func guard() (*os.File, error) {
 		return nil, fmt.Errorf("%w: the root has file system type %#x", errUnsafe, fs.Type)
 	}
 	var here, there unix.Stat_t
-	if err := unix.Stat("/", &here); err != nil {
-		return nil, err
-	}
-	if err := unix.Stat(newRoot, &there); err != nil {
+	if err := errors.Join(unix.Stat("/", &here), unix.Stat(newRoot, &there)); err != nil {
 		return nil, err
 	}
 	if here.Dev == there.Dev {
