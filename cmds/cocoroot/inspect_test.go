@@ -16,7 +16,6 @@ import (
 	"cocoroot/initramfs/inspect"
 	"cocoroot/initramfs/measure"
 	"cocoroot/initramfs/oracle"
-	"cocoroot/initramfs/release/psptest"
 	"cocoroot/unlock/policy"
 )
 
@@ -261,7 +260,7 @@ func pad4(s string) string { return s + strings.Repeat("\x00", (4-len(s)%4)%4) }
 
 func TestInspectOwnersFiles(t *testing.T) {
 	r := newRig(t, "0x7")
-	r.collect(&psptest.QEMU{Guest: r.guest, Type: "sev"})
+	r.collect(&fakeQEMU{Guest: r.guest, Type: "sev"})
 	if code, _, stderr := r.verify("--raw"); code != fault.OK {
 		t.Fatal(stderr)
 	}

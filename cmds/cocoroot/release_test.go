@@ -13,7 +13,6 @@ import (
 
 	"cocoroot/initramfs/fault"
 	"cocoroot/initramfs/release"
-	"cocoroot/initramfs/release/psptest"
 )
 
 // rig is an owner's folder, a platform, and a guest that was launched with the
@@ -22,7 +21,7 @@ type rig struct {
 	t        *testing.T
 	dir      string
 	platform *platform
-	guest    *psptest.Guest
+	guest    *pspGuest
 	digest   string
 }
 
@@ -65,7 +64,7 @@ func (r *rig) base64(name string) []byte {
 }
 
 // collect writes the report of a QEMU.
-func (r *rig) collect(q *psptest.QEMU) {
+func (r *rig) collect(q *fakeQEMU) {
 	r.t.Helper()
 	if code, _, stderr := call(r.t, "release", "collect", "--qmp", q.Serve(r.t), "-o", r.path("report"), "--force"); code != fault.OK {
 		r.t.Fatalf("release collect = %d, %q", code, stderr)
@@ -99,7 +98,7 @@ func TestRelease(t *testing.T) {
 			t.Errorf("%s: %v, %v; want mode 0600 and 16 bytes", name, fi, err)
 		}
 	}
-	q := &psptest.QEMU{Guest: r.guest, Type: "sev", Noise: `{"event": "NICE", "timestamp": {"seconds": 1, "microseconds": 2}}` + "\n"}
+	q := &fakeQEMU{Guest: r.guest, Type: "sev", Noise: `{"event": "NICE", "timestamp": {"seconds": 1, "microseconds": 2}}` + "\n"}
 	r.collect(q)
 	code, out, stderr := r.verify("--min-api", "1.55", "--min-build", "21", "--raw")
 	if code != fault.OK || !strings.Contains(out, "measured: launch digest "+r.digest) || !strings.Contains(out, "this one launch") {
@@ -131,7 +130,7 @@ func TestRelease(t *testing.T) {
 
 func TestReleaseRun(t *testing.T) {
 	r := newRig(t, "0x7")
-	q := &psptest.QEMU{Guest: r.guest}
+	q := &fakeQEMU{Guest: r.guest}
 	socket := q.Serve(t)
 	code, out, stderr := call(t, r.owner("run", "--qmp", socket, "--cont")...)
 	if code != fault.OK || !q.Running() || !bytes.Contains(r.guest.Table, []byte(passphrase)) {
@@ -139,7 +138,7 @@ func TestReleaseRun(t *testing.T) {
 	}
 	r = newRig(t, "0x7")
 	r.guest.Digest[0]++
-	q = &psptest.QEMU{Guest: r.guest}
+	q = &fakeQEMU{Guest: r.guest}
 	code, _, stderr = call(t, r.owner("run", "--qmp", q.Serve(t), "--cont")...)
 	if code != fault.Mismatch || q.Running() || strings.Contains(q.Commands(), "inject") {
 		t.Errorf("release run of another guest = %d, %q; commands %s", code, stderr, q.Commands())
@@ -149,12 +148,12 @@ func TestReleaseRun(t *testing.T) {
 // A report that does not match gives exit code 3 and no packet.
 func TestMismatch(t *testing.T) {
 	for name, tc := range map[string]struct {
-		change func(*psptest.Guest)
+		change func(*pspGuest)
 		report func(string) string
 		args   []string
 		says   string
 	}{
-		"digest":         {change: func(g *psptest.Guest) { g.Digest[0]++ }, says: "kernel-hashes"},
+		"digest":         {change: func(g *pspGuest) { g.Digest[0]++ }, says: "kernel-hashes"},
 		"policy lie":     {report: replace(`"policy": 7`, `"policy": 15`), says: "none of the expected"},
 		"version lie":    {report: replace(`"api_minor": 55`, `"api_minor": 56`), says: "none of the expected"},
 		"build lie":      {report: replace(`"build": 21`, `"build": 22`), says: "none of the expected"},
@@ -166,7 +165,7 @@ func TestMismatch(t *testing.T) {
 		if tc.change != nil {
 			tc.change(r.guest)
 		}
-		r.collect(&psptest.QEMU{Guest: r.guest})
+		r.collect(&fakeQEMU{Guest: r.guest})
 		if tc.report != nil {
 			before := string(r.read("report"))
 			if put(t, r.path("report"), tc.report(before)); before == string(r.read("report")) {
@@ -191,7 +190,7 @@ func TestPolicyDemands(t *testing.T) {
 	options := map[string]string{"0x6": "--allow-debug", "0x5": "--allow-key-sharing", "0x3": "--allow-no-es"}
 	for policy := range options {
 		r := newRig(t, policy)
-		r.collect(&psptest.QEMU{Guest: r.guest})
+		r.collect(&fakeQEMU{Guest: r.guest})
 		for p, option := range options {
 			want := fault.Mismatch
 			if p == policy {
@@ -216,7 +215,7 @@ func TestPolicyDemands(t *testing.T) {
 
 func TestVerifyJSON(t *testing.T) {
 	r := newRig(t, "0x7")
-	r.collect(&psptest.QEMU{Guest: r.guest})
+	r.collect(&fakeQEMU{Guest: r.guest})
 	other := strings.Repeat("00", 32)
 	_, out, _ := r.verify("--json", "--digest", other)
 	var v release.Verdict
@@ -234,18 +233,18 @@ func TestVerifyJSON(t *testing.T) {
 // and by the platform, when the host lies.
 func TestReplay(t *testing.T) {
 	r := newRig(t, "0x7")
-	r.collect(&psptest.QEMU{Guest: r.guest})
+	r.collect(&fakeQEMU{Guest: r.guest})
 	if code, _, stderr := r.verify(); code != fault.OK {
 		t.Fatal(stderr)
 	}
 	again := r.guest.Relaunch()
-	code, _, stderr := call(t, "release", "inject", r.path("p_packet.json"), "--qmp", (&psptest.QEMU{Guest: again}).Serve(t))
+	code, _, stderr := call(t, "release", "inject", r.path("p_packet.json"), "--qmp", (&fakeQEMU{Guest: again}).Serve(t))
 	if code != fault.Secret || !strings.Contains(stderr, "another launch") || again.Table != nil {
 		t.Errorf("inject into another launch = %d, %q", code, stderr)
 	}
 	old := base64.StdEncoding.EncodeToString(r.guest.Measure())
-	liar := &psptest.QEMU{Guest: again, Answer: map[string]func(uint64) string{
-		"query-sev-launch-measure": psptest.Return(`{"data": "` + old + `"}`)}}
+	liar := &fakeQEMU{Guest: again, Answer: map[string]func(uint64) string{
+		"query-sev-launch-measure": returning(`{"data": "` + old + `"}`)}}
 	code, _, stderr = call(t, "release", "inject", r.path("p_packet.json"), "--qmp", liar.Serve(t))
 	if code != fault.Secret || !strings.Contains(stderr, "fw_error=11") || again.Table != nil {
 		t.Errorf("inject into another launch, whose host lies = %d, %q", code, stderr)
@@ -261,7 +260,7 @@ func TestReplay(t *testing.T) {
 // Bad input gives one error, the documented exit code, and no file.
 func TestReleaseBadInput(t *testing.T) {
 	r := newRig(t, "0x7")
-	r.collect(&psptest.QEMU{Guest: r.guest})
+	r.collect(&fakeQEMU{Guest: r.guest})
 	short := put(t, r.path("short"), "15 bytes of key")
 	junk := put(t, r.path("junk"), strings.Repeat("j", 20000))
 	big := put(t, r.path("big"), strings.Repeat("b", 3100))
@@ -328,7 +327,7 @@ func TestReleaseBadInput(t *testing.T) {
 func TestInterruptedContinue(t *testing.T) {
 	r := newRig(t, "0x7")
 	ctx, cancel := context.WithCancel(t.Context())
-	q := &psptest.QEMU{Guest: r.guest, Answer: map[string]func(uint64) string{"cont": func(uint64) string { cancel(); return "" }}}
+	q := &fakeQEMU{Guest: r.guest, Answer: map[string]func(uint64) string{"cont": func(uint64) string { cancel(); return "" }}}
 	var stdout, stderr bytes.Buffer
 	code := (&app{stdout: &stdout, stderr: &stderr}).main(ctx, r.owner("run", "--qmp", q.Serve(t), "--cont"))
 	if code != fault.Failed || !strings.Contains(stderr.String(), "the secret is in the guest") || r.guest.Table == nil {
@@ -338,7 +337,7 @@ func TestInterruptedContinue(t *testing.T) {
 
 func TestSharedKeyIsWarnedOf(t *testing.T) {
 	r := newRig(t, "0x7")
-	r.collect(&psptest.QEMU{Guest: r.guest})
+	r.collect(&fakeQEMU{Guest: r.guest})
 	if _, _, stderr := r.verify(); strings.Contains(stderr, "warning") {
 		t.Errorf("verify warns of keys with mode 0600: %q", stderr)
 	}
@@ -353,12 +352,12 @@ func TestSharedKeyIsWarnedOf(t *testing.T) {
 // Whoever interrupts an injection is told that it may have happened.
 func TestInterruptedInject(t *testing.T) {
 	r := newRig(t, "0x7")
-	r.collect(&psptest.QEMU{Guest: r.guest})
+	r.collect(&fakeQEMU{Guest: r.guest})
 	if code, _, stderr := r.verify(); code != fault.OK {
 		t.Fatal(stderr)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
-	q := &psptest.QEMU{Guest: r.guest, Answer: map[string]func(uint64) string{
+	q := &fakeQEMU{Guest: r.guest, Answer: map[string]func(uint64) string{
 		"sev-inject-launch-secret": func(uint64) string { cancel(); return "" }}}
 	var stdout, stderr bytes.Buffer
 	code := (&app{stdout: &stdout, stderr: &stderr}).main(ctx, []string{"release", "inject", r.path("p_packet.json"), "--qmp", q.Serve(t), "--cont"})
@@ -379,7 +378,7 @@ func TestSecretPacket(t *testing.T) {
 	if code != fault.OK || !strings.Contains(stderr, "was not checked") {
 		t.Fatalf("secret packet = %d, %q, %q", code, out, stderr)
 	}
-	if s := r.guest.LaunchSecret(r.base64("p_header.b64"), r.base64("p_secret.b64")); s != psptest.Success || !bytes.Equal(r.guest.Table, r.read("table")) {
+	if s := r.guest.LaunchSecret(r.base64("p_header.b64"), r.base64("p_secret.b64")); s != success || !bytes.Equal(r.guest.Table, r.read("table")) {
 		t.Errorf("LAUNCH_SECRET = %#x, %q", s, r.guest.Table)
 	}
 }

@@ -8,7 +8,6 @@ import (
 
 	"cocoroot/initramfs/fault"
 	"cocoroot/initramfs/release"
-	"cocoroot/initramfs/release/psptest"
 	"cocoroot/initramfs/release/sevcert"
 )
 
@@ -39,7 +38,7 @@ func TestReleasePlatform(t *testing.T) {
 	p := newPlatform(t)
 	dir := t.TempDir()
 	chain, vm := filepath.Join(dir, "chain"), filepath.Join(dir, "vm")
-	q := &psptest.QEMU{PDH: p.PDH, Chain: slices.Concat(p.PEK, p.OCA, p.RawCEK)}
+	q := &fakeQEMU{PDH: p.PDH, Chain: slices.Concat(p.PEK, p.OCA, p.RawCEK)}
 	code, out, stderr := call(t, "release", "platform", "--qmp", q.Serve(t), "-o", chain)
 	if code != fault.OK || !strings.Contains(out, "cek/id/000102") {
 		t.Fatalf("release platform = %d, %q, %q", code, out, stderr)

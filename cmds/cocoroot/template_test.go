@@ -18,7 +18,6 @@ import (
 	"cocoroot/initramfs/image/manifest"
 	"cocoroot/initramfs/launch"
 	"cocoroot/initramfs/oracle"
-	"cocoroot/initramfs/release/psptest"
 	"cocoroot/initramfs/release/sevcert"
 	"cocoroot/unlock/policy"
 )
@@ -367,7 +366,7 @@ func TestReportFromVirsh(t *testing.T) {
 		t.Fatal("the README has no such command")
 	}
 	r := newRig(t, "0x7")
-	r.collect(&psptest.QEMU{Guest: r.guest, Type: "sev"})
+	r.collect(&fakeQEMU{Guest: r.guest, Type: "sev"})
 	var says struct {
 		Major       int    `json:"api_major"`
 		Minor       int    `json:"api_minor"`

@@ -1,97 +1,154 @@
 package release
 
 import (
+	"bufio"
 	"context"
+	"encoding/json"
 	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"net"
 	"strings"
 	"testing"
 	"time"
 
 	"cocoroot/initramfs/launch/qmp"
 	"cocoroot/initramfs/release/packet"
-	"cocoroot/initramfs/release/psptest"
 	"cocoroot/initramfs/release/session"
 )
 
-// dial connects to a simulated QEMU.
-func dial(t *testing.T, q *psptest.QEMU) *qmp.Client {
+const (
+	querySEV = "query-sev"
+	measure  = "query-sev-launch-measure"
+	inject   = "sev-inject-launch-secret"
+	hungUp   = "hung up" // an answer that ends the connection
+)
+
+// qemu is what QEMU answers to each command; without its id, which is added.
+// What does not begin an object is sent as it is, with the id for ID. "" is no
+// answer.
+type qemu map[string]string
+
+// refusal is an answer with an error of QEMU's own wording.
+func refusal(desc string) string {
+	return fmt.Sprintf(`{"error": {"class": "GenericError", "desc": %q}}`, desc)
+}
+
+// in is a guest of SEV in a state.
+func in(state string) qemu {
+	return qemu{
+		querySEV: `{"return": {"enabled": true, "api-major": 1, "api-minor": 55, "build-id": 21, "policy": 7, "handle": 1, "state": "` + state + `"}}`,
+		measure:  `{"return": {"data": "` + session.Measurement{Nonce: [16]byte{1}}.String() + `"}}`,
+		inject:   `{"return": {}}`,
+	}
+}
+
+// but is the same with another answer.
+func (q qemu) but(command, answer string) qemu {
+	q = maps.Clone(q)
+	q[command] = answer
+	return q
+}
+
+// dial connects to it. The commands are what it was asked.
+func (q qemu) dial(t *testing.T) (c *qmp.Client, commands func() string) {
 	t.Helper()
-	c, err := qmp.Dial(t.Context(), q.Serve(t))
+	ours, theirs := net.Pipe()
+	var heard []string
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		defer theirs.Close()
+		io.WriteString(theirs, `{"QMP": {"version": {"qemu": {"micro": 0, "minor": 0, "major": 10}}, "capabilities": ["oob"]}}`+"\n")
+		for lines := bufio.NewScanner(theirs); lines.Scan(); {
+			var m struct {
+				Execute string
+				ID      uint64
+			}
+			if json.Unmarshal(lines.Bytes(), &m) != nil {
+				return
+			}
+			heard = append(heard, m.Execute)
+			answer := q[m.Execute]
+			if m.Execute == "qmp_capabilities" {
+				answer = `{"return": {}}`
+			}
+			if answer == hungUp {
+				return
+			}
+			if body, ok := strings.CutPrefix(answer, "{"); ok {
+				answer = fmt.Sprintf(`{"id": %d, %s`+"\n", m.ID, body)
+			}
+			io.WriteString(theirs, strings.ReplaceAll(answer, "ID", fmt.Sprint(m.ID)))
+		}
+	}()
+	c, err := qmp.New(t.Context(), ours)
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { c.Close() })
-	return c
+	return c, func() string {
+		c.Close()
+		<-ended
+		return strings.Join(heard, " ")
+	}
 }
-
-// guest is one in a state.
-func guest(state string) *psptest.Guest {
-	g := psptest.NewGuest(make([]byte, 16), make([]byte, 16), 7, [32]byte{1})
-	g.State = state
-	return g
-}
-
-// say answers one command with fixed text.
-func say(command string, f func(uint64) string) map[string]func(uint64) string {
-	return map[string]func(uint64) string{command: f}
-}
-
-func text(s string) func(uint64) string { return func(uint64) string { return s } }
-
-const (
-	measure = "query-sev-launch-measure"
-	ready   = "launch-secret"
-)
 
 // Whatever state the guest is in, and whatever is between the tool and QEMU,
 // has its own error, and nothing is injected.
 func TestCollect(t *testing.T) {
-	m := guest(ready).Measure()
+	ready := in("launch-secret")
+	typed := func(state, kind string) qemu {
+		q := in(state)
+		return q.but(querySEV, strings.Replace(q[querySEV], `"enabled"`, `"sev-type": "`+kind+`", "enabled"`, 1))
+	}
 	for name, tc := range map[string]struct {
-		q    *psptest.QEMU
+		q    qemu
 		want error
 	}{
-		"SEV":                    {&psptest.QEMU{Guest: guest(ready), Type: "sev"}, nil},
-		"QEMU before 9.1":        {&psptest.QEMU{Guest: guest(ready)}, nil},
-		"events":                 {&psptest.QEMU{Guest: guest(ready), Noise: strings.Repeat(`{"event": "NICE"}`+"\n", 50)}, nil},
-		"no SEV":                 {&psptest.QEMU{}, ErrNoSEV},
-		"QEMU without SEV":       {&psptest.QEMU{Answer: say("query-sev", psptest.Refusal("The command query-sev has not been found"))}, ErrNoSEV},
-		"another kind":           {&psptest.QEMU{Guest: guest(ready), Type: "tdx"}, ErrNoSEV},
-		"SNP":                    {&psptest.QEMU{Guest: guest("running"), Type: "sev-snp"}, ErrSNP},
-		"not set up":             {&psptest.QEMU{Guest: guest("uninit")}, ErrEarly},
-		"not measured":           {&psptest.QEMU{Guest: guest("launch-update")}, ErrEarly},
-		"running":                {&psptest.QEMU{Guest: guest("running")}, ErrLate},
-		"being sent":             {&psptest.QEMU{Guest: guest("send-update")}, ErrLate},
-		"state unknown":          {&psptest.QEMU{Guest: guest("new")}, ErrLate},
-		"measure refused":        {&psptest.QEMU{Guest: guest(ready), Answer: say(measure, psptest.Refusal("x"))}, new(qmp.Error)},
-		"short measurement":      {&psptest.QEMU{Guest: guest(ready), Answer: say(measure, psptest.Return(`{"data": "AAAA"}`))}, session.ErrMeasurement},
-		"no measurement":         {&psptest.QEMU{Guest: guest(ready), Answer: say(measure, psptest.Return(`{}`))}, session.ErrMeasurement},
-		"measurement, a number":  {&psptest.QEMU{Guest: guest(ready), Answer: say(measure, psptest.Return(`{"data": 7}`))}, qmp.ErrProtocol},
-		"version out of range":   {&psptest.QEMU{Answer: say("query-sev", psptest.Return(`{"enabled": true, "build-id": 256}`))}, qmp.ErrProtocol},
-		"answer to another":      {&psptest.QEMU{Guest: guest(ready), Answer: say(measure, text(`{"return": {}, "id": 99}`+"\n"))}, qmp.ErrProtocol},
-		"half an answer":         {&psptest.QEMU{Guest: guest(ready), Answer: say(measure, text(`{"return": {"da`))}, qmp.ErrClosed},
-		"hung up":                {&psptest.QEMU{Guest: guest(ready), Answer: say("query-sev", text(` `))}, qmp.ErrClosed},
-		"silence":                {&psptest.QEMU{Guest: guest(ready), Answer: say("query-sev", text(""))}, context.DeadlineExceeded},
-		"silence at the measure": {&psptest.QEMU{Guest: guest(ready), Answer: say(measure, text(""))}, context.DeadlineExceeded},
+		"SEV":                    {typed("launch-secret", "sev"), nil},
+		"QEMU before 9.1":        {ready, nil},
+		"events":                 {ready.but(measure, " "+strings.Repeat(`{"event": "NICE"}`+"\n", 50)+`{"return": {"data": "`+session.Measurement{Nonce: [16]byte{1}}.String()+`"}, "id": ID}`+"\n"), nil},
+		"no SEV":                 {qemu{querySEV: `{"return": {"enabled": false, "state": "uninit"}}`}, ErrNoSEV},
+		"QEMU without SEV":       {qemu{querySEV: refusal("The command query-sev has not been found")}, ErrNoSEV},
+		"another kind":           {typed("launch-secret", "tdx"), ErrNoSEV},
+		"SNP":                    {typed("running", "sev-snp"), ErrSNP},
+		"not set up":             {in("uninit"), ErrEarly},
+		"not measured":           {in("launch-update"), ErrEarly},
+		"running":                {in("running"), ErrLate},
+		"being sent":             {in("send-update"), ErrLate},
+		"state unknown":          {in("new"), ErrLate},
+		"measure refused":        {ready.but(measure, refusal("x")), new(qmp.Error)},
+		"short measurement":      {ready.but(measure, `{"return": {"data": "AAAA"}}`), session.ErrMeasurement},
+		"no measurement":         {ready.but(measure, `{"return": {}}`), session.ErrMeasurement},
+		"measurement, a number":  {ready.but(measure, `{"return": {"data": 7}}`), qmp.ErrProtocol},
+		"version out of range":   {qemu{querySEV: `{"return": {"enabled": true, "build-id": 256}}`}, qmp.ErrProtocol},
+		"answer to another":      {ready.but(measure, " "+`{"return": {}, "id": 99}`+"\n"), qmp.ErrProtocol},
+		"hung up":                {ready.but(querySEV, hungUp), qmp.ErrClosed},
+		"silence":                {ready.but(querySEV, ""), context.DeadlineExceeded},
+		"silence at the measure": {ready.but(measure, ""), context.DeadlineExceeded},
 	} {
 		wait := 10 * time.Second
 		if tc.want == context.DeadlineExceeded {
 			wait = 200 * time.Millisecond
 		}
 		ctx, cancel := context.WithTimeout(t.Context(), wait)
-		r, err := Collect(ctx, dial(t, tc.q))
+		c, commands := tc.q.dial(t)
+		r, err := Collect(ctx, c)
 		cancel()
-		var refused *qmp.Error
+		if strings.Contains(commands(), inject) {
+			t.Errorf("%s: something was injected", name)
+		}
 		if _, any := tc.want.(*qmp.Error); any {
-			if !errors.As(err, &refused) {
-				t.Errorf("%s: Collect error = %v; want QEMU's refusal", name, err)
+			if refused, ok := errors.AsType[*qmp.Error](err); !ok {
+				t.Errorf("%s: Collect error = %v (%v); want QEMU's refusal", name, err, refused)
 			}
 			continue
 		}
 		if !errors.Is(err, tc.want) {
 			t.Errorf("%s: Collect error = %v; want %v", name, err, tc.want)
 		}
-		if err == nil && (r.Policy != 7 || r.API() != session.API{Major: 1, Minor: 55, Build: 21} || len(m) != 48 || r.Measurement == session.Measurement{}) {
+		if err == nil && (r.Policy != 7 || r.API() != session.API{Major: 1, Minor: 55, Build: 21} || r.Measurement.Nonce[0] != 1) {
 			t.Errorf("%s: Collect = %+v", name, r)
 		}
 		if err != nil && r != (Report{}) {
@@ -100,67 +157,58 @@ func TestCollect(t *testing.T) {
 	}
 }
 
+// What a security processor refuses is in the tests of the command line.
 func TestInject(t *testing.T) {
-	const inject = "sev-inject-launch-secret"
-	keys, err := session.NewKeys()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer keys.Close()
+	m := session.Measurement{Nonce: [16]byte{1}}
+	other := session.Measurement{Nonce: [16]byte{2}}
+	ready := in("launch-secret")
 	for name, tc := range map[string]struct {
-		answer map[string]func(uint64) string
-		change func(*psptest.Guest, *packet.Packet)
-		want   error
-		sent   bool
+		q    qemu
+		m    session.Measurement
+		want error
+		sent bool
 	}{
-		"good":            {sent: true},
-		"payload changed": {change: func(_ *psptest.Guest, p *packet.Packet) { p.Payload[5]++ }, want: ErrRefused, sent: true},
-		"MAC changed":     {change: func(_ *psptest.Guest, p *packet.Packet) { p.Header.MAC[0]++ }, want: ErrRefused, sent: true},
-		"IV changed":      {change: func(_ *psptest.Guest, p *packet.Packet) { p.Header.IV[0]++ }, want: ErrRefused, sent: true},
-		"another launch":  {change: func(g *psptest.Guest, _ *packet.Packet) { *g = *g.Relaunch() }, want: ErrOtherLaunch},
-		"running":         {change: func(g *psptest.Guest, _ *packet.Packet) { g.State = "running" }, want: ErrLate},
-		"no secret area":  {answer: say(inject, psptest.Refusal("SEV: no secret area found in OVMF, gpa must be specified.")), want: ErrRefused, sent: true},
-		"no answer":       {answer: say(inject, text("")), want: ErrUnknown, sent: true},
-		"half an answer":  {answer: say(inject, text(`{"retu`)), want: ErrUnknown, sent: true},
+		"good":           {ready, m, nil, true},
+		"refused":        {ready.but(inject, refusal("SEV: failed to inject secret ret=-5 fw_error=11 'x'")), m, ErrRefused, true},
+		"no secret area": {ready.but(inject, refusal("SEV: no secret area found in OVMF, gpa must be specified.")), m, ErrRefused, true},
+		"another launch": {ready, other, ErrOtherLaunch, false},
+		"running":        {in("running"), m, ErrLate, false},
+		"no answer":      {ready.but(inject, ""), m, ErrUnknown, true},
+		"half an answer": {ready.but(inject, ` {"retu`), m, ErrUnknown, true},
+		"hung up":        {ready.but(inject, hungUp), m, ErrUnknown, true},
 	} {
-		g := psptest.NewGuest(keys.TIK.Bytes(), keys.TEK.Bytes(), 7, [32]byte{1})
-		m := session.Measurement{MAC: [32]byte(g.Measure()), Nonce: [16]byte(g.Measure()[32:])}
-		p, err := packet.Seal(keys, []byte("sixteen bytes of"), m)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if tc.change != nil {
-			tc.change(g, &p)
-		}
-		q := &psptest.QEMU{Guest: g, Answer: tc.answer}
 		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 		if tc.want == ErrUnknown {
 			cancel()
 			ctx, cancel = context.WithTimeout(t.Context(), 300*time.Millisecond)
 		}
-		err = Inject(ctx, dial(t, q), p, m)
+		c, commands := tc.q.dial(t)
+		err := Inject(ctx, c, packet.Packet{Payload: make([]byte, 16)}, tc.m)
 		cancel()
 		if !errors.Is(err, tc.want) {
 			t.Errorf("%s: Inject error = %v; want %v", name, err, tc.want)
 		}
-		if sent := strings.Contains(q.Commands(), inject); sent != tc.sent {
-			t.Errorf("%s: commands %s; want the secret sent: %v", name, q.Commands(), tc.sent)
+		heard := commands()
+		if sent := strings.Contains(heard, inject); sent != tc.sent {
+			t.Errorf("%s: commands %s; want the secret sent: %v", name, heard, tc.sent)
 		}
-		if got := string(g.Table); (got == "sixteen bytes of") != (tc.want == nil) {
-			t.Errorf("%s: the guest has %q", name, got)
-		}
-		if q.Running() {
+		if strings.Contains(heard, "cont") {
 			t.Errorf("%s: the guest was started", name)
 		}
 	}
 }
 
 func TestQueryPlatform(t *testing.T) {
-	got, err := QueryPlatform(t.Context(), dial(t, &psptest.QEMU{PDH: []byte("pdh"), Chain: []byte("chain")}))
+	const command = "query-sev-capabilities"
+	c, done := qemu{command: `{"return": {"pdh": "cGRo", "cert-chain": "Y2hhaW4=", "cpu0-id": "AAEC", "cbitpos": 51, "reduced-phys-bits": 1}}`}.dial(t)
+	got, err := QueryPlatform(t.Context(), c)
 	if err != nil || string(got.PDH) != "pdh" || string(got.Chain) != "chain" || len(got.CPU0ID) != 3 {
 		t.Errorf("QueryPlatform = %d, %d, %x bytes, %v", len(got.PDH), len(got.Chain), got.CPU0ID, err)
 	}
-	if _, err := QueryPlatform(t.Context(), dial(t, &psptest.QEMU{})); !errors.Is(err, ErrNoSEV) {
+	done()
+	c, done = qemu{command: refusal("KVM not enabled")}.dial(t)
+	if _, err := QueryPlatform(t.Context(), c); !errors.Is(err, ErrNoSEV) {
 		t.Errorf("QueryPlatform without SEV: %v; want ErrNoSEV", err)
 	}
+	done()
 }

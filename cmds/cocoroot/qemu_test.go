@@ -1,4 +1,4 @@
-package psptest
+package main
 
 import (
 	"bufio"
@@ -14,10 +14,10 @@ import (
 	"testing"
 )
 
-// QEMU answers QMP as QEMU does for a guest on the platform. Set its fields
+// fakeQEMU answers QMP as QEMU does for a guest on the platform. Set its fields
 // before Serve; read Commands and Running through their methods.
-type QEMU struct {
-	Guest *Guest // nil: no SEV
+type fakeQEMU struct {
+	Guest *pspGuest // nil: no SEV
 	// Type is the guest's sev-type; "" is QEMU before 9.1, which has none.
 	Type string
 	// PDH and Chain answer query-sev-capabilities; without them it is refused.
@@ -34,17 +34,17 @@ type QEMU struct {
 }
 
 // Commands returns what was executed, in order.
-func (q *QEMU) Commands() string {
+func (q *fakeQEMU) Commands() string {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	return strings.Join(q.commands, " ")
 }
 
 // Running reports whether the guest was continued.
-func (q *QEMU) Running() bool { return slices.Contains(strings.Fields(q.Commands()), "cont") }
+func (q *fakeQEMU) Running() bool { return slices.Contains(strings.Fields(q.Commands()), "cont") }
 
 // Serve listens on a unix socket until the test ends and returns its path.
-func (q *QEMU) Serve(t testing.TB) string {
+func (q *fakeQEMU) Serve(t testing.TB) string {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "psp") // short enough for a socket's name
 	if err != nil {
@@ -76,7 +76,7 @@ func (q *QEMU) Serve(t testing.TB) string {
 	return path
 }
 
-func (q *QEMU) serve(conn net.Conn) {
+func (q *fakeQEMU) serve(conn net.Conn) {
 	fmt.Fprintln(conn, `{"QMP": {"version": {"qemu": {"micro": 0, "minor": 0, "major": 10}, "package": "psptest"}, "capabilities": ["oob"]}}`)
 	for in := bufio.NewScanner(conn); in.Scan(); {
 		var m struct {
@@ -96,20 +96,20 @@ func (q *QEMU) serve(conn net.Conn) {
 	}
 }
 
-// Return is an answer with a result.
-func Return(result string) func(uint64) string {
+// returning is an answer with a result.
+func returning(result string) func(uint64) string {
 	return func(id uint64) string { return fmt.Sprintf(`{"return": %s, "id": %d}`+"\n", result, id) }
 }
 
-// Refusal is an answer with an error of QEMU's own wording.
-func Refusal(desc string) func(uint64) string {
+// refusal is an answer with an error of QEMU's own wording.
+func refusal(desc string) func(uint64) string {
 	return func(id uint64) string {
 		return fmt.Sprintf(`{"id": %d, "error": {"class": "GenericError", "desc": %q}}`+"\n", id, desc)
 	}
 }
 
 // answer executes a command, and returns its result or QEMU's words against it.
-func (q *QEMU) answer(command string, args json.RawMessage) func(uint64) string {
+func (q *fakeQEMU) answer(command string, args json.RawMessage) func(uint64) string {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.commands = append(q.commands, command)
@@ -118,34 +118,34 @@ func (q *QEMU) answer(command string, args json.RawMessage) func(uint64) string 
 	case f != nil:
 		return f
 	case command == "qmp_capabilities":
-		return Return("{}")
+		return returning("{}")
 	case command == "cont":
 		if q.Guest != nil {
 			q.Guest.State = "running"
 		}
-		return Return("{}")
+		return returning("{}")
 	case command == "query-status":
-		return Return(fmt.Sprintf(`{"running": %t, "singlestep": false, "status": "x"}`, slices.Contains(q.commands, "cont")))
+		return returning(fmt.Sprintf(`{"running": %t, "singlestep": false, "status": "x"}`, slices.Contains(q.commands, "cont")))
 	case command == "query-sev-capabilities" && q.PDH == nil:
-		return Refusal("KVM not enabled")
+		return refusal("KVM not enabled")
 	case command == "query-sev-capabilities":
-		return Return(fmt.Sprintf(`{"pdh": %q, "cert-chain": %q, "cpu0-id": "AAEC", "cbitpos": 51, "reduced-phys-bits": 1}`,
+		return returning(fmt.Sprintf(`{"pdh": %q, "cert-chain": %q, "cpu0-id": "AAEC", "cbitpos": 51, "reduced-phys-bits": 1}`,
 			base64(q.PDH), base64(q.Chain)))
 	case command == "query-sev" && q.Guest == nil:
-		return Return(`{"enabled": false, "api-minor": 0, "handle": 0, "state": "uninit", "api-major": 0, "policy": 0, "build-id": 0}`)
+		return returning(`{"enabled": false, "api-minor": 0, "handle": 0, "state": "uninit", "api-major": 0, "policy": 0, "build-id": 0}`)
 	case command == "query-sev":
-		return Return(q.info())
+		return returning(q.info())
 	case command == "query-sev-launch-measure" && q.Guest == nil:
-		return Refusal("SEV launch measurement is not available")
+		return refusal("SEV launch measurement is not available")
 	case command == "query-sev-launch-measure":
-		return Return(fmt.Sprintf(`{"data": %q}`, base64(q.Guest.Measure())))
+		return returning(fmt.Sprintf(`{"data": %q}`, base64(q.Guest.Measure())))
 	case command == "sev-inject-launch-secret":
 		return q.inject(args)
 	}
-	return Refusal("The command " + command + " has not been found")
+	return refusal("The command " + command + " has not been found")
 }
 
-func (q *QEMU) info() string {
+func (q *fakeQEMU) info() string {
 	g := q.Guest
 	more := fmt.Sprintf(`"policy": %d, "handle": 1`, g.Policy)
 	if q.Type == "sev-snp" {
@@ -159,21 +159,21 @@ func (q *QEMU) info() string {
 }
 
 // inject is QEMU's sev_inject_launch_secret.
-func (q *QEMU) inject(args json.RawMessage) func(uint64) string {
+func (q *fakeQEMU) inject(args json.RawMessage) func(uint64) string {
 	var p struct {
 		Header []byte `json:"packet-header"`
 		Secret []byte `json:"secret"`
 	}
 	switch err := json.Unmarshal(args, &p); {
 	case err != nil:
-		return Refusal("Invalid parameter")
+		return refusal("Invalid parameter")
 	case q.Guest == nil:
-		return Refusal("SEV not enabled for guest")
+		return refusal("SEV not enabled for guest")
 	case q.Guest.State != "launch-secret":
-		return Refusal("SEV: Not in correct state. (LSECRET) 3")
+		return refusal("SEV: Not in correct state. (LSECRET) 3")
 	}
-	if s := q.Guest.LaunchSecret(p.Header, p.Secret); s != Success {
-		return Refusal(fmt.Sprintf("SEV: failed to inject secret ret=-5 fw_error=%d 'x'", s))
+	if s := q.Guest.LaunchSecret(p.Header, p.Secret); s != success {
+		return refusal(fmt.Sprintf("SEV: failed to inject secret ret=-5 fw_error=%d 'x'", s))
 	}
-	return Return("{}")
+	return returning("{}")
 }
