@@ -95,14 +95,21 @@ func missing(c *cobra.Command) error {
 
 // missingOptions is the error that names missing options.
 func missingOptions(names ...string) error {
-	switch n := len(names) - 1; {
-	case n < 0:
+	switch len(names) {
+	case 0:
 		return nil
-	case n == 0:
+	case 1:
 		return fault.Usagef("option %s is missing", names[0])
-	default:
-		return fault.Usagef("options %s and %s are missing", strings.Join(names[:n], ", "), names[n])
 	}
+	return fault.Usagef("options %s are missing", listed(names))
+}
+
+// listed returns names as a sentence has them.
+func listed(names []string) string {
+	if n := len(names) - 1; n > 0 {
+		return strings.Join(names[:n], ", ") + " and " + names[n]
+	}
+	return strings.Join(names, "")
 }
 
 // noStream refuses "-", which elsewhere means standard input or output, where it

@@ -3,7 +3,6 @@ package main
 import (
 	"fmt"
 	"io"
-	"os"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -34,22 +33,16 @@ func (s *secrets) register(flags *pflag.FlagSet) {
 // keys reads the transport keys, and warns where others can.
 func (s *secrets) keys(a *app) (*session.Keys, error) {
 	for _, path := range []string{s.tik, s.tek} {
-		if fi, err := os.Stat(path); err == nil && fi.Mode().IsRegular() && fi.Mode().Perm()&0o077 != 0 {
-			a.warn("others may use %s (mode %04o): whoever has it can forge a measurement or read the secret", path, fi.Mode().Perm())
-		}
+		a.warnOthers(path, "whoever has it can forge a measurement or read the secret")
 	}
 	return session.ReadKeys(s.tik, s.tek)
 }
 
-// read returns the table that the options or the pairs name. A table that the
-// guest's kernel would not take is an error.
-func (s *secrets) read(a *app, pairs []string) (*secmem.Buffer, error) {
+// read returns the table of at most area bytes that the options or the pairs
+// name. A table that the guest would not take is an error.
+func (s *secrets) read(a *app, pairs []string, area int) (*secmem.Buffer, error) {
 	if (s.table != "") == (len(pairs) > 0) {
 		return nil, fault.Usagef("give either --table or GUID=FILE…")
-	}
-	area, err := release.TableArea(s.firmware)
-	if err != nil {
-		return nil, err
 	}
 	if s.table == "" {
 		return release.BuildTable(a.warn, pairs, area)
@@ -111,7 +104,11 @@ func (a *app) sealPacket(s secrets, o packetOutput, text string, pairs []string)
 	if err != nil {
 		return fault.Usagef("--measurement: %w", err)
 	}
-	table, err := s.read(a, pairs)
+	area, err := release.TableArea(s.firmware)
+	if err != nil {
+		return err
+	}
+	table, err := s.read(a, pairs, area)
 	if err != nil {
 		return err
 	}

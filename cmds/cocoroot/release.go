@@ -22,7 +22,7 @@ import (
 
 func (a *app) release() *cobra.Command {
 	return group("release", "give a measured guest its secrets: collect, verify, inject", "",
-		a.releasePlatform(), a.releaseCollect(), a.releaseVerify(), a.releaseInject(), a.releaseRun())
+		a.releasePlatform(), a.releaseChallenge(), a.releaseCollect(), a.releaseCerts(), a.releaseVerify(), a.releaseInject(), a.releaseRun())
 }
 
 // monitor are the options of what talks to QEMU.
@@ -33,7 +33,7 @@ type monitor struct {
 
 func (m *monitor) register(flags *pflag.FlagSet) {
 	flags.StringVar(&m.socket, "qmp", "", "QEMU's QMP socket, as in -qmp unix:SOCKET,server=on,wait=off")
-	flags.DurationVar(&m.timeout, "timeout", 30*time.Second, "how long QEMU may take for everything")
+	flags.DurationVar(&m.timeout, "timeout", 30*time.Second, "how long QEMU may take for everything; SEV-SNP: the guest, which may still have to boot (default 5m)")
 }
 
 // talk connects and runs f.
@@ -89,14 +89,18 @@ func (a *app) releasePlatform() *cobra.Command {
 
 func (a *app) releaseCollect() *cobra.Command {
 	var m monitor
-	c := verb("collect --qmp SOCKET -o REPORT", "on the host: write what the platform reports of a launch",
-		"  cocoroot release collect --qmp /run/vm/qmp -o report.json", noArgs)
+	var o channel
+	c := verb("collect {--qmp SOCKET|--channel SOCKET --challenge F} -o REPORT", "on the host: write what the platform reports of a launch",
+		"  cocoroot release collect --qmp /run/vm/qmp -o report.json\n  cocoroot release collect --channel /run/vm/owner --challenge challenge -o report.json", noArgs)
 	flags := c.Flags()
 	m.register(flags)
+	o.register(c, &m)
+	challenge := flags.String("challenge", "", "SEV-SNP: the owner's challenge, or a copy of it")
 	out := flags.StringP("output", "o", "", "where to write the report")
 	force := flags.Bool("force", false, "replace an existing file")
-	need(c, "qmp", "output")
-	c.RunE = m.run(func(ctx context.Context, q *qmp.Client, _ []string) error {
+	need(c, "output")
+	needFor(c, attested, "challenge")
+	collect := m.run(func(ctx context.Context, q *qmp.Client, _ []string) error {
 		r, err := release.Collect(ctx, q)
 		if err != nil {
 			return err
@@ -111,25 +115,44 @@ func (a *app) releaseCollect() *cobra.Command {
 		fmt.Fprintf(a.stdout, "%s: firmware %s, policy %s; for cocoroot release verify\n", *out, r.API(), r.Policy)
 		return nil
 	})
+	c.RunE = func(c *cobra.Command, args []string) error {
+		kind, err := chosen(c)
+		switch {
+		case err != nil:
+			return err
+		case kind == attested:
+			return a.collectRequest(c, o, *challenge, *out, *force)
+		}
+		return collect(c, args)
+	}
 	return c
 }
 
 func (a *app) releaseInject() *cobra.Command {
 	var m monitor
-	c := verb("inject PACKET --qmp SOCKET", "on the host: give the packet to the guest",
-		"  cocoroot release inject vm_packet.json --qmp /run/vm/qmp --cont", oneArg("the packet (NAME_packet.json)"))
+	var o channel
+	c := verb("inject PACKET {--qmp|--channel} SOCKET", "on the host: give the packet to the guest",
+		"  cocoroot release inject vm_packet.json --qmp /run/vm/qmp --cont\n  cocoroot release inject vm_packet.json --channel /run/vm/owner", oneArg("the packet (NAME_packet.json)"))
 	flags := c.Flags()
 	m.register(flags)
+	o.register(c, &m)
 	cont := flags.Bool("cont", false, "then start the guest")
-	need(c, "qmp")
+	only(c, injected, "cont")
 	c.RunE = func(c *cobra.Command, args []string) error {
+		kind, err := chosen(c)
+		switch {
+		case err != nil:
+			return err
+		case kind == attested:
+			return a.injectAnswer(c, o, args[0])
+		}
 		b, err := files.Read(args[0], packet.MaxFile)
 		if err != nil {
 			return err
 		}
 		p, measurement, err := packet.Decode(b)
 		if err != nil {
-			return fmt.Errorf("cannot read the packet %s: %w", args[0], err)
+			return wrongKind(fmt.Errorf("cannot read the packet %s: %w", args[0], err), "cocoroot release verify writes it")
 		}
 		return m.talk(c.Context(), func(ctx context.Context, q *qmp.Client) error {
 			return inject(ctx, a.stdout, q, p, measurement, *cont)

@@ -30,7 +30,7 @@ type demands struct {
 }
 
 func (d *demands) register(flags *pflag.FlagSet) {
-	flags.StringArrayVar(&d.digests, "digest", nil, "launch digest to expect, 64 hex digits, as cocoroot measure prints it; may be repeated, one has to match")
+	flags.StringArrayVar(&d.digests, "digest", nil, "launch digest to expect, 64 hex digits (SEV-SNP: 96), as cocoroot measure prints it; may be repeated, one has to match")
 	flags.BoolVar(&d.debug, "allow-debug", false, "accept a policy without NODBG: the host may read the guest's memory")
 	flags.BoolVar(&d.sharing, "allow-key-sharing", false, "accept a policy without NOKS: another guest may have the same memory key")
 	flags.BoolVar(&d.noES, "allow-no-es", false, "accept a policy without ES: the host sees the guest's registers")
@@ -45,7 +45,7 @@ func (d *demands) expectation() (release.Expectation, error) {
 	for _, s := range d.digests {
 		b, err := hex.DecodeString(strings.TrimSpace(s))
 		if err == nil && len(b) == 48 {
-			return e, fault.Usagef("--digest: a digest of 96 digits is SEV-SNP's, which has no LAUNCH_SECRET")
+			return e, fault.Usagef("--digest: a digest of 96 digits is SEV-SNP's, and these options are for %s", injected)
 		}
 		if err != nil || len(b) != len(session.Digest{}) {
 			return e, fault.Usagef("--digest: %.80q is not 64 hex digits", s)
@@ -74,6 +74,7 @@ func (d *demands) expectation() (release.Expectation, error) {
 type releaser struct {
 	demands
 	secrets
+	attestation
 	expected release.Expectation
 }
 
@@ -81,7 +82,10 @@ type releaser struct {
 func (r *releaser) register(c *cobra.Command) {
 	r.demands.register(c.Flags())
 	r.secrets.register(c.Flags())
-	need(c, "digest", "tik", "tek")
+	r.attestation.register(c)
+	need(c, "digest")
+	only(c, injected, "allow-debug", "allow-key-sharing", "allow-no-es", "min-api", "min-build", "firmware")
+	needFor(c, injected, "tik", "tek")
 }
 
 // seal verifies a report and, on a match alone, reads the secrets and encrypts
@@ -99,7 +103,11 @@ func (r *releaser) seal(a *app, report release.Report, pairs []string) (packet.P
 	if err != nil {
 		return packet.Packet{}, fault.New(fault.Mismatch, fmt.Errorf("the secret is not released: %w", err), mismatchHint(err))
 	}
-	table, err := r.read(a, pairs)
+	area, err := release.TableArea(r.firmware)
+	if err != nil {
+		return packet.Packet{}, err
+	}
+	table, err := r.read(a, pairs, area)
 	if err != nil {
 		return packet.Packet{}, err
 	}
@@ -128,13 +136,24 @@ func mismatchHint(err error) string {
 func (a *app) releaseVerify() *cobra.Command {
 	var r releaser
 	var o packetOutput
-	c := verb("verify REPORT --digest HEX --tik F --tek F GUID=FILE… -o NAME", "at the owner's: check the report and, only on a match, write a packet",
-		"  cocoroot release verify report.json --digest $(cat digest) --tik vm_tik.bin --tek vm_tek.bin \\\n    736869e5-84f0-4973-92ec-06879ce3da0b=image.key -o vm",
+	c := verb("verify REPORT --digest HEX {--tik F --tek F|--owner KEY --challenge F} GUID=FILE… -o NAME", "at the owner's: check the report and, only on a match, write a packet",
+		"  cocoroot release verify report.json --digest $(cat digest) --tik vm_tik.bin --tek vm_tek.bin \\\n    736869e5-84f0-4973-92ec-06879ce3da0b=image.key -o vm\n"+
+			"  cocoroot release verify report.json --digest $(cat digest) --owner me.key --challenge challenge --certs certs \\\n    736869e5-84f0-4973-92ec-06879ce3da0b=image.key -o vm",
 		someArgs("a report and the secrets"))
 	r.register(c)
 	o.register(c.Flags())
+	c.Flags().StringVar(&r.challenge, "challenge", "", "SEV-SNP: the challenge that the report was collected with; it is used up")
 	need(c, "output")
-	c.RunE = func(_ *cobra.Command, args []string) (err error) {
+	only(c, injected, "raw")
+	needFor(c, attested, "challenge")
+	c.RunE = func(c *cobra.Command, args []string) error {
+		kind, err := chosen(c)
+		if err != nil {
+			return err
+		}
+		if kind == attested {
+			return a.verifyRequest(&r, o, args)
+		}
 		if r.expected, err = r.expectation(); err != nil {
 			return err
 		}
@@ -144,7 +163,7 @@ func (a *app) releaseVerify() *cobra.Command {
 		}
 		report, err := release.ParseReport(b)
 		if err != nil {
-			return fault.Hintf(fmt.Errorf("cannot read the report %s: %w", args[0], err), "cocoroot release collect writes it")
+			return wrongKind(fmt.Errorf("cannot read the report %s: %w", args[0], err), "cocoroot release collect writes it")
 		}
 		p, err := r.seal(a, report, args[1:])
 		if err != nil {
@@ -158,14 +177,23 @@ func (a *app) releaseVerify() *cobra.Command {
 func (a *app) releaseRun() *cobra.Command {
 	var r releaser
 	var m monitor
-	c := verb("run --qmp SOCKET --digest HEX --tik F --tek F GUID=FILE…", "all three at the owner's, through a forwarded socket",
+	var o channel
+	c := verb("run {--qmp SOCKET --tik F --tek F|--channel SOCKET --owner KEY} --digest HEX GUID=FILE…", "all of it at the owner's, through a forwarded socket",
 		"  ssh -L /run/me/qmp:/run/vm/qmp HOST\n  cocoroot release run --qmp /run/me/qmp --digest $(cat digest) --tik vm_tik.bin --tek vm_tek.bin \\\n    736869e5-84f0-4973-92ec-06879ce3da0b=image.key --cont",
 		cobra.ArbitraryArgs)
 	m.register(c.Flags())
 	r.register(c)
-	need(c, "qmp")
+	o.register(c, &m)
 	cont := c.Flags().Bool("cont", false, "then start the guest")
-	c.RunE = func(c *cobra.Command, pairs []string) (err error) {
+	only(c, injected, "cont")
+	c.RunE = func(c *cobra.Command, pairs []string) error {
+		kind, err := chosen(c)
+		if err != nil {
+			return err
+		}
+		if kind == attested {
+			return a.runAttested(c, &r, o, pairs)
+		}
 		if r.expected, err = r.expectation(); err != nil {
 			return err
 		}
