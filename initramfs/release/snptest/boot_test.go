@@ -132,9 +132,11 @@ func TestArchive(t *testing.T) {
 	if len(before.Problems) != 0 || len(after.Problems) != 1 || !errors.Is(after.Problems[0], archive.ErrFake) {
 		t.Errorf("problems = %v, and %v with fake_tsm; want one ErrFake", before.Problems, after.Problems)
 	}
-	if n := len(before.Modules); len(after.Modules) != n+1 || after.Modules[n].Path != "/lib/modules/fake_tsm.ko" || len(after.Foreign) != 0 ||
-		len(after.Members) != len(before.Members)+1 || after.Init != before.Init {
-		t.Errorf("listing = %+v\nwant fake_tsm last after\n%+v", after, before)
+	if n := len(before.Modules); len(after.Modules) != n+1 || after.Modules[n].Path != "/lib/modules/fake_tsm.ko" {
+		t.Errorf("modules = %v\nwant fake_tsm last after %v", after.Modules, before.Modules)
+	}
+	if *after.Init != *before.Init || len(after.Foreign) != 0 || len(after.Members) != len(before.Members)+1 {
+		t.Errorf("init = %+v, %d members, foreign %v; want %+v, %d, none", after.Init, len(after.Members), after.Foreign, before.Init, len(before.Members)+1)
 	}
 }
 

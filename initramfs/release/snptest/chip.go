@@ -16,6 +16,7 @@ import (
 	"crypto/x509/pkix"
 	"encoding/asn1"
 	"math/big"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -111,7 +112,7 @@ func (c *Chip) Report() *sevsnp.Report {
 		CurrentMajor: 1, CurrentMinor: 55, CurrentBuild: 40, CommittedMajor: 1, CommittedMinor: 55, CommittedBuild: 40,
 		FamilyId: make([]byte, 16), ImageId: make([]byte, 16), ReportData: make([]byte, 64), Measurement: make([]byte, 48),
 		HostData: make([]byte, 32), IdKeyDigest: make([]byte, 48), AuthorKeyDigest: make([]byte, 48),
-		ReportId: id, ReportIdMa: make([]byte, 32), ChipId: c.ID, Signature: make([]byte, abi.SignatureSize),
+		ReportId: id, ReportIdMa: make([]byte, 32), ChipId: slices.Clone(c.ID), Signature: make([]byte, abi.SignatureSize),
 	}
 }
 

@@ -57,8 +57,8 @@ func (p *PSP) Asked() ([]Request, []Answer) {
 	return slices.Clone(p.requests), slices.Clone(p.answers)
 }
 
-// Serve listens until the test ends and returns QEMU's arguments that connect
-// a guest, by its fourth UART.
+// Serve listens until the test ends and returns the arguments by which QEMU connects
+// the fourth UART of a guest, or of several.
 func (p *PSP) Serve(t testing.TB) []string {
 	t.Helper()
 	dir := must(os.MkdirTemp("", "psp")) // short enough for a socket's name
