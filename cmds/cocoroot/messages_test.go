@@ -52,6 +52,7 @@ func TestMessages(t *testing.T) {
 		"report":               {[]string{"inspect", file("rep", `{"api_major": 300}`)}, `the number at "api_major" is of the wrong kind, or too large`},
 		"no such folder":       {[]string{"seal", dir, "-o", "/nonexistent/x/image"}, "cannot write /nonexistent/x/image: no such file or directory"},
 		"vCPUs and type":       {[]string{"measure", "--mode", "sev-snp", "--firmware", fd}, "options --vcpus and --vcpu-type are missing"},
+		"launch, nothing":      {[]string{"launch", "--simulate"}, "options --cmdline-file, --disk, --firmware, --initrd and --kernel are missing"},
 		"launch, no session":   {slices.Concat([]string{"launch", "--mode", "sev-es", "--cmdline-file", r.cmdline}, r.shared[:8]), "options --session-file, --dh-cert-file, --vcpu-type and --qmp-socket are missing"},
 		"template, nothing":    {[]string{"template", "libvirt-sev-es"}, "options --firmware, --kernel, --initrd, --disk, --session-file, --dh-cert-file and --vcpu-type are missing"},
 		"version, no dry run":  {slices.Concat(launch, []string{"--initrd", initrd, "--qemu-version", "10.0"}), "is for --dry-run"},
@@ -106,10 +107,21 @@ func TestDryRunWithoutQEMU(t *testing.T) {
 	}
 }
 
-// An interrupt ends the guest, says so, and is exit code 130.
+// silentQEMU is a QEMU whose guest prints a line and does nothing else.
+const silentQEMU = `#!/bin/sh
+[ "$1" = --version ] && echo 'QEMU emulator version 7.2.0' && exit
+for option; do
+	case $option in file,id=console,path=*) console=${option#*path=} ;; esac
+done
+printf '\033]0;title\007\033[2Jthe guest\033[0m\n' >"$console"
+exec sleep 60
+`
+
+// An interrupt ends the guest, says so, and is exit code 130. Of the console,
+// the user's terminal got the text only.
 func TestLaunchInterrupted(t *testing.T) {
 	r := newGuestRig(t)
-	qemu := put(t, filepath.Join(t.TempDir(), "qemu"), "#!/bin/sh\n[ \"$1\" = --version ] && echo 'QEMU emulator version 7.2.0' && exit\nexec sleep 60\n")
+	qemu := put(t, filepath.Join(t.TempDir(), "qemu"), silentQEMU)
 	if err := os.Chmod(qemu, 0o700); err != nil {
 		t.Fatal(err)
 	}
@@ -120,5 +132,8 @@ func TestLaunchInterrupted(t *testing.T) {
 		"--firmware", r.shared[1], "--kernel", r.shared[3], "--initrd", r.shared[5], "--disk", r.shared[7], "--cmdline-file", r.cmdline})
 	if code != fault.Interrupted || !strings.Contains(stderr.String(), "QEMU was ended, and the guest with it") || strings.Contains(stderr.String(), "nothing was written") {
 		t.Errorf("launch = %d, %q; want %d", code, stderr.String(), fault.Interrupted)
+	}
+	if stdout.String() != "the guest\n" {
+		t.Errorf("launch prints %q", stdout.String())
 	}
 }

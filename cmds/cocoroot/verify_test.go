@@ -47,8 +47,8 @@ func TestVerify(t *testing.T) {
 		broken[at] ^= 4
 		put(t, bad, string(broken))
 		code, out, stderr := verify(append(reference, bad, "--key-file", image+".key")...)
-		if code != fault.Tampered || out != "" || !strings.Contains(stderr, what) {
-			t.Errorf("byte %d = %d, %q, %q; want 5 and %q", at, code, out, stderr, what)
+		if code != fault.Tampered || out != "" || !strings.Contains(stderr, "1 block differs, ") || !strings.Contains(stderr, what) {
+			t.Errorf("byte %d = %d, %q, %q; want 5, 1 block and %q", at, code, out, stderr, what)
 		}
 	}
 	var v imageverify.Result
