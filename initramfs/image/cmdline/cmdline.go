@@ -21,15 +21,6 @@ import (
 // 2048, and OVMF puts "initrd=initrd " before it.
 const MaxLength = 2000
 
-// Errors returned by Build and ReadFile.
-var (
-	ErrTooLong = errors.New("the command line is too long")
-	ErrText    = errors.New("text for the command line has a character that is not allowed there")
-	ErrACPI    = errors.New("the appended text has its own acpi=")
-	ErrNoLine  = errors.New("it is not a kernel command line")
-	ErrInit    = errors.New("the line would start another init than the one that was asked for")
-)
-
 // Options is what a line has beside its policy.
 type Options struct {
 	// NoACPI keeps the kernel from reading the host's ACPI tables, and so
@@ -78,7 +69,7 @@ func Build(p policy.Policy, o Options) (string, error) {
 	}
 	if o.NoACPI {
 		if strings.Contains(o.Append, "acpi=") { // the last one counts
-			return "", fmt.Errorf("cannot write the command line: %w", ErrACPI)
+			return "", errors.New("cannot write the command line: the appended text has its own acpi=")
 		}
 		words = append(words, "acpi=off")
 		if p.OnFail == policy.PowerOff {
@@ -95,10 +86,10 @@ func Build(p policy.Policy, o Options) (string, error) {
 		line += " " + o.Append
 	}
 	if strings.ContainsFunc(line, func(r rune) bool { return r < ' ' || r >= 0x7f }) {
-		return "", fmt.Errorf("cannot write the command line: %w", ErrText)
+		return "", errors.New("cannot write the command line: its text has a character that is not allowed there")
 	}
 	if len(line) > MaxLength {
-		return "", fmt.Errorf("cannot write the command line: %w: %d bytes, %d are allowed", ErrTooLong, len(line), MaxLength)
+		return "", fmt.Errorf("cannot write the command line: it is too long: %d bytes, %d are allowed", len(line), MaxLength)
 	}
 	read, err := policy.Parse(line)
 	if err != nil {
@@ -108,14 +99,14 @@ func Build(p policy.Policy, o Options) (string, error) {
 		return "", fmt.Errorf("cannot write the command line: the appended text changes the image's type")
 	}
 	if p.Init != policy.Defaults().Init && read.Init != p.Init {
-		return "", fmt.Errorf("cannot write the command line: %w", ErrInit)
+		return "", errors.New("cannot write the command line: it would start another init than the one that was asked for")
 	}
 	return line, nil
 }
 
 // ReadFile reads a command-line file: one line, whose newline is not part of it.
 // The line is sent to the host and printed, so another file, which may be a key,
-// is an ErrNoLine that shows nothing of it.
+// is an error that shows nothing of it.
 func ReadFile(path string) (string, error) {
 	b, err := files.Read(path, policy.MaxLength+1)
 	if err != nil {
@@ -123,7 +114,7 @@ func ReadFile(path string) (string, error) {
 	}
 	line := strings.TrimSuffix(string(b), "\n")
 	if line != "" && !slices.ContainsFunc(strings.Fields(line), isParameter) {
-		return "", fault.Hintf(fmt.Errorf("cannot use %s: %w", path, ErrNoLine), "cocoroot seal writes IMAGE.cmdline")
+		return "", fault.Hintf(fmt.Errorf("cannot use %s: it is not a kernel command line", path), "cocoroot seal writes IMAGE.cmdline")
 	}
 	return line, nil
 }

@@ -1,7 +1,6 @@
 package cmdline
 
 import (
-	"errors"
 	"slices"
 	"strings"
 	"testing"
@@ -46,25 +45,24 @@ func TestBuildInit(t *testing.T) {
 	if got, err := Build(p, Options{Append: "-- serve"}); err != nil || !strings.Contains(got, " init=/app ") {
 		t.Errorf("Build = %s, %v; want init=/app in it", got, err)
 	}
-	if got, err := Build(p, Options{Append: "init=/other"}); !errors.Is(err, ErrInit) {
-		t.Errorf("Build with another init = %s, %v; want ErrInit", got, err)
+	if got, err := Build(p, Options{Append: "init=/other"}); err == nil || !strings.Contains(err.Error(), "another init") {
+		t.Errorf("Build with another init = %s, %v; want an error", got, err)
 	}
 }
 
 func TestBuildRefuses(t *testing.T) {
 	for _, tc := range []struct {
-		name, appended string
-		want           error
+		name, appended, want string
 	}{
-		{"long", strings.Repeat("x", 2000), ErrTooLong},
-		{"line break", "a\nb", ErrText},
-		{"not ASCII", "ä", ErrText},
-		{"unknown", "cocoroot.debug=1", policy.ErrUnknown},
-		{"repeated", "cocoroot.disk=/dev/vdb", policy.ErrRepeated},
-		{"ACPI again", "acpi=force", ErrACPI},
-		{"power-off without ACPI", "cocoroot.onfail=poweroff", policy.ErrRepeated},
+		{"long", strings.Repeat("x", 2000), "too long"},
+		{"line break", "a\nb", "a character that is not allowed"},
+		{"not ASCII", "ä", "a character that is not allowed"},
+		{"unknown", "cocoroot.debug=1", policy.ErrUnknown.Error()},
+		{"repeated", "cocoroot.disk=/dev/vdb", policy.ErrRepeated.Error()},
+		{"ACPI again", "acpi=force", "its own acpi="},
+		{"power-off without ACPI", "cocoroot.onfail=poweroff", policy.ErrRepeated.Error()},
 	} {
-		if _, err := Build(somePolicy(), Options{NoACPI: true, Append: tc.appended}); !errors.Is(err, tc.want) {
+		if _, err := Build(somePolicy(), Options{NoACPI: true, Append: tc.appended}); err == nil || !strings.Contains(err.Error(), tc.want) {
 			t.Errorf("%s: Build error = %v; want %v", tc.name, err, tc.want)
 		}
 	}

@@ -49,48 +49,24 @@ var (
 // its superblock has it. Bytes may follow, which do not belong to it.
 //
 // The errors are ErrUnknown, ErrRecovery, ErrFeature, ErrCorrupt and r's.
-func Detect(r io.ReaderAt) (policy.FSType, int64, error) {
-	head, err := readHead(r)
-	if err != nil {
-		return "", 0, err
-	}
-	switch kind := kindOf(head); kind {
-	case policy.Squashfs:
-		length, err := parseSquashfs(head)
-		return kind, length, err
-	case policy.EROFS:
-		s, err := parseEROFS(head)
-		if err == nil {
-			err = s.checkSum(r)
-		}
-		return kind, s.length, err
-	case policy.Ext4:
-		length, err := parseExt4(head)
-		return kind, length, err
-	}
-	return "", 0, ErrUnknown
-}
-
-// readHead returns the bytes in which all superblocks lie; zeros where the
-// image is shorter.
-func readHead(r io.ReaderAt) ([]byte, error) {
-	head := make([]byte, headSize)
+func Detect(r io.ReaderAt) (kind policy.FSType, length int64, err error) {
+	head := make([]byte, headSize) // with zeros where the image is shorter
 	if _, err := r.ReadAt(head, 0); err != nil && err != io.EOF {
-		return nil, fmt.Errorf("cannot read the file system: %w", err)
+		return "", 0, fmt.Errorf("cannot read the file system: %w", err)
 	}
-	return head, nil
-}
-
-func kindOf(head []byte) policy.FSType {
+	second := head[secondSuper:]
 	switch {
 	case le.Uint32(head) == squashfsMagic:
-		return policy.Squashfs
-	case le.Uint32(head[secondSuper:]) == erofsMagic:
-		return policy.EROFS
-	case le.Uint16(head[secondSuper+56:]) == ext4Magic:
-		return policy.Ext4
+		length, err = parseSquashfs(head)
+		return policy.Squashfs, length, err
+	case le.Uint32(second) == erofsMagic:
+		length, err = parseEROFS(second, r)
+		return policy.EROFS, length, err
+	case le.Uint16(second[56:]) == ext4Magic:
+		length, err = parseExt4(second)
+		return policy.Ext4, length, err
 	}
-	return ""
+	return "", 0, ErrUnknown
 }
 
 // corrupt is an ErrCorrupt.
@@ -125,16 +101,6 @@ func parseSquashfs(head []byte) (int64, error) {
 	return used, nil
 }
 
-// erofsSB is what is used of an erofs superblock.
-type erofsSB struct {
-	bits   uint // of the block size
-	summed bool
-	sum    uint32
-	root   uint64 // inode number
-	meta   int64  // where inodes begin, in the image
-	length int64
-}
-
 // The features of erofs (EROFS_FEATURE_INCOMPAT_*) that do not mean that files
 // are compressed. mkfs.erofs sets the first one always.
 const (
@@ -148,52 +114,40 @@ const (
 // erofsCompressed says why the guest reads no such file, and what to do.
 const erofsCompressed = "an erofs with compressed files, whose plaintext the host could get to see; make it without compression, or make a squashfs"
 
-func parseEROFS(head []byte) (erofsSB, error) {
-	b := head[secondSuper:]
-	s := erofsSB{
-		bits:   uint(b[12]),
-		sum:    le.Uint32(b[4:]),
-		summed: le.Uint32(b[8:])&erofsSummed != 0,
-		root:   uint64(le.Uint16(b[14:])),
-	}
-	features, devices, dirBits := le.Uint32(b[80:]), le.Uint16(b[86:]), b[90]
+// parseEROFS returns the length of the file system. The checksum is over the first
+// block from the superblock on (erofs_superblock_csum_verify in fs/erofs/super.c).
+func parseEROFS(b []byte, r io.ReaderAt) (int64, error) {
+	features, devices, dirBits, bits := le.Uint32(b[80:]), le.Uint16(b[86:]), b[90], b[12]
 	switch {
 	case features&^erofsKnown != 0:
-		return s, unsupported("%s (features %#x)", erofsCompressed, features&^erofsKnown)
+		return 0, unsupported("%s (features %#x)", erofsCompressed, features&^erofsKnown)
 	case devices != 0:
-		return s, unsupported("erofs on more than one device")
+		return 0, unsupported("erofs on more than one device")
 	case dirBits != 0:
-		return s, unsupported("erofs with large blocks for folders")
-	case s.bits < 9 || s.bits > 12: // of no use above PAGE_SIZE
-		return s, corrupt("erofs with blocks of 2^%d bytes", s.bits)
+		return 0, unsupported("erofs with large blocks for folders")
+	case bits < 9 || bits > 12: // of no use above PAGE_SIZE
+		return 0, corrupt("erofs with blocks of 2^%d bytes", bits)
 	}
-	s.length = int64(le.Uint32(b[36:])) << s.bits
-	s.meta = int64(le.Uint32(b[40:])) << s.bits
-	if s.meta >= s.length || s.length < secondSuper+erofsSuper {
-		return s, corrupt("erofs of %d bytes, with inodes from %d on", s.length, s.meta)
+	length, meta := int64(le.Uint32(b[36:]))<<bits, int64(le.Uint32(b[40:]))<<bits
+	if meta >= length || length < secondSuper+erofsSuper {
+		return 0, corrupt("erofs of %d bytes, with inodes from %d on", length, meta)
 	}
-	return s, nil
-}
-
-// checkSum compares the checksum, over the first block from the superblock on
-// (erofs_superblock_csum_verify in fs/erofs/super.c).
-func (s erofsSB) checkSum(r io.ReaderAt) error {
-	if !s.summed {
-		return nil
+	if le.Uint32(b[8:])&erofsSummed == 0 {
+		return length, nil
 	}
-	n := 1 << s.bits
+	n := 1 << bits
 	if n > secondSuper {
 		n -= secondSuper
 	}
-	b := make([]byte, n)
-	if _, err := r.ReadAt(b, secondSuper); err != nil {
-		return fmt.Errorf("cannot read the file system: %w", err)
+	block := make([]byte, n)
+	if _, err := r.ReadAt(block, secondSuper); err != nil {
+		return 0, fmt.Errorf("cannot read the file system: %w", err)
 	}
-	clear(b[4:8])
-	if ^crc32.Checksum(b, castagnoli) != s.sum {
-		return corrupt("the checksum of the erofs superblock is wrong")
+	clear(block[4:8])
+	if ^crc32.Checksum(block, castagnoli) != le.Uint32(b[4:]) {
+		return 0, corrupt("the checksum of the erofs superblock is wrong")
 	}
-	return nil
+	return length, nil
 }
 
 // The features of ext4 that are looked at (EXT4_FEATURE_*).
@@ -225,8 +179,7 @@ var ext4Names = []struct {
 }
 
 // parseExt4 returns the length of the file system.
-func parseExt4(head []byte) (int64, error) {
-	b := head[secondSuper:]
+func parseExt4(b []byte) (int64, error) {
 	compatible, incompatible, writers := le.Uint32(b[0x5c:]), le.Uint32(b[0x60:]), le.Uint32(b[0x64:])
 	if bad := incompatible &^ (ext4Known | ext4Recover); bad != 0 {
 		for _, f := range ext4Names {

@@ -132,43 +132,38 @@ func aclMask(acl []byte) int64 {
 }
 
 // notes collects what is to be said of a source, by kinds.
-type notes struct {
-	order []string
-	seen  map[string]*note
-}
+type notes []note
 
 type note struct {
-	example string
-	count   int
+	kind, example string
+	count         int
 }
 
 // maxNotes bounds the kinds: the tar's maker chooses the names.
 const maxNotes = 16
 
 func (n *notes) add(kind, example string) {
-	if n.seen == nil {
-		n.seen = map[string]*note{}
-	}
-	if len(n.order) == maxNotes && n.seen[kind] == nil {
+	of := func(kind string) int { return slices.IndexFunc(*n, func(e note) bool { return e.kind == kind }) }
+	if len(*n) >= maxNotes && of(kind) < 0 {
 		kind = "more metadata"
 	}
-	if n.seen[kind] == nil {
-		n.order = append(n.order, kind)
-		n.seen[kind] = &note{example: example}
+	i := of(kind)
+	if i < 0 {
+		i = len(*n)
+		*n = append(*n, note{kind: kind, example: example})
 	}
-	n.seen[kind].count++
+	(*n)[i].count++
 }
 
 // texts returns a warning for each kind.
-func (n *notes) texts() []string {
+func (n notes) texts() []string {
 	var out []string
-	for _, kind := range n.order {
-		e := n.seen[kind]
+	for _, e := range n {
 		what := "it is dropped"
-		if kind == accessACL {
+		if e.kind == accessACL {
 			what = "the ACL is dropped, and so are the mode's bits that it limited"
 		}
-		out = append(out, fmt.Sprintf("squashfs cannot keep %.80q of %.80q (and of %d more): %s", kind, e.example, e.count-1, what))
+		out = append(out, fmt.Sprintf("squashfs cannot keep %.80q of %.80q (and of %d more): %s", e.kind, e.example, e.count-1, what))
 	}
 	return out
 }

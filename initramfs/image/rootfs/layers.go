@@ -48,14 +48,18 @@ func squashfsOfLayers(ctx context.Context, layers []layer, entrypoint []string, 
 		}
 	}
 	r, w := io.Pipe()
-	go func() { w.CloseWithError(t.write(ctx, layers, w)) }()
-	defer r.Close()
-	source := &firstError{r: r}
-	err := squashfsOfTar(ctx, source, out, root, o)
-	switch {
-	case source.err != nil && ctx.Err() == nil: // rather than how the tool took it
-		return nil, source.err
-	case err != nil:
+	wrote := make(chan error, 1)
+	go func() {
+		err := t.write(ctx, layers, w)
+		w.CloseWithError(err)
+		wrote <- err
+	}()
+	err := squashfsOfTar(ctx, r, out, root, o)
+	r.Close()
+	if source := <-wrote; source != nil && !errors.Is(source, io.ErrClosedPipe) && ctx.Err() == nil {
+		return nil, source // rather than how the tool took it
+	}
+	if err != nil {
 		return nil, err
 	}
 	image, err := made(out)
@@ -268,20 +272,6 @@ func (in *inode) read(ctx context.Context, l layer) ([]byte, error) {
 // clamp returns the nearest time that squashfs has: 32 bits since 1970.
 func clamp(t time.Time) time.Time {
 	return time.Unix(min(max(t.Unix(), 0), 1<<32-1), 0)
-}
-
-// firstError keeps the error, but for the end, that its reader came upon.
-type firstError struct {
-	r   io.Reader
-	err error
-}
-
-func (f *firstError) Read(p []byte) (int, error) {
-	n, err := f.r.Read(p)
-	if err != nil && err != io.EOF && f.err == nil {
-		f.err = err
-	}
-	return n, err
 }
 
 // tarLayer is a tar in a file.

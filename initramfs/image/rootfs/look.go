@@ -190,7 +190,10 @@ func (e ext4) names(inode uint64) (map[string]*fsimage.Node, error) {
 		return nil, err
 	}
 	out := map[string]*fsimage.Node{}
-	together := &batch{e: e, sizes: map[uint64]int64{}}
+	// Who asks for one small file mostly asks for others of the folder, and starting
+	// debugfs takes longer than reading a file.
+	small, total := map[uint64]int64{}, int64(0)
+	readSmall := sync.OnceValues(func() (map[uint64][]byte, error) { return e.catAll(small) })
 	for rest := string(text); rest != "" && rest != "\n"; { // a blank line is the end
 		f := strings.SplitN(rest, "/", 8)
 		if len(f) != 8 || f[0] != "" || !strings.HasPrefix(f[7], "\n") {
@@ -208,47 +211,37 @@ func (e ext4) names(inode uint64) (map[string]*fsimage.Node, error) {
 		if out[name], err = e.node(number, f[2], f[6]); err != nil {
 			return nil, err
 		}
-		if n := out[name]; n.Mode.IsRegular() && n.Size > 0 && n.Size <= smallFile && (together.total < maxBatch || together.sizes[number] > 0) {
-			together.total += n.Size
-			together.sizes[number] = n.Size
-			n.Data = func() ([]byte, error) { together.once.Do(together.read); return together.data[number], together.err }
+		if n := out[name]; n.Mode.IsRegular() && n.Size > 0 && n.Size <= smallFile && total < maxBatch {
+			total += n.Size
+			small[number] = n.Size
+			n.Data = func() ([]byte, error) { all, err := readSmall(); return all[number], err }
 		}
 	}
 	return out, nil
 }
 
-// batch is the small files of a folder. Who asks for one mostly asks for others,
-// and starting debugfs takes longer than reading a file.
-type batch struct {
-	e     ext4
-	sizes map[uint64]int64 // by inode
-	total int64
-	once  sync.Once
-	data  map[uint64][]byte
-	err   error
-}
-
-func (b *batch) read() {
+// catAll returns the bytes of files, by their inodes, whose sizes are given.
+func (e ext4) catAll(sizes map[uint64]int64) (map[uint64][]byte, error) {
 	var script strings.Builder
-	inodes := slices.Sorted(maps.Keys(b.sizes))
+	inodes := slices.Sorted(maps.Keys(sizes))
 	for _, inode := range inodes {
 		fmt.Fprintf(&script, "cat <%d>\n", inode)
 	}
 	out := &limited{left: maxListing}
-	words, err := tool(b.e.ctx, b.e.f, strings.NewReader(script.String()), out, debugfs, "-f", "-", thisFile)
-	b.data = map[uint64][]byte{}
+	words, err := tool(e.ctx, e.f, strings.NewReader(script.String()), out, debugfs, "-f", "-", thisFile)
+	all := map[uint64][]byte{}
 	rest := out.kept
 	for _, inode := range inodes { // it says each command before it follows it
 		var ok bool
-		if rest, ok = bytes.CutPrefix(rest, fmt.Appendf(nil, "debugfs: cat <%d>\n", inode)); !ok || int64(len(rest)) < b.sizes[inode] {
+		if rest, ok = bytes.CutPrefix(rest, fmt.Appendf(nil, "debugfs: cat <%d>\n", inode)); !ok || int64(len(rest)) < sizes[inode] {
 			break
 		}
-		b.data[inode], rest = rest[:b.sizes[inode]], rest[b.sizes[inode]:]
+		all[inode], rest = rest[:sizes[inode]], rest[sizes[inode]:]
 	}
-	if _, after, _ := strings.Cut(words, "\n"); err == nil && (after != "" || len(b.data) != len(inodes) || len(rest) > 0) {
+	if _, after, _ := strings.Cut(words, "\n"); err == nil && (after != "" || len(all) != len(inodes) || len(rest) > 0) {
 		err = fmt.Errorf("%w: %s: %.200q", fsimage.ErrCorrupt, debugfs, after)
 	}
-	b.err = err
+	return all, err
 }
 
 // link returns the text of a symbolic link: short ones lie in the inode.

@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
 	"path"
 	"path/filepath"
@@ -34,98 +33,68 @@ const (
 	wantArch = "amd64"
 )
 
-// isLayout reports whether a folder or an archive is an OCI image layout.
-func isLayout(layout fs.FS) bool {
-	_, errLayout := fs.Stat(layout, v1.ImageLayoutFile)
-	_, errIndex := fs.Stat(layout, v1.ImageIndexFile)
-	return errLayout == nil && errIndex == nil
-}
-
-// layers returns the layers of a tar: the tar itself, or, where it is the
-// archive of an OCI image layout, those of its image.
+// layers returns the layers of an OCI image layout's image, or of a tar: the tar
+// itself, in which no name is a whiteout, or those of the layout that it is the
+// archive of.
 func (o Options) layers(ctx context.Context, s *source, dir string) ([]layer, []string, error) {
+	if s.layout != "" {
+		return layoutLayers(ctx, s.layout, o.Image)
+	}
 	whole := tarLayer(s.file, "the tar")
-	kind, err := tarKind(ctx, whole)
+	layout := filepath.Join(dir, "layout")
+	seen, err := unpackLayout(ctx, whole, layout)
 	switch {
 	case err != nil:
 		return nil, nil, err
-	case kind == dockerArchive:
+	case seen["root"]:
+	case seen[v1.ImageLayoutFile] && seen[v1.ImageIndexFile]:
+		return layoutLayers(ctx, layout, o.Image)
+	case seen["manifest.json"] && seen["layer"]:
 		return nil, nil, fmt.Errorf("%w: it is docker's own archive (save it as an OCI archive: skopeo copy docker-archive:FILE oci-archive:NEW, or podman save --format oci-archive)", ErrOCI)
-	case kind == plainTar:
-		return []layer{noWhiteouts(whole)}, nil, nil
 	}
-	layout := filepath.Join(dir, "layout")
-	if err := unpackLayout(ctx, whole, layout); err != nil {
-		return nil, nil, err
-	}
-	return layoutLayers(ctx, layout, o.Image)
+	whole.whole = true
+	return []layer{whole}, nil, nil
 }
-
-// noWhiteouts is a layer in which no name has a meaning: a tar is no change.
-func noWhiteouts(l layer) layer { l.whole = true; return l }
-
-// What a tar holds.
-const (
-	plainTar = iota
-	ociArchive
-	dockerArchive
-)
 
 // errSeen ends a look at a tar early.
 var errSeen = errors.New("seen enough")
 
-// tarKind looks at a tar's names. Those of a layout and of docker's archive
-// are all of its own; a root that has other names, too, is a root.
-func tarKind(ctx context.Context, l layer) (int, error) {
-	seen := map[string]bool{}
-	err := eachEntry(ctx, l, func(_ int, h *tar.Header, _ io.Reader) error {
+// unpackLayout writes the files of a layout's archive, under names that are
+// checked, and returns what it has seen. All names of a layout and of docker's
+// archive are known; a root that has other names, too, is a root.
+func unpackLayout(ctx context.Context, l layer, dir string) (map[string]bool, error) {
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("cannot unpack the OCI archive: %w", err)
+	}
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return nil, fmt.Errorf("cannot unpack the OCI archive: %w", err)
+	}
+	defer root.Close()
+	seen, written := map[string]bool{}, 0
+	err = eachEntry(ctx, l, func(_ int, h *tar.Header, r io.Reader) error {
 		name := path.Clean(h.Name)
 		top, _, _ := strings.Cut(name, "/")
 		switch {
 		case h.Typeflag == tar.TypeDir:
-		case name == v1.ImageLayoutFile, name == v1.ImageIndexFile, name == "manifest.json", top == v1.ImageBlobsDir:
+			return nil
+		case name == v1.ImageLayoutFile, name == v1.ImageIndexFile, top == v1.ImageBlobsDir:
 			seen[top] = true
+		case name == "manifest.json":
+			seen[name] = true
+			return nil
 		case name == "repositories", strings.HasSuffix(name, "/layer.tar"), strings.HasSuffix(name, ".json"), strings.HasSuffix(name, ".tar"),
 			strings.HasSuffix(name, "/VERSION"), strings.HasSuffix(name, "/json"):
 			seen["layer"] = true
+			return nil
 		default:
 			seen["root"] = true
 			return errSeen
 		}
-		return nil
-	})
-	switch {
-	case err != nil && !errors.Is(err, errSeen):
-		return 0, err
-	case seen["root"]:
-		return plainTar, nil
-	case seen[v1.ImageLayoutFile] && seen[v1.ImageIndexFile]:
-		return ociArchive, nil
-	case seen["manifest.json"] && seen["layer"]:
-		return dockerArchive, nil
-	}
-	return plainTar, nil
-}
-
-// unpackLayout writes the files of a layout's archive, under names that are
-// checked, and nothing else of it.
-func unpackLayout(ctx context.Context, l layer, dir string) error {
-	if err := os.Mkdir(dir, 0o700); err != nil {
-		return fmt.Errorf("cannot unpack the OCI archive: %w", err)
-	}
-	root, err := os.OpenRoot(dir)
-	if err != nil {
-		return fmt.Errorf("cannot unpack the OCI archive: %w", err)
-	}
-	defer root.Close()
-	blobs := 0
-	return eachEntry(ctx, l, func(_ int, h *tar.Header, r io.Reader) error {
-		name := path.Clean(h.Name)
-		wanted := name == v1.ImageLayoutFile || name == v1.ImageIndexFile || strings.HasPrefix(name, v1.ImageBlobsDir+"/")
-		if h.Typeflag != tar.TypeReg || !wanted {
+		if h.Typeflag != tar.TypeReg {
 			return nil
 		}
-		if blobs++; blobs > maxBlobs {
+		if written++; written > maxBlobs {
 			return fmt.Errorf("%w: it has more than %d files", ErrOCI, maxBlobs)
 		}
 		if err := root.MkdirAll(path.Dir(name), 0o700); err != nil {
@@ -139,6 +108,10 @@ func unpackLayout(ctx context.Context, l layer, dir string) error {
 		_, err = io.Copy(f, r)
 		return err
 	})
+	if errors.Is(err, errSeen) {
+		err = nil
+	}
+	return seen, err
 }
 
 // layout is an OCI image layout in a folder (image-spec v1.1.1,

@@ -47,8 +47,6 @@ var (
 	// ErrACL is for a folder with POSIX ACLs that is to be a squashfs: without
 	// them, the modes of its files say something else.
 	ErrACL = errors.New("squashfs cannot keep a POSIX ACL")
-	// ErrNoTool is for a stock tool that is not installed.
-	ErrNoTool = errors.New("a program is not installed")
 )
 
 // Stdin is the name of the source that is read from Options.Stdin.
@@ -127,16 +125,6 @@ func Make(ctx context.Context, source, dir string, o Options) (*Image, error) {
 // fromFolder makes a file system of a folder, and checks that the folder stayed
 // as it was.
 func (o Options) fromFolder(ctx context.Context, source, dir string) (*Image, error) {
-	if isLayout(os.DirFS(source)) {
-		layers, entrypoint, err := layoutLayers(ctx, source, o.Image)
-		if err != nil {
-			return nil, err
-		}
-		if o.Type != "" && o.Type != policy.Squashfs {
-			return nil, fmt.Errorf("%w: of an OCI image it is squashfs", ErrFormat)
-		}
-		return squashfsOfLayers(ctx, layers, entrypoint, filepath.Join(dir, "fs"), o)
-	}
 	before, err := fingerprint(ctx, source)
 	if err != nil {
 		return nil, err

@@ -12,6 +12,8 @@ import (
 	"cocoroot/initramfs/files"
 	"cocoroot/initramfs/image/fsimage"
 	"cocoroot/unlock/policy"
+
+	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
 // maxWindow is how much of its output, in bytes, a zstd stream may look back
@@ -21,6 +23,7 @@ const maxWindow = 128 << 20
 // source is what is to become a file system.
 type source struct {
 	folder string        // its absolute path, without links
+	layout string        // or that of an OCI image layout
 	file   *os.File      // else: it can be read from its start more than once
 	ready  policy.FSType // "" when file is a tar
 }
@@ -44,6 +47,11 @@ func open(ctx context.Context, name, dir string, o Options) (*source, error) {
 		}
 		if err != nil {
 			return nil, fmt.Errorf("cannot read the root file system: %w", err)
+		}
+		_, errLayout := os.Stat(filepath.Join(path, v1.ImageLayoutFile))
+		_, errIndex := os.Stat(filepath.Join(path, v1.ImageIndexFile))
+		if errLayout == nil && errIndex == nil {
+			return &source{layout: path}, nil
 		}
 		return &source{folder: path}, nil
 	case mode.Type() == fs.ModeNamedPipe:

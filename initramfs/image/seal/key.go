@@ -104,25 +104,18 @@ func (o Options) readKey(tell Observer) (*secmem.Buffer, error) {
 // was made. The key is the caller's to close.
 func (o Options) secrets(root *rootfs.Image, brought *secmem.Buffer, out io.Writer) (keys, error) {
 	s := keys{key: brought, random: rand.Reader}
-	fill := func(p []byte) error { _, err := rand.Read(p); return err }
-	if o.SeedFile != "" {
-		derived, err := o.derive(root, &s)
-		if err != nil {
-			return s, err
-		}
-		defer derived.Wipe()
-		fill = derived.Key
-	}
-	if brought != nil {
-		return s, nil
-	}
 	random, err := secmem.New(generatedKey)
 	if err != nil {
 		return s, err
 	}
 	defer random.Close()
-	if err := fill(random.Bytes()); err != nil {
-		return s, fmt.Errorf("cannot make a key: %w", err)
+	if o.SeedFile == "" {
+		_, err = rand.Read(random.Bytes())
+	} else {
+		err = o.derive(root, &s, random.Bytes())
+	}
+	if err != nil || brought != nil {
+		return s, err
 	}
 	if s.key, err = secmem.New(2 * generatedKey); err != nil {
 		return s, err
@@ -135,27 +128,23 @@ func (o Options) secrets(root *rootfs.Image, brought *secmem.Buffer, out io.Writ
 	return s, nil
 }
 
-// derive hashes the file system and derives what stands for randomness.
-func (o Options) derive(root *rootfs.Image, s *keys) (sealed.Derived, error) {
+// derive hashes the file system and derives what stands for randomness, and a key.
+func (o Options) derive(root *rootfs.Image, s *keys, key []byte) error {
 	seed, err := files.ReadSecret(o.SeedFile, mostSeed)
 	if err != nil {
-		return sealed.Derived{}, err
+		return err
 	}
 	defer seed.Close()
 	h := sha256.New()
 	if _, err := io.Copy(h, io.NewSectionReader(root.File, 0, root.Size)); err != nil {
-		return sealed.Derived{}, fmt.Errorf("cannot read the file system: %w", err)
+		return fmt.Errorf("cannot read the file system: %w", err)
 	}
 	s.sum = (*[sha256.Size]byte)(h.Sum(nil))
-	derived, err := sealed.Derive(seed.Bytes(), *s.sum)
+	s.random, err = sealed.Derive(seed.Bytes(), *s.sum, key)
 	if errors.Is(err, sealed.ErrSeed) {
 		err = fault.Hintf(fmt.Errorf("cannot use %s: %w", o.SeedFile, err), "head -c 32 /dev/urandom >%s makes one", o.SeedFile)
 	}
-	if err != nil {
-		return derived, err
-	}
-	s.random, err = derived.Stream()
-	return derived, err
+	return err
 }
 
 // keepKey gives the key that is about to be replaced another name as well, with

@@ -23,58 +23,35 @@ const (
 	streamLabel = "cocoroot seal v1: random stream"
 )
 
-// Derived is what a seed and a file system make of one another, in the place
-// of randomness. The PRK is HKDF-Extract with SHA-256, the file system's
-// SHA-256 as the salt and the seed as the key material, so that two file
-// systems share no key: under one key, equal blocks at one place would show.
+// Derive fills key, at most 8160 bytes, with a disk key, and returns the bytes for
+// Options.Random: AES-256-CTR from a zero counter on. Both keys are HKDF's with
+// SHA-256: the seed is the key material, and the file system's SHA-256 the salt, so
+// that two file systems share no key: under one key, equal blocks at one place
+// would show.
 //
 // The seed is as secret as the key of every image that was made with it. Who
 // sees two equal images knows that their contents are equal.
-type Derived struct{ prk []byte }
-
-// Derive returns what seed and the file system with the hash content make of
-// one another.
-func Derive(seed []byte, content [sha256.Size]byte) (Derived, error) {
+func Derive(seed []byte, content [sha256.Size]byte, key []byte) (io.Reader, error) {
 	if len(seed) < MinSeed {
-		return Derived{}, fmt.Errorf("%w: %d bytes; at least %d random ones are", ErrSeed, len(seed), MinSeed)
+		return nil, fmt.Errorf("%w: %d bytes; at least %d random ones are", ErrSeed, len(seed), MinSeed)
 	}
-	prk, err := hkdf.Extract(sha256.New, seed, content[:])
+	derived, err := hkdf.Key(sha256.New, seed, content[:], keyLabel, len(key))
 	if err != nil {
-		return Derived{}, fmt.Errorf("cannot derive from the seed: %w", err)
+		return nil, fmt.Errorf("cannot derive from the seed: %w", err)
 	}
-	return Derived{prk}, nil
-}
-
-// Key fills key, at most 8160 bytes, with a disk key.
-func (d Derived) Key(key []byte) error { return d.expand(keyLabel, key) }
-
-// Stream returns the bytes for Options.Random: AES-256-CTR with a key from the
-// seed and a zero counter.
-func (d Derived) Stream() (io.Reader, error) {
-	key := make([]byte, 32)
-	defer clear(key)
-	if err := d.expand(streamLabel, key); err != nil {
-		return nil, err
+	copy(key, derived)
+	clear(derived)
+	stream, err := hkdf.Key(sha256.New, seed, content[:], streamLabel, 32)
+	if err != nil {
+		return nil, fmt.Errorf("cannot derive from the seed: %w", err)
 	}
-	block, err := aes.NewCipher(key)
+	defer clear(stream)
+	block, err := aes.NewCipher(stream)
 	if err != nil {
 		return nil, err
 	}
 	return keystream{cipher.NewCTR(block, make([]byte, aes.BlockSize))}, nil
 }
-
-func (d Derived) expand(label string, out []byte) error {
-	key, err := hkdf.Expand(sha256.New, d.prk, label, len(out))
-	if err != nil {
-		return fmt.Errorf("cannot derive from the seed: %w", err)
-	}
-	copy(out, key)
-	clear(key)
-	return nil
-}
-
-// Wipe clears what was derived.
-func (d Derived) Wipe() { clear(d.prk) }
 
 // keystream reads a stream cipher's own bytes.
 type keystream struct{ cipher.Stream }

@@ -67,24 +67,19 @@ func newSlow(key []byte) (*Cipher, error) {
 	return &Cipher{slow: c}, nil
 }
 
-// Encrypt writes the ciphertext of the sector src to dst. The tweak is the
-// sector's number: little-endian, in dm-crypt's units of 512 bytes whatever
-// the sector's length, unless iv_large_sectors is set. The sector has a
-// multiple of Granule bytes, up to the 16 MiB that IEEE 1619 allows. dst is as
-// long as src, and both are the same memory or do not overlap. Anything else
-// is a mistake in the caller, and panics.
-func (c *Cipher) Encrypt(dst, src []byte, number uint64) {
-	if len(src) == 0 || len(src)%Granule != 0 || len(src) > 16<<20 || len(dst) != len(src) {
-		panic("xts: dst and src are not a sector each")
-	}
-	if overlap(dst, src) {
-		panic("xts: dst and src overlap")
+// Encrypt encrypts a sector in place. The tweak is the sector's number:
+// little-endian, in dm-crypt's units of 512 bytes whatever the sector's length,
+// unless iv_large_sectors is set. The sector has a multiple of Granule bytes, up to
+// the 16 MiB that IEEE 1619 allows; else the caller is wrong, and Encrypt panics.
+func (c *Cipher) Encrypt(sector []byte, number uint64) {
+	if len(sector) == 0 || len(sector)%Granule != 0 || len(sector) > 16<<20 {
+		panic("xts: not a sector")
 	}
 	if c.slow != nil {
-		c.slow.Encrypt(dst, src, number)
+		c.slow.Encrypt(sector, sector, number)
 		return
 	}
-	encrypt(c.schedules.Bytes(), dst, src, number)
+	encrypt(c.schedules.Bytes(), sector, number)
 }
 
 // Close wipes the key schedules of the fast path. It may be called twice.

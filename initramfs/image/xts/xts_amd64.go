@@ -27,8 +27,8 @@ func newFast(key []byte) (*Cipher, error) {
 }
 
 // encrypt is Encrypt on the fast path; the lengths are checked.
-func encrypt(s, dst, src []byte, number uint64) {
-	encryptSector(&s[:schedules][0], &dst[0], &src[0], len(src)/Granule, number)
+func encrypt(s, sector []byte, number uint64) {
+	encryptSector(&s[:schedules][0], &sector[0], &sector[0], len(sector)/Granule, number)
 }
 
 // expandKey writes the scheduleSize bytes of a 32-byte key's round keys.
