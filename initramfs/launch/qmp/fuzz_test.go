@@ -43,7 +43,7 @@ func converse(t testing.TB, said []byte) (events []Event, err error) {
 	}
 	defer c.Close()
 	for range maxEvents + 1 {
-		e, err := c.Event(ctx)
+		e, err := c.Event(ctx, "")
 		if err != nil {
 			return events, nil
 		}

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"errors"
 	"testing"
-	"time"
 
 	"cocoroot/initramfs/oracle"
 )
@@ -29,7 +28,7 @@ func TestQEMU(t *testing.T) {
 	if err := c.Execute(ctx, "cont", nil, nil); err != nil {
 		t.Error(err)
 	}
-	if e, err := c.Event(ctx, "RESUME"); err != nil || time.Since(e.Time) > time.Hour {
+	if e, err := c.Event(ctx, "RESUME"); err != nil {
 		t.Errorf("Event(RESUME) = %+v, %v", e, err)
 	}
 	var refused *Error

@@ -11,17 +11,15 @@ package qmp
 
 import (
 	"bufio"
-	"bytes"
 	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"strings"
 	"sync"
-	"time"
+	"sync/atomic"
 	"unicode"
 
 	"cocoroot/initramfs/strictjson"
@@ -30,7 +28,7 @@ import (
 const (
 	// maxLine is the longest line in bytes that is read. The longest in
 	// practice, query-qmp-schema's, has about 200 KiB.
-	maxLine = 4 << 20
+	maxLine = 1 << 20
 	// maxEvents is the number of events kept for Event. When nobody takes
 	// them the oldest go first: the newest says how the guest ended.
 	maxEvents = 256
@@ -65,23 +63,17 @@ func (e *Error) Error() string {
 type Event struct {
 	Name string          // SHUTDOWN, RESUME, …
 	Data json.RawMessage // nil when the event has none
-	Time time.Time       // the host's, at the event
 }
 
 // Client is one connection. Its methods may be called from several goroutines;
 // commands take turns.
 type Client struct {
-	conn net.Conn
-	turn chan struct{} // holds one token; who has it may execute
-
-	mu       sync.Mutex
-	asked    uint64        // id of the newest command
-	answered uint64        // id of the newest answer: they come in order
-	answer   chan message  // to the newest command; has room for it
-	events   []Event       // oldest first
-	arrived  chan struct{} // closed, and made anew, at each event
-	done     chan struct{} // closed when err is set
-	err      error         // why nothing more is read
+	conn    net.Conn
+	turn    sync.Mutex    // held while a command is executed
+	asked   atomic.Uint64 // id of the newest command
+	answers chan message  // has room for one; read closes it
+	events  chan Event    // oldest first; read closes it
+	err     error         // why nothing more is read, once both are closed
 }
 
 // message is every line that QEMU can send.
@@ -93,12 +85,8 @@ type message struct {
 		Class string `json:"class"`
 		Desc  string `json:"desc"`
 	} `json:"error"`
-	Event     string          `json:"event"`
-	Data      json.RawMessage `json:"data"`
-	Timestamp struct {
-		Seconds      int64 `json:"seconds"`
-		Microseconds int64 `json:"microseconds"`
-	} `json:"timestamp"`
+	Event string          `json:"event"`
+	Data  json.RawMessage `json:"data"`
 }
 
 // Dial connects to the unix socket at path and negotiates.
@@ -114,11 +102,12 @@ func Dial(ctx context.Context, path string) (*Client, error) {
 // New waits for QEMU's greeting on a connected socket and leaves capability
 // negotiation. The client owns conn from here on, also after an error.
 func New(ctx context.Context, conn net.Conn) (*Client, error) {
-	c := &Client{conn: conn, turn: make(chan struct{}, 1), arrived: make(chan struct{}), done: make(chan struct{})}
-	c.turn <- struct{}{}
-	greeted := make(chan struct{})
-	go c.read(greeted)
-	err := c.negotiate(ctx, greeted)
+	c := &Client{conn: conn, answers: make(chan message, 1), events: make(chan Event, maxEvents)}
+	go c.read()
+	_, err := c.ask(ctx, nil)
+	if err == nil {
+		err = c.Execute(ctx, "qmp_capabilities", nil, nil)
+	}
 	if err != nil {
 		c.Close()
 		return nil, fmt.Errorf("cannot negotiate with QEMU: %w", err)
@@ -126,28 +115,25 @@ func New(ctx context.Context, conn net.Conn) (*Client, error) {
 	return c, nil
 }
 
-func (c *Client) negotiate(ctx context.Context, greeted <-chan struct{}) error {
-	select {
-	case <-greeted:
-	case <-c.done:
-		return c.err
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-	return c.Execute(ctx, "qmp_capabilities", nil, nil)
-}
-
 // Close ends the connection. QEMU goes on without it.
-func (c *Client) Close() error {
-	c.fail(ErrClosed)
-	return nil
-}
+func (c *Client) Close() error { return c.conn.Close() }
 
 // Execute runs one command and, with a non-nil result, decodes what it
-// returned. args may be nil. QEMU's refusal is an *Error. After the context
-// ends the client is still usable; the late answer is dropped.
+// returned. args may be nil. QEMU's refusal is an *Error. When the context
+// ends before the answer has come, the connection ends too.
 func (c *Client) Execute(ctx context.Context, command string, args, result any) error {
-	m, err := c.ask(ctx, command, args)
+	c.turn.Lock()
+	defer c.turn.Unlock()
+	line, err := json.Marshal(struct {
+		Execute   string `json:"execute"`
+		Arguments any    `json:"arguments,omitempty"`
+		ID        uint64 `json:"id"`
+	}{command, args, c.asked.Load() + 1})
+	if err = cmp.Or(err, ctx.Err()); err != nil {
+		return fmt.Errorf("cannot execute %s: %w", command, err)
+	}
+	c.asked.Add(1)
+	m, err := c.ask(ctx, append(line, '\n'))
 	if err != nil {
 		return fmt.Errorf("cannot execute %s: %w", command, err)
 	}
@@ -176,192 +162,100 @@ func printable(s string) string {
 	return fmt.Sprintf("%.*s", maxDesc, s)
 }
 
-// ask sends one command, and waits for the answer.
-func (c *Client) ask(ctx context.Context, command string, args any) (message, error) {
-	select {
-	case <-c.turn:
-	case <-ctx.Done():
-		return message{}, ctx.Err()
-	}
-	defer func() { c.turn <- struct{}{} }()
-	answer, err := c.send(ctx, command, args)
-	if err != nil {
-		return message{}, err
-	}
-	select {
-	case m := <-answer:
-		return m, nil
-	case <-c.done:
-		// The answer may have come right before the end, as quit's does.
-		select {
-		case m := <-answer:
-			return m, nil
-		default:
-			return message{}, c.err
+// ask writes a line, if there is one, and waits for the answer. An answer that
+// comes right before the end of the connection, as quit's does, counts.
+func (c *Client) ask(ctx context.Context, line []byte) (message, error) {
+	stop := context.AfterFunc(ctx, func() { c.conn.Close() })
+	defer stop()
+	if len(line) > 0 {
+		if _, err := c.conn.Write(line); err != nil {
+			c.conn.Close() // half a line leaves it without use
 		}
-	case <-ctx.Done():
-		return message{}, fmt.Errorf("no answer: %w", ctx.Err())
 	}
+	m, ok := <-c.answers
+	if !ok {
+		return message{}, cmp.Or(ctx.Err(), c.err)
+	}
+	return m, nil
 }
 
-// send writes one command, and returns where its answer will be. A line that
-// was cut short by the context leaves the connection without use.
-func (c *Client) send(ctx context.Context, command string, args any) (<-chan message, error) {
-	line, err := json.Marshal(struct {
-		Execute   string `json:"execute"`
-		Arguments any    `json:"arguments,omitempty"`
-		ID        uint64 `json:"id"`
-	}{command, args, c.asked + 1})
-	if err != nil {
-		return nil, err
-	}
-	answer := make(chan message, 1)
-	c.mu.Lock()
-	if err = cmp.Or(c.err, ctx.Err()); err == nil {
-		c.asked++
-		c.answer = answer
-	}
-	c.mu.Unlock()
-	if err != nil {
-		return nil, err
-	}
-	interrupted := make(chan struct{})
-	stop := context.AfterFunc(ctx, func() {
-		c.conn.SetWriteDeadline(time.Unix(1, 0))
-		close(interrupted)
-	})
-	_, err = c.conn.Write(append(line, '\n'))
-	if !stop() {
-		// Where the line was out before the context ended, its deadline
-		// must not hit the next one.
-		<-interrupted
-		c.conn.SetWriteDeadline(time.Time{})
-	}
-	if err != nil {
-		return nil, errors.Join(ctx.Err(), c.fail(fmt.Errorf("%w: %w", ErrClosed, err)))
-	}
-	return answer, nil
-}
-
-// Event returns the oldest event that has not been taken yet and bears one of
-// the names, or any event when no name is given; others stay. Events that
-// came before the connection ended can still be taken after it.
-func (c *Client) Event(ctx context.Context, names ...string) (Event, error) {
+// Event returns the next event of this name, or any with the name "". Those
+// before it are forgotten. Events that came before the connection ended can
+// still be taken after it.
+func (c *Client) Event(ctx context.Context, name string) (Event, error) {
 	for {
-		e, arrived, err := c.take(names)
-		if arrived == nil {
-			return e, err
-		}
 		select {
-		case <-arrived:
-		case <-c.done:
+		case e, ok := <-c.events:
+			if !ok {
+				return Event{}, fmt.Errorf("cannot wait for QEMU's event: %w", c.err)
+			}
+			if name == "" || name == e.Name {
+				return e, nil
+			}
 		case <-ctx.Done():
 			return Event{}, fmt.Errorf("cannot wait for QEMU's event: %w", ctx.Err())
 		}
 	}
 }
 
-// take returns an event, the reason why none can come any more, or the
-// channel to wait on.
-func (c *Client) take(names []string) (Event, <-chan struct{}, error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	for i, e := range c.events {
-		match := len(names) == 0
-		for _, n := range names {
-			match = match || n == e.Name
-		}
-		if match {
-			c.events = append(c.events[:i:i], c.events[i+1:]...)
-			return e, nil, nil
-		}
-	}
-	if c.err != nil {
-		return Event{}, nil, fmt.Errorf("cannot wait for QEMU's event: %w", c.err)
-	}
-	return Event{}, c.arrived, nil
-}
-
-// fail ends the connection with the first reason given and returns it.
-func (c *Client) fail(err error) error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.err == nil {
-		c.err = err
-		close(c.done)
-		c.conn.Close()
-	}
-	return c.err
-}
-
 // read hands out what arrives until the connection ends.
-func (c *Client) read(greeted chan struct{}) {
-	lines := bufio.NewScanner(c.conn)
-	lines.Buffer(nil, maxLine)
-	lines.Split(wholeLines)
-	for first := true; lines.Scan(); first = false {
+func (c *Client) read() {
+	in := bufio.NewReaderSize(c.conn, maxLine)
+	for answered := uint64(0); c.err == nil; {
+		line, err := in.ReadSlice('\n')
 		var m message
-		if err := json.Unmarshal(lines.Bytes(), &m); err != nil {
-			c.fail(fmt.Errorf("%w: %w", ErrProtocol, strictjson.Plain(err)))
-			return
-		}
-		if first != (m.QMP != nil) {
-			c.fail(fmt.Errorf("%w: a greeting comes first, and once", ErrProtocol))
-			return
-		}
-		if first {
-			close(greeted)
-		} else if err := c.deliver(m); err != nil {
-			c.fail(err)
-			return
+		switch {
+		case errors.Is(err, bufio.ErrBufferFull):
+			c.err = fmt.Errorf("%w: a line of more than %d bytes", ErrProtocol, maxLine)
+		case err != nil: // half a line at the end counts for nothing
+			c.err = fmt.Errorf("%w: %w", ErrClosed, err)
+		default:
+			if err := json.Unmarshal(line, &m); err != nil {
+				c.err = fmt.Errorf("%w: %w", ErrProtocol, strictjson.Plain(err))
+			} else {
+				c.err = c.deliver(m, &answered)
+			}
 		}
 	}
-	switch err := lines.Err(); {
-	case errors.Is(err, bufio.ErrTooLong):
-		c.fail(fmt.Errorf("%w: a line of more than %d bytes", ErrProtocol, maxLine))
-	case err != nil:
-		c.fail(fmt.Errorf("%w: %w", ErrClosed, err))
-	default:
-		c.fail(ErrClosed)
-	}
+	c.conn.Close()
+	close(c.answers)
+	close(c.events)
 }
 
-// wholeLines is bufio.ScanLines, but half a line at the end is an error.
-func wholeLines(data []byte, atEOF bool) (int, []byte, error) {
-	if i := bytes.IndexByte(data, '\n'); i >= 0 {
-		return i + 1, data[:i], nil
-	}
-	if atEOF && len(data) > 0 {
-		return 0, nil, io.ErrUnexpectedEOF
-	}
-	return 0, nil, nil
-}
-
-func (c *Client) deliver(m message) error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if m.Event != "" {
-		if n := len(m.Event) + len(m.Data); n > maxEvent {
-			return fmt.Errorf("%w: an event of %d bytes", ErrProtocol, n)
-		}
-		if len(c.events) == maxEvents {
-			c.events = c.events[1:]
-		}
-		at := time.Unix(m.Timestamp.Seconds, m.Timestamp.Microseconds*1000)
-		c.events = append(c.events, Event{Name: m.Event, Data: m.Data, Time: at})
-		close(c.arrived)
-		c.arrived = make(chan struct{})
-		return nil
-	}
-	if (m.Return == nil) == (m.Error == nil) {
+// deliver hands out a message. answered is the number of answers until now, of
+// which the greeting is the first: they come in the order of the commands.
+func (c *Client) deliver(m message, answered *uint64) error {
+	greeting := *answered == 0
+	switch {
+	case greeting != (m.QMP != nil):
+		return fmt.Errorf("%w: a greeting comes first, and once", ErrProtocol)
+	case greeting:
+	case m.Event != "":
+		return c.keep(Event{m.Event, m.Data})
+	case (m.Return == nil) == (m.Error == nil):
 		return fmt.Errorf("%w: neither an event nor an answer", ErrProtocol)
-	}
-	if m.ID == nil || *m.ID != c.answered+1 || c.answered == c.asked {
+	case m.ID == nil || *m.ID != *answered || *answered > c.asked.Load():
 		return fmt.Errorf("%w: an answer to nothing that was asked", ErrProtocol)
 	}
-	c.answered++
-	if c.answered == c.asked { // else nobody waits for it any more
-		c.answer <- m
-	}
+	*answered++
+	c.answers <- m // there is room: who asked the last one has taken its answer
 	return nil
+}
+
+// keep notes an event for Event to take.
+func (c *Client) keep(e Event) error {
+	if n := len(e.Name) + len(e.Data); n > maxEvent {
+		return fmt.Errorf("%w: an event of %d bytes", ErrProtocol, n)
+	}
+	for {
+		select {
+		case c.events <- e:
+			return nil
+		default:
+		}
+		select {
+		case <-c.events:
+		default:
+		}
+	}
 }
