@@ -1,8 +1,6 @@
 package main
 
 import (
-	"strconv"
-
 	"github.com/spf13/cobra"
 
 	"cocoroot/initramfs/fault"
@@ -10,76 +8,101 @@ import (
 	"cocoroot/initramfs/measure"
 )
 
-// What memory encryption takes on Rome and later; Naples has the C-bit at 47.
-const (
-	usualCBit            = 51
-	usualReducedPhysBits = 1
-)
-
-// sevOptions are the options about SEV hardware, of launch and of template.
-type sevOptions struct {
-	policy, vcpuType, vmType string
-	session, dhCert          string
-	cbit, reducedPhysBits    int
-	unchecked                bool
-	given                    func(name string) bool
+// guestOptions are the options of launch and of template, as they were given.
+type guestOptions struct {
+	config           launch.Config
+	cmdline, version string
+	disks            []string
+	sev              launch.SEV
+	vmType           string
+	unchecked        bool // firmware
+	given            func(name string) bool
 }
 
-func (o *sevOptions) register(c *cobra.Command) {
-	flags := c.Flags()
+func (o *guestOptions) register(cmd *cobra.Command) {
+	c, s, flags := &o.config, &o.sev, cmd.Flags()
 	o.given = flags.Changed
-	flags.StringVar(&o.policy, "policy", "", "the guest's policy (default: 0x3 for sev and 0x7 for sev-es, which forbid debugging and key sharing; 0x30000 for sev-snp)")
-	flags.StringVar(&o.vcpuType, "vcpu-type", "", "QEMU's -cpu, such as EPYC-Milan, or host; as in cocoroot measure (sev: default EPYC)")
+	flags.StringVar(&c.Firmware, "firmware", "", "OVMF built for measured direct boot (OVMF.amdsev.fd)")
+	flags.StringVar(&c.Kernel, "kernel", "", "kernel (bzImage)")
+	flags.StringVar(&c.Initrd, "initrd", "", "archive that cocoroot initrd wrote")
+	flags.StringVar(&o.cmdline, "cmdline-file", "", "command line that cocoroot seal wrote")
+	flags.StringArrayVar(&o.disks, "disk", nil, "sealed image, attached read-only as a virtio disk: FILE or FILE,serial=NAME")
+	flags.IntVar(&c.Memory, "memory", 1024, "memory of the guest, MiB")
+	flags.IntVar(&c.CPUs, "vcpus", 1, "virtual CPUs of the guest")
+	flags.StringVar(&c.QEMU, "qemu", "qemu-system-x86_64", "QEMU program")
+	flags.StringVar(&o.version, "qemu-version", "", "QEMU's version on the host, such as 10.0 (default: as the program says here)")
+	flags.StringVar(&c.QMPSocket, "qmp-socket", "", "where QEMU makes its QMP socket, for cocoroot release; in a folder of mode 0700")
+	flags.Uint64Var(&s.Policy, "policy", 0, "the guest's policy (default: 0x3 for sev and 0x7 for sev-es, which forbid debugging and key sharing; 0x30000 for sev-snp)")
+	flags.StringVar(&s.CPUType, "vcpu-type", "", "QEMU's -cpu, such as EPYC-Milan, or host; as in cocoroot measure (sev: default EPYC)")
 	flags.StringVar(&o.vmType, "vm-type", "legacy", "sev-es: legacy or init2, as in cocoroot measure")
-	flags.StringVar(&o.session, "session-file", "", "sev, sev-es: NAME_session.b64 that cocoroot secret session wrote")
-	flags.StringVar(&o.dhCert, "dh-cert-file", "", "sev, sev-es: NAME_godh.b64 that cocoroot secret session wrote")
-	choices(c, "vm-type", "legacy", "init2")
-	flags.IntVar(&o.cbit, "cbitpos", usualCBit, "position of the C-bit (launch: default as QEMU says)")
-	flags.IntVar(&o.reducedPhysBits, "reduced-phys-bits", usualReducedPhysBits, "address bits that memory encryption takes (launch: default as QEMU says)")
+	flags.StringVar(&s.Session, "session-file", "", "sev, sev-es: NAME_session.b64 that cocoroot secret session wrote")
+	flags.StringVar(&s.DHCert, "dh-cert-file", "", "sev, sev-es: NAME_godh.b64 that cocoroot secret session wrote")
+	flags.IntVar(&s.CBit, "cbitpos", 51, "position of the C-bit: 51 on Rome and later, 47 on Naples (launch: default as the processor says)")
+	flags.IntVar(&s.ReducedPhysBits, "reduced-phys-bits", 1, "address bits that memory encryption takes")
 	flags.BoolVar(&o.unchecked, "firmware-unchecked", false, "take firmware that is not cocoroot's own: it may let the host in before the measured kernel runs")
+	choices(cmd, "vm-type", "legacy", "init2")
 }
 
-// names are the options that register makes.
-func (o *sevOptions) names() []string {
-	return []string{"policy", "vcpu-type", "vm-type", "session-file", "dh-cert-file", "cbitpos", "reduced-phys-bits", "firmware-unchecked"}
-}
-
-// read returns what the options say for a guest of the mode.
-func (o *sevOptions) read(mode launch.Mode) (launch.SEV, error) {
-	s := launch.SEV{
-		Mode: mode, Policy: mode.Policy(), CBit: o.cbit, ReducedPhysBits: o.reducedPhysBits,
-		CPUType: o.vcpuType, Session: o.session, DHCert: o.dhCert,
+// parseDisks reads the disks' options.
+func (o *guestOptions) parseDisks() {
+	for _, d := range o.disks {
+		o.config.Disks = append(o.config.Disks, launch.ParseDisk(d))
 	}
-	var err error
-	if o.policy != "" {
-		if s.Policy, err = strconv.ParseUint(o.policy, 0, 64); err != nil {
-			return s, fault.Usagef("--policy: %.32q is not a number such as %#x", o.policy, mode.Policy())
+}
+
+// confidential makes the guest one of the mode. What it cannot be launched,
+// measured or given a secret without is an error where it is missing; the socket
+// only where QEMU is started by hand.
+func (o *guestOptions) confidential(mode launch.Mode, socket bool) (err error) {
+	s, secret := &o.sev, mode != launch.ModeSNP
+	var lacks []string
+	want := func(name, value string) {
+		if value == "" {
+			lacks = append(lacks, "--"+name)
 		}
 	}
-	if o.vcpuType == "" {
+	want("firmware", o.config.Firmware)
+	want("kernel", o.config.Kernel)
+	want("initrd", o.config.Initrd)
+	if len(o.disks) == 0 {
+		want("disk", "")
+	}
+	if secret {
+		want("session-file", s.Session)
+		want("dh-cert-file", s.DHCert)
+	}
+	if mode != launch.ModeSEV {
+		want("vcpu-type", s.CPUType)
+	}
+	if secret && socket {
+		want("qmp-socket", o.config.QMPSocket)
+	}
+	if err := missingOptions(lacks...); err != nil {
+		if secret && (s.Session == "" || s.DHCert == "") {
+			err = fault.Hintf(err, "cocoroot secret session writes NAME_session.b64 and NAME_godh.b64, from the platform's certificates")
+		}
+		return err
+	}
+	s.Mode = mode
+	if !o.given("policy") {
+		s.Policy = mode.Policy()
+	}
+	if s.CPUType == "" {
 		s.CPUType = "EPYC" // for sev, which measures none; every processor with SEV has what it has
 	}
-	switch o.vmType {
-	case "legacy":
-	case "init2":
-		s.VMType = measure.Init2
-	default:
-		return s, fault.Usagef("there is no VM type %q; it is legacy or init2", o.vmType)
+	if s.VMType, err = parseVMType(o.vmType); err != nil {
+		return err
 	}
-	return s, nil
+	o.config.SEV = s
+	return nil
 }
 
-// missing names the options without which a guest of the mode could be given no
-// secret, or could not be measured.
-func (o *sevOptions) missing(mode launch.Mode) (names []string) {
-	if mode != launch.ModeSNP && o.session == "" {
-		names = append(names, "--session-file")
+func parseVMType(name string) (measure.VMType, error) {
+	switch name {
+	case "legacy":
+		return measure.Legacy, nil
+	case "init2":
+		return measure.Init2, nil
 	}
-	if mode != launch.ModeSNP && o.dhCert == "" {
-		names = append(names, "--dh-cert-file")
-	}
-	if mode != launch.ModeSEV && o.vcpuType == "" {
-		names = append(names, "--vcpu-type")
-	}
-	return names
+	return 0, fault.Usagef("there is no VM type %.32q; it is legacy or init2", name)
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"errors"
@@ -22,6 +23,7 @@ import (
 	"cocoroot/initramfs/measure/ovmf"
 	"cocoroot/initramfs/release"
 	"cocoroot/unlock/fatal/codes"
+	"cocoroot/unlock/secmem"
 )
 
 // silence is how long a guest may say nothing before the user is told why
@@ -30,56 +32,35 @@ const silence = 60 * time.Second
 
 // launchOptions are the options of the verb as they were given.
 type launchOptions struct {
-	config   launch.Config
-	simulate bool
-	mode     string
-	cmdline  string
-	disks    []string
-	forwards []string
-	secrets  []string
-	sev      sevOptions
-	timeout  time.Duration
-	dryRun   bool
-	version  string
-	given    func(name string) bool
-}
-
-func (o *launchOptions) register(cmd *cobra.Command) {
-	c, flags := &o.config, cmd.Flags()
-	o.given = flags.Changed
-	flags.BoolVar(&o.simulate, "simulate", false, "launch without SEV; protects nothing")
-	flags.StringVar(&o.mode, "mode", "", "launch on SEV hardware: sev, sev-es or sev-snp")
-	flags.StringVar(&c.Firmware, "firmware", "", "OVMF built for measured direct boot (OVMF.amdsev.fd)")
-	flags.StringVar(&c.Kernel, "kernel", "", "kernel (bzImage)")
-	flags.StringVar(&c.Initrd, "initrd", "", "archive that cocoroot initrd wrote")
-	flags.StringVar(&o.cmdline, "cmdline-file", "", "command line that cocoroot seal wrote")
-	flags.StringArrayVar(&o.disks, "disk", nil, "sealed image, attached read-only as a virtio disk: FILE or FILE,serial=NAME")
-	flags.StringArrayVar(&o.forwards, "forward", nil, "give the guest a network card, and forward a port of this machine's loopback to one of the guest's: 8022:22")
-	flags.IntVar(&c.Memory, "memory", 1024, "memory of the guest, MiB")
-	flags.IntVar(&c.CPUs, "vcpus", 1, "virtual CPUs of the guest")
-	flags.StringVar(&c.QEMU, "qemu", "qemu-system-x86_64", "QEMU program")
-	flags.DurationVar(&o.timeout, "timeout", 0, "end the guest after this time (default: never)")
-	flags.BoolVar(&o.dryRun, "dry-run", false, "print the QEMU command and do nothing; needs no SEV hardware")
-	flags.StringVar(&o.version, "qemu-version", "", "with --dry-run: QEMU's version on the host, such as 10.0 (default: as the program says here)")
-	flags.StringArrayVar(&o.secrets, "secret", nil, "with --simulate: secret to inject, GUID=FILE; may be repeated")
-	flags.StringVar(&c.Accel, "accel", "tcg", "with --simulate: tcg, or kvm where it can run firmware")
-	flags.StringVar(&c.QMPSocket, "qmp-socket", "", "with --mode: where QEMU makes its QMP socket, for cocoroot release; in a folder of mode 0700")
-	o.sev.register(cmd)
-	flags.SetNormalizeFunc(func(_ *pflag.FlagSet, name string) pflag.NormalizedName {
-		if name == "cpus" { // its name before there was --mode
-			name = "vcpus"
-		}
-		return pflag.NormalizedName(name)
-	})
+	guestOptions
+	simulate, dryRun  bool
+	mode              string
+	forwards, secrets []string
+	timeout           time.Duration
+	table             *secmem.Buffer // of the secrets
 }
 
 func (a *app) launch() *cobra.Command {
 	var o launchOptions
 	c := verb("launch --mode MODE|--simulate --firmware F --kernel F --initrd F --cmdline-file F --disk IMAGE", "start a guest under QEMU, on SEV hardware or without",
 		"  cocoroot launch --simulate --firmware OVMF.amdsev.fd --kernel bzImage --initrd initrd.img --cmdline-file image.cmdline \\\n    --disk image --secret 736869e5-84f0-4973-92ec-06879ce3da0b=image.key", noArgs)
+	flags := c.Flags()
+	flags.BoolVar(&o.simulate, "simulate", false, "launch without SEV; protects nothing")
+	flags.StringVar(&o.mode, "mode", "", "launch on SEV hardware: sev, sev-es or sev-snp")
+	flags.StringArrayVar(&o.secrets, "secret", nil, "with --simulate: secret to inject, GUID=FILE; may be repeated")
+	flags.StringVar(&o.config.Accel, "accel", "tcg", "with --simulate: tcg, or kvm where it can run firmware")
+	flags.StringArrayVar(&o.forwards, "forward", nil, "give the guest a network card, and lead a port of this machine's loopback to one of the guest's: 8022:22")
+	flags.DurationVar(&o.timeout, "timeout", 0, "end the guest after this time (default: never)")
+	flags.BoolVar(&o.dryRun, "dry-run", false, "print the QEMU command and do nothing; needs no SEV hardware")
 	o.register(c)
+	flags.SetNormalizeFunc(func(_ *pflag.FlagSet, name string) pflag.NormalizedName {
+		if name == "cpus" { // its name before there was --mode
+			name = "vcpus"
+		}
+		return pflag.NormalizedName(name)
+	})
 	need(c, "firmware", "kernel", "initrd", "cmdline-file", "disk")
-	choices(c, "mode", "sev", "sev-es", "sev-snp")
+	choices(c, "mode", launch.Modes()...)
 	choices(c, "accel", "tcg", "kvm")
 	c.RunE = func(c *cobra.Command, _ []string) error { return a.launchGuest(c.Context(), o) }
 	return c
@@ -92,15 +73,25 @@ func (a *app) launchGuest(ctx context.Context, o launchOptions) error {
 	if err := o.readFiles(); err != nil {
 		return err
 	}
+	prepare := o.onHardware
+	if o.simulate {
+		prepare = o.simulated
+	}
+	defer func() { o.table.Close() }()
+	if err := prepare(a); err != nil {
+		return err
+	}
+	if o.dryRun {
+		return o.printCommand(ctx, a)
+	}
 	if o.timeout > 0 {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, o.timeout)
 		defer cancel()
 	}
-	if o.simulate {
-		return o.launchSimulated(ctx, a)
-	}
-	return o.launchSEV(ctx, a)
+	console := &launch.Plain{Out: a.stdout}
+	outcome, err := launch.Run(ctx, o.config, console)
+	return judge(outcome, cmp.Or(err, console.Close()), o.timeout)
 }
 
 // check checks that the options fit together.
@@ -111,7 +102,8 @@ func (o *launchOptions) check() error {
 	}
 	others, why := []string{"secret", "accel"}, "is for --simulate: on SEV hardware no secret passes through the host, and there is only KVM"
 	if o.simulate {
-		others, why = append(o.sev.names(), "qmp-socket"), "is for --mode"
+		others = []string{"policy", "vcpu-type", "vm-type", "session-file", "dh-cert-file", "cbitpos", "reduced-phys-bits", "firmware-unchecked", "qmp-socket"}
+		why = "is for --mode"
 	}
 	if o.version != "" && !o.dryRun {
 		return fault.Usagef("option --qemu-version is for --dry-run: the QEMU that is started says which one it is")
@@ -123,12 +115,10 @@ func (o *launchOptions) check() error {
 }
 
 // readFiles reads what the options name.
-func (o *launchOptions) readFiles() error {
-	line, _, err := cmdline.ReadPolicy(o.cmdline)
-	if err != nil {
+func (o *launchOptions) readFiles() (err error) {
+	if o.config.Cmdline, _, err = cmdline.ReadPolicy(o.cmdline); err != nil {
 		return err
 	}
-	o.config.Cmdline = line
 	if err := inspect.CheckBoot(o.config.Kernel, o.config.Initrd); err != nil {
 		return err
 	}
@@ -139,19 +129,18 @@ func (o *launchOptions) readFiles() error {
 		}
 		o.config.Forwards = append(o.config.Forwards, f)
 	}
-	for _, d := range o.disks {
-		disk := launch.ParseDisk(d)
+	o.parseDisks()
+	for _, disk := range o.config.Disks {
 		if err := files.CheckRaw(disk.Path); err != nil {
 			return err
 		}
-		o.config.Disks = append(o.config.Disks, disk)
 	}
 	return nil
 }
 
 // printCommand is --dry-run.
 func (o *launchOptions) printCommand(ctx context.Context, a *app) error {
-	v, err := qemuVersion(ctx, o.version, o.config.QEMU)
+	v, err := o.qemuVersion(ctx)
 	if err != nil {
 		return err
 	}
@@ -166,31 +155,28 @@ func (o *launchOptions) printCommand(ctx context.Context, a *app) error {
 	return err
 }
 
-func (o *launchOptions) launchSimulated(ctx context.Context, a *app) error {
+// simulated prepares a launch without SEV.
+func (o *launchOptions) simulated(a *app) error {
 	if len(o.secrets) > 0 {
 		area, err := release.TableArea(o.config.Firmware)
 		if err != nil {
 			return err
 		}
-		table, err := release.BuildTable(a.warn, o.secrets, area)
-		if err != nil {
+		if o.table, err = release.BuildTable(a.warn, o.secrets, area); err != nil {
 			return err
 		}
-		defer table.Close()
-		o.config.SecretTable = table.Bytes()
+		o.config.SecretTable = o.table.Bytes()
 	}
 	image, err := files.Read(o.config.Firmware, files.MaxImage)
 	if err != nil {
 		return err
 	}
 	a.warnForeign(sha256.Sum256(image))
-	if o.dryRun {
-		return o.printCommand(ctx, a)
+	if !o.dryRun {
+		a.note("a simulated launch protects nothing: this host sees the secret and all of the guest's memory")
 	}
-	a.note("a simulated launch protects nothing: this host sees the secret and all of the guest's memory")
 	o.listen(a)
-	outcome, err := launch.Run(ctx, o.config, &launch.Plain{Out: a.stdout})
-	return judge(outcome, err, o.timeout)
+	return nil
 }
 
 // listen says why a guest may be silent.
@@ -200,84 +186,53 @@ func (o *launchOptions) listen(a *app) {
 	}
 }
 
-func (o *launchOptions) launchSEV(ctx context.Context, a *app) error {
+// onHardware prepares a launch on SEV hardware. To print the command needs none:
+// there, usual values do.
+func (o *launchOptions) onHardware(a *app) error {
 	mode, err := launch.ParseMode(o.mode)
 	if err != nil {
 		return fault.Usagef("%w", err)
 	}
-	lacks := o.sev.missing(mode)
-	if mode != launch.ModeSNP && o.config.QMPSocket == "" {
-		lacks = append(lacks, "--qmp-socket") // cocoroot release needs it
-	}
-	if err := missingOptions(lacks...); err != nil {
+	if err := o.confidential(mode, true); err != nil {
 		return err
 	}
-	sev, err := o.sev.read(mode)
-	if err != nil {
-		return err
-	}
-	o.config.Accel, o.config.SEV = "", &sev
+	o.config.Accel = ""
 	if err := o.config.Check(); err != nil {
 		return fault.Usagef("%w", err)
 	}
-	if sev.Weak() {
-		a.warn("the policy %#x protects less than %#x", sev.Policy, mode.Policy())
+	if o.sev.Weak() {
+		a.warn("the policy %#x protects less than %#x", o.sev.Policy, mode.Policy())
 	}
-	if err := a.wantOwn(o.config.Firmware, o.sev.unchecked); err != nil {
+	if err := a.wantOwn(o.config.Firmware, o.unchecked); err != nil {
 		return err
 	}
-	if err := o.askHost(ctx, a); err != nil {
-		return err
+	switch host := launch.CheckHost(os.DirFS("/"), mode); {
+	case host != nil && !o.dryRun:
+		return explainLaunch(host)
+	case o.given("cbitpos"):
+	case host != nil:
+		a.warn("this host has no SEV; cbitpos=%d is usual, and QEMU refuses a wrong one", o.sev.CBit)
+	default:
+		o.sev.CBit = launch.CBit()
 	}
 	if o.dryRun {
-		return o.printCommand(ctx, a)
+		return nil
 	}
 	if o.config.QMPSocket != "" {
 		if err := launch.CheckSocket(o.config.QMPSocket); err != nil {
 			return fault.Hintf(err, "make a folder for it: mkdir -m 700 DIR")
 		}
 	}
-	if sev.TakesSecret() {
-		o.config.OnStart = func(context.Context, *qmp.Client) error {
-			a.note("the guest waits for its secret: cocoroot release collect --qmp %s", launch.ShellWord(o.config.QMPSocket))
-			return nil
-		}
-	} else {
+	if !o.sev.TakesSecret() {
 		o.listen(a)
-	}
-	outcome, err := launch.Run(ctx, o.config, &launch.Plain{Out: a.stdout})
-	return judge(outcome, err, o.timeout)
-}
-
-// askHost checks that the host has SEV and asks for what the options do not say.
-// To print a command needs no such host: there, usual values do.
-func (o *launchOptions) askHost(ctx context.Context, a *app) error {
-	host := launch.CheckHost(os.DirFS("/"), o.config.SEV.Mode)
-	asked := !o.given("cbitpos") || !o.given("reduced-phys-bits")
-	if host != nil && o.dryRun {
-		if asked {
-			a.warn("this host has no SEV to ask; cbitpos=%d and reduced-phys-bits=%d are usual, and QEMU refuses wrong ones",
-				o.config.SEV.CBit, o.config.SEV.ReducedPhysBits)
-		}
 		return nil
 	}
-	if host != nil {
-		return explainLaunch(host)
-	}
-	if !asked {
+	o.config.OnStart = func(context.Context, *qmp.Client) error {
+		a.note("the guest waits for its secret: cocoroot release collect --qmp %s", launch.ShellWord(o.config.QMPSocket))
 		return nil
 	}
-	cbit, reduced, err := launch.Capabilities(ctx, o.config.QEMU)
-	if err != nil {
-		return fault.Hintf(err, "QEMU needs to open /dev/kvm and /dev/sev; --cbitpos and --reduced-phys-bits ask nothing")
-	}
-	if !o.given("cbitpos") {
-		o.config.SEV.CBit = cbit
-	}
-	if !o.given("reduced-phys-bits") {
-		o.config.SEV.ReducedPhysBits = reduced
-	}
-	return nil
+	_, _, err = release.ReadSession(o.sev.Session, o.sev.DHCert)
+	return err
 }
 
 // explainLaunch adds the next step and the exit code to an error of a launch.

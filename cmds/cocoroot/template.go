@@ -25,8 +25,8 @@ import (
 func templateNames() []string {
 	var names []string
 	for _, kind := range []string{"qemu-", "libvirt-"} {
-		for _, mode := range []launch.Mode{launch.ModeSEV, launch.ModeES, launch.ModeSNP} {
-			names = append(names, kind+mode.String())
+		for _, mode := range launch.Modes() {
+			names = append(names, kind+mode)
 		}
 	}
 	return names
@@ -34,13 +34,9 @@ func templateNames() []string {
 
 // templateOptions are the options of the verb as they were given.
 type templateOptions struct {
-	output            string
-	force             bool
-	manifest, cmdline string
-	name, disk        string
-	qemuVersion       string
-	config            launch.Config
-	sev               sevOptions
+	guestOptions
+	output, manifest, name string
+	force                  bool
 }
 
 func (a *app) template() *cobra.Command {
@@ -57,23 +53,14 @@ func (a *app) template() *cobra.Command {
 			}
 			return nil
 		})
+	c.Long = "What it names are files on the host, by absolute paths; libvirt's description has the session itself in it, so these two files are read here."
 	c.ValidArgs = templateNames()
 	flags := c.Flags()
 	flags.StringVarP(&o.output, "output", "o", "", "where to write the file (default: standard output)")
 	flags.BoolVar(&o.force, "force", false, "replace an existing file")
-	flags.StringVar(&o.manifest, "manifest", "", "IMAGE.manifest.json that cocoroot seal wrote: the command line, and the disk's serial number")
-	flags.StringVar(&o.cmdline, "cmdline-file", "", "instead: command line that cocoroot seal wrote")
-	flags.StringVar(&o.config.Firmware, "firmware", "", "the guest's OVMF; this and the files below are paths on the host, which libvirt's session files are not")
-	flags.StringVar(&o.config.Kernel, "kernel", "", "kernel (bzImage)")
-	flags.StringVar(&o.config.Initrd, "initrd", "", "archive that cocoroot initrd wrote")
-	flags.StringVar(&o.disk, "disk", "", "sealed image: FILE or FILE,serial=NAME")
+	flags.StringVar(&o.manifest, "manifest", "", "IMAGE.manifest.json that cocoroot seal wrote, instead of the command line: has that, and the disk's serial number")
 	flags.StringVar(&o.name, "name", "cocoroot", "libvirt: name of the domain")
-	flags.IntVar(&o.config.Memory, "memory", 1024, "memory of the guest, MiB")
-	flags.IntVar(&o.config.CPUs, "vcpus", 1, "virtual CPUs of the guest")
-	o.sev.register(c)
-	flags.StringVar(&o.config.QMPSocket, "qmp-socket", "", "QEMU: where it makes its QMP socket; in a folder of mode 0700")
-	flags.StringVar(&o.config.QEMU, "qemu", "qemu-system-x86_64", "QEMU: the program")
-	flags.StringVar(&o.qemuVersion, "qemu-version", "", "QEMU: its version on the host, such as 10.0 (default: as the program says here)")
+	o.register(c)
 	c.RunE = func(c *cobra.Command, args []string) error {
 		if len(args) == 0 {
 			_, err := fmt.Fprintln(a.stdout, strings.Join(templateNames(), "\n"))
@@ -85,23 +72,21 @@ func (a *app) template() *cobra.Command {
 }
 
 func (a *app) writeTemplate(ctx context.Context, o templateOptions, name string) error {
-	kind, modeName, _ := strings.Cut(name, "-")
-	mode, err := launch.ParseMode(modeName)
-	if err != nil {
+	kind, mode, _ := strings.Cut(name, "-")
+	if err := o.confidential(launch.Mode(mode), kind == "qemu"); err != nil {
 		return err
 	}
-	if err := o.read(mode); err != nil {
+	if err := o.read(); err != nil {
 		return err
 	}
-	if err := a.wantOwn(o.config.Firmware, o.sev.unchecked); err != nil {
+	if err := a.wantOwn(o.config.Firmware, o.unchecked); err != nil {
 		return err
 	}
-	var text []byte
+	fill := o.script
 	if kind == "libvirt" {
-		text, err = o.libvirt()
-	} else {
-		text, err = o.script(ctx)
+		fill = o.libvirt
 	}
+	text, err := fill(ctx)
 	switch {
 	case errors.Is(err, launch.ErrConfig):
 		return fault.Usagef("%w", err)
@@ -116,17 +101,12 @@ func (a *app) writeTemplate(ctx context.Context, o templateOptions, name string)
 
 // read reads what the options name. The files that the host opens need not be
 // here.
-func (o *templateOptions) read(mode launch.Mode) error {
-	c, disk := &o.config, launch.ParseDisk(o.disk)
-	var lacks []string
-	for _, p := range [][2]string{{"firmware", c.Firmware}, {"kernel", c.Kernel}, {"initrd", c.Initrd}, {"disk", disk.Path}} {
-		if p[1] == "" {
-			lacks = append(lacks, "--"+p[0])
-		} else if err := onHost(p[0], p[1]); err != nil {
-			return err
-		}
-	}
-	if err := missingOptions(append(lacks, o.sev.missing(mode)...)...); err != nil {
+func (o *templateOptions) read() error {
+	c := &o.config
+	o.parseDisks()
+	c.Disks = c.Disks[len(c.Disks)-1:] // a template has one; the last counts
+	disk := &c.Disks[0]
+	if err := onHost([]string{"firmware", c.Firmware}, []string{"kernel", c.Kernel}, []string{"initrd", c.Initrd}, []string{"disk", disk.Path}); err != nil {
 		return err
 	}
 	if c.CPUs < 1 || c.Memory < 1 {
@@ -146,18 +126,17 @@ func (o *templateOptions) read(mode launch.Mode) error {
 		}
 		disk.Serial = p.Disk.Name
 	}
-	sev, err := o.sev.read(mode)
-	if err != nil {
-		return err
-	}
-	c.Cmdline, c.Disks, c.SEV = line, []launch.Disk{disk}, &sev
+	c.Cmdline = line
 	return nil
 }
 
-// onHost refuses a path that means another file in each folder.
-func onHost(option, path string) error {
-	if path != "" && !filepath.IsAbs(path) {
-		return fault.Usagef("--%s: %q is not an absolute path, and the host needs one to open the file", option, path)
+// onHost refuses paths, each after its option's name, that mean another file in
+// each folder.
+func onHost(paths ...[]string) error {
+	for _, p := range paths {
+		if p[1] != "" && !filepath.IsAbs(p[1]) {
+			return fault.Usagef("--%s: %q is no absolute path, which it has to be, for the host opens it", p[0], p[1])
+		}
 	}
 	return nil
 }
@@ -183,14 +162,9 @@ func readReference(manifestFile, cmdlineFile string) (string, error) {
 
 // script returns QEMU's command.
 func (o *templateOptions) script(ctx context.Context) ([]byte, error) {
-	c, s := &o.config, o.config.SEV
-	if s.TakesSecret() && c.QMPSocket == "" {
-		return nil, missingOptions("--qmp-socket") // cocoroot release needs it
-	}
-	for _, p := range [][2]string{{"qmp-socket", c.QMPSocket}, {"session-file", s.Session}, {"dh-cert-file", s.DHCert}} {
-		if err := onHost(p[0], p[1]); err != nil {
-			return nil, err
-		}
+	s := &o.sev
+	if err := onHost([]string{"qmp-socket", o.config.QMPSocket}, []string{"session-file", s.Session}, []string{"dh-cert-file", s.DHCert}); err != nil {
+		return nil, err
 	}
 	// They are the host's; the owner may have them here, and then they are looked at.
 	if _, err := os.Stat(s.Session); err == nil {
@@ -198,24 +172,24 @@ func (o *templateOptions) script(ctx context.Context) ([]byte, error) {
 			return nil, err
 		}
 	}
-	v, err := qemuVersion(ctx, o.qemuVersion, c.QEMU)
+	v, err := o.qemuVersion(ctx)
 	if err != nil {
 		return nil, err
 	}
-	text, err := launch.Script(*c, v)
+	text, err := launch.Script(o.config, v)
 	return []byte(text), err
 }
 
 // qemuVersion returns the release that was given, or that the program says.
-func qemuVersion(ctx context.Context, given, program string) (launch.Version, error) {
-	if given != "" {
-		v, err := launch.ParseVersion(given)
+func (o *guestOptions) qemuVersion(ctx context.Context) (launch.Version, error) {
+	if o.version != "" {
+		v, err := launch.ParseVersion(o.version)
 		if err != nil {
 			err = fault.Usagef("--qemu-version: %w", err)
 		}
 		return v, err
 	}
-	v, err := launch.QEMUVersion(ctx, program)
+	v, err := launch.QEMUVersion(ctx, o.config.QEMU)
 	if err != nil {
 		err = fault.Hintf(err, "--qemu-version says which one the host has")
 	}
@@ -223,14 +197,14 @@ func qemuVersion(ctx context.Context, given, program string) (launch.Version, er
 }
 
 // libvirt returns the description of a domain.
-func (o *templateOptions) libvirt() (text []byte, err error) {
+func (o *templateOptions) libvirt(context.Context) (text []byte, err error) {
 	o.config.QMPSocket = "libvirt's own"
 	if err := o.config.Check(); err != nil {
 		return nil, err
 	}
 	d := launch.Domain{Config: o.config, Name: o.name}
-	if o.config.SEV.TakesSecret() {
-		if d.SessionText, d.DHCertText, err = release.ReadSession(o.config.SEV.Session, o.config.SEV.DHCert); err != nil {
+	if o.sev.TakesSecret() {
+		if d.SessionText, d.DHCertText, err = release.ReadSession(o.sev.Session, o.sev.DHCert); err != nil {
 			return nil, err
 		}
 	}

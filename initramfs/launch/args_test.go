@@ -2,7 +2,6 @@ package launch
 
 import (
 	"context"
-	"errors"
 	"flag"
 	"os"
 	"path/filepath"
@@ -75,15 +74,15 @@ func TestParseVersion(t *testing.T) {
 		"QEMU emulator version 7.2.22 (Debian 1:7.2+dfsg-7+deb12u18+b3)\nCopyright": {7, 2},
 		"QEMU emulator version 10.0.2 (Debian 1:10.0.2+ds-2~bpo12+1)\n":             {10, 0},
 		"QEMU emulator version 8.1rc0":                                              {8, 1},
-		"QEMU emulator version 9.2":                                                 {9, 2},
+		"QEMU emulator version 9.2":                                                 {9, 2}, "7.2": {7, 2}, "10.0.2": {10, 0},
 	} {
-		if got, err := parseVersion(text); err != nil || got != want {
-			t.Errorf("parseVersion(%q) = %v, %v; want %v", text, got, err, want)
+		if got, err := ParseVersion(text); err != nil || got != want {
+			t.Errorf("ParseVersion(%q) = %v, %v; want %v", text, got, err, want)
 		}
 	}
 	for _, text := range []string{"", "\n", "QEMU emulator version ", "QEMU emulator version 7", "QEMU emulator version x.2", "QEMU emulator version 7.-2", "qemu-img version 7.2", "QEMU emulator version 99999999999.1"} {
-		if got, err := parseVersion(text); !errors.Is(err, ErrVersion) {
-			t.Errorf("parseVersion(%q) = %v, %v; want ErrVersion", text, got, err)
+		if got, err := ParseVersion(text); err == nil {
+			t.Errorf("ParseVersion(%q) = %v, %v; want an error", text, got, err)
 		}
 	}
 }
@@ -103,10 +102,10 @@ func TestAtLeast(t *testing.T) {
 }
 
 func TestNetworkArguments(t *testing.T) {
-	if got := networkArguments(nil, false); got != nil {
+	if got := (Config{}).network(); got != nil {
 		t.Errorf("without ports: %q; want no card", got)
 	}
-	got := strings.Join(networkArguments([]Forward{{8022, 22}, {8080, 80}}, true), " ")
+	got := strings.Join(Config{Forwards: []Forward{{8022, 22}, {8080, 80}}, SEV: new(SEV)}.network(), " ")
 	want := "-netdev user,id=net,hostfwd=tcp:127.0.0.1:8022-:22,hostfwd=tcp:127.0.0.1:8080-:80 " +
 		"-device virtio-net-pci,netdev=net,romfile=,disable-legacy=on,iommu_platform=on"
 	if got != want {

@@ -2,6 +2,7 @@ package launch
 
 import (
 	"bytes"
+	"fmt"
 	"io"
 	"regexp"
 	"strings"
@@ -18,23 +19,15 @@ var (
 	// edk2's boot manager prints in the console's own style; this project's
 	// firmware prints one line, why it hangs.
 	firmwareLine = regexp.MustCompile(`BdsDxe: .*|^` + ownLine + `.*`)
-	controls     = regexp.MustCompile(`\x1b\[[0-9;?=]*[@-~]|\p{Cc}`)
 )
 
 // ownLine is how the only line of this project's firmware begins.
 const ownLine = "cocoroot firmware: "
 
-// refused reports whether a firmware that prints this line boots nothing any
-// more.
-func refused(line string) bool {
-	return strings.HasPrefix(line, "BdsDxe: No bootable option") || strings.HasPrefix(line, ownLine)
-}
-
 // observer reads along on the console. What it sees is the guest's to choose.
 type observer struct {
-	out     io.Writer     // nil discards
-	started chan struct{} // closed at the first byte
-	nothing chan struct{} // closed when the firmware has nothing to boot
+	out     io.Writer   // nil discards
+	refused func(error) // called when the firmware boots nothing any more
 
 	mu     sync.Mutex
 	seen   Outcome
@@ -42,39 +35,24 @@ type observer struct {
 	outErr error  // of out; it gets nothing more
 }
 
-func newObserver(out io.Writer) *observer {
-	if out == nil {
-		out = io.Discard
-	}
-	return &observer{out: out, started: make(chan struct{}), nothing: make(chan struct{})}
-}
-
 // Write implements io.Writer. It takes everything, also when out does not: a
 // guest must not hang because nobody watches.
 func (o *observer) Write(b []byte) (int, error) {
 	o.observe(b)
-	if o.failure() == nil {
-		if _, err := o.out.Write(b); err != nil {
-			o.mu.Lock()
-			defer o.mu.Unlock()
-			o.outErr = err
-		}
+	if o.out == nil {
+		return len(b), nil
+	}
+	if _, err := o.out.Write(b); err != nil { // without the lock: it may take its time
+		o.mu.Lock()
+		defer o.mu.Unlock()
+		o.outErr, o.out = err, nil
 	}
 	return len(b), nil
-}
-
-func (o *observer) failure() error {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.outErr
 }
 
 func (o *observer) observe(b []byte) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if o.seen.Bytes == 0 && len(b) > 0 {
-		close(o.started)
-	}
 	o.seen.Bytes += int64(len(b))
 	for len(b) > 0 {
 		part, rest, ended := bytes.Cut(b, []byte("\n"))
@@ -86,19 +64,25 @@ func (o *observer) observe(b []byte) {
 	}
 }
 
+// silent reports whether nothing has come.
+func (o *observer) silent() bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.seen.Bytes == 0
+}
+
 // endLine looks at the line and forgets it.
 func (o *observer) endLine() {
-	text := strings.ToValidUTF8(string(o.line), "\uFFFD")
-	text = strings.TrimSpace(controls.ReplaceAllString(text, ""))
+	text := strings.TrimSpace(plain(o.line))
 	o.line = o.line[:0]
 	if text == "" {
 		return
 	}
 	if fw := firmwareLine.FindString(text); fw != "" && !o.seen.Spoke {
-		if refused(fw) && !refused(o.seen.Firmware) {
-			close(o.nothing)
-		}
 		o.seen.Firmware = fw
+		if why := refusal(fw); why != "" {
+			o.refused(fmt.Errorf("%w: %s", ErrNotBooted, why))
+		}
 		return
 	}
 	o.seen.Spoke = true
@@ -110,15 +94,16 @@ func (o *observer) endLine() {
 	}
 }
 
-// why returns the reason that the firmware gives for booting nothing, or the
-// one that it must be when it gives none.
-func (o *observer) why() string {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	if reason, ok := strings.CutPrefix(o.seen.Firmware, ownLine); ok {
+// refusal returns why a firmware that prints this line boots nothing any more,
+// in its words or what it must be; empty for other lines.
+func refusal(line string) string {
+	if reason, ok := strings.CutPrefix(line, ownLine); ok {
 		return reason
 	}
-	return "no hash in the table fits, or the firmware has no measured direct boot"
+	if strings.HasPrefix(line, "BdsDxe: No bootable option") {
+		return "no hash in the table fits, or the firmware has no measured direct boot"
+	}
+	return ""
 }
 
 // outcome returns what was seen, a last line without end included.

@@ -36,7 +36,8 @@ func TestObserver(t *testing.T) {
 	} {
 		for _, step := range []int{1, 7, 1 << 20} {
 			var out strings.Builder
-			o := newObserver(&out)
+			var refused error
+			o := &observer{out: &out, refused: func(err error) { refused = err }}
 			for b := []byte(tt.text); len(b) > 0; b = b[min(step, len(b)):] {
 				o.Write(b[:min(step, len(b))])
 				if len(o.line) > maxLine {
@@ -52,19 +53,10 @@ func TestObserver(t *testing.T) {
 			if out.String() != tt.text {
 				t.Errorf("%s: passed on %.200q; want what came in", tt.name, out.String())
 			}
-			if isClosed(o.started) != (tt.text != "") || isClosed(o.nothing) != refused(want.Firmware) {
-				t.Errorf("%s: started %v, nothing to boot %v", tt.name, isClosed(o.started), isClosed(o.nothing))
+			if o.silent() != (tt.text == "") || (refused != nil) != (refusal(want.Firmware) != "") {
+				t.Errorf("%s: silent %v, refused: %v", tt.name, o.silent(), refused)
 			}
 		}
-	}
-}
-
-func isClosed(c chan struct{}) bool {
-	select {
-	case <-c:
-		return true
-	default:
-		return false
 	}
 }
 
@@ -76,7 +68,7 @@ var consoleSeeds = []string{
 func TestFuzzObserverSeeds(t *testing.T) {
 	var all Outcome
 	for _, s := range consoleSeeds {
-		o := newObserver(nil)
+		o := &observer{refused: func(error) {}}
 		o.Write([]byte(s))
 		got, err := o.outcome()
 		if err != nil {
@@ -98,7 +90,7 @@ func FuzzObserver(f *testing.F) {
 		f.Add([]byte(s), 3+2*i)
 	}
 	f.Fuzz(func(t *testing.T, b []byte, step int) {
-		o := newObserver(nil)
+		o := &observer{refused: func(error) {}}
 		step = 1 + (step&0xffff)%4096
 		total := int64(len(b))
 		for ; len(b) > 0; b = b[min(step, len(b)):] {

@@ -24,6 +24,7 @@
 package launch
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -34,6 +35,7 @@ import (
 	"time"
 
 	"cocoroot/initramfs/fault"
+	"cocoroot/initramfs/files"
 	"cocoroot/initramfs/launch/qmp"
 	"cocoroot/initramfs/measure"
 	"cocoroot/initramfs/measure/ovmf"
@@ -158,20 +160,12 @@ type Outcome struct {
 
 // withDefaults returns the configuration with nothing left to guess.
 func (c Config) withDefaults() (Config, error) {
-	if c.QEMU == "" {
-		c.QEMU = "qemu-system-x86_64"
+	accel := "tcg"
+	if c.SEV != nil {
+		accel = "kvm"
 	}
-	if c.Memory == 0 {
-		c.Memory = 1024
-	}
-	if c.CPUs == 0 {
-		c.CPUs = 1
-	}
-	if c.Accel == "" && c.SEV != nil {
-		c.Accel = "kvm"
-	} else if c.Accel == "" {
-		c.Accel = "tcg"
-	}
+	c.QEMU = cmp.Or(c.QEMU, "qemu-system-x86_64")
+	c.Memory, c.CPUs, c.Accel = cmp.Or(c.Memory, 1024), cmp.Or(c.CPUs, 1), cmp.Or(c.Accel, accel)
 	disks := make([]Disk, len(c.Disks))
 	for i, d := range c.Disks {
 		// A name that begins with a slash is never taken for one of
@@ -242,25 +236,17 @@ func (c Config) checkSEV() error {
 	return c.SEV.check()
 }
 
-// checkTables refuses tables that the firmware has no room for.
-func (c Config) checkTables(fw ovmf.Firmware, hashes []byte) error {
-	if err := fw.Secret.Fits(len(c.SecretTable)); err != nil {
-		return fmt.Errorf("cannot place the secret table in %s: %w", c.Firmware, err)
-	}
-	if err := fw.Hashes.Fits(len(hashes)); err != nil {
-		return fmt.Errorf("cannot place the hashes table in %s: %w", c.Firmware, err)
-	}
-	return nil
-}
-
-// version asks the program for its version, and checks that it is new enough.
-func (c Config) version(ctx context.Context) (Version, error) {
-	v, err := QEMUVersion(ctx, c.QEMU)
+// ready is withDefaults for a release of QEMU that has to be new enough.
+func (c Config) ready(v Version) (Config, error) {
+	c, err := c.withDefaults()
 	if err == nil && c.SEV != nil {
 		err = c.SEV.CheckVersion(v)
 	}
-	return v, err
+	return c, err
 }
+
+// waits reports whether the guest stays stopped until its secret is there.
+func (c Config) waits() bool { return c.SEV != nil && c.SEV.TakesSecret() }
 
 // Run boots the guest and waits for its end, copying its console to console
 // (which may be nil) as it comes. The guest gets no network, and no input but
@@ -272,8 +258,11 @@ func Run(ctx context.Context, cfg Config, console io.Writer) (Outcome, error) {
 	if err != nil {
 		return Outcome{}, err
 	}
-	version, err := cfg.version(ctx)
+	version, err := QEMUVersion(ctx, cfg.QEMU)
 	if err != nil {
+		return Outcome{}, err
+	}
+	if cfg, err = cfg.ready(version); err != nil {
 		return Outcome{}, err
 	}
 	in, err := load(cfg)
@@ -301,24 +290,29 @@ const (
 // with HashesFile and SecretFile in the place of the two tables, which on SEV
 // hardware the platform writes.
 func CommandLine(cfg Config, v Version) ([]string, error) {
-	cfg, err := cfg.withDefaults()
-	if err == nil && cfg.SEV != nil {
-		err = cfg.SEV.CheckVersion(v)
-	}
+	cfg, err := cfg.ready(v)
 	if err != nil {
 		return nil, err
 	}
-	in, err := load(cfg)
+	image, err := files.Read(cfg.Firmware, files.MaxImage)
 	if err != nil {
 		return nil, err
 	}
-	defer in.close()
-	n := names{firmware: cfg.Firmware, kernel: cfg.Kernel, initrd: cfg.Initrd}
-	if in.hashes != nil && cfg.SEV == nil {
+	fw, err := cfg.layout(image, measure.TableSize)
+	if err != nil {
+		return nil, err
+	}
+	return cfg.command(v, fw), nil
+}
+
+// command returns the program and its arguments, with the files by their names.
+func (c Config) command(v Version, fw ovmf.Firmware) []string {
+	n := names{firmware: c.Firmware, kernel: c.Kernel, initrd: c.Initrd}
+	if c.SEV == nil {
 		n.hashes = HashesFile
 	}
-	if in.secret != nil {
+	if len(c.SecretTable) > 0 {
 		n.secret = SecretFile
 	}
-	return append([]string{cfg.QEMU}, arguments(cfg, v, in.layout, n)...), nil
+	return append([]string{c.QEMU}, arguments(c, v, fw, n)...)
 }

@@ -82,12 +82,12 @@ func TestLoadRefuses(t *testing.T) {
 		{"firmware without footer", func(c *Config) { c.Firmware = c.Kernel }, ovmf.ErrNoFooter},
 		{"missing kernel", func(c *Config) { c.Kernel += "x" }, fs.ErrNotExist},
 		{"missing initrd", func(c *Config) { c.Initrd += "x" }, fs.ErrNotExist},
-		{"endless firmware", func(c *Config) { c.Firmware = "/dev/zero" }, ErrConfig},
+		{"endless firmware", func(c *Config) { c.Firmware = "/dev/zero" }, nil}, // any error,
 	} {
 		c := onPaper(t)
 		tt.change(&c)
 		in, err := load(c)
-		if !errors.Is(err, tt.want) || in != nil {
+		if tt.want != nil && !errors.Is(err, tt.want) || err == nil || in != nil {
 			t.Errorf("%s: load = %v, %v; want %v", tt.name, in, err, tt.want)
 		}
 		leavesNothing(t)
@@ -115,10 +115,10 @@ func TestLoadedIsFixed(t *testing.T) {
 		*os.File
 		want []byte
 	}{
-		"firmware": {in.firmware, footer(true)},
-		"kernel":   {in.kernel, []byte("kernel")},
-		"initrd":   {in.initrd, []byte("initrd")},
-		"hashes":   {in.hashes, table.Marshal()},
+		"firmware": {in.files["firmware"], footer(true)},
+		"kernel":   {in.files["kernel"], []byte("kernel")},
+		"initrd":   {in.files["initrd"], []byte("initrd")},
+		"hashes":   {in.files["hashes"], table.Marshal()},
 	} {
 		// As QEMU opens it.
 		if got, err := os.ReadFile(fmt.Sprintf("/proc/self/fd/%d", f.Fd())); err != nil || !bytes.Equal(got, f.want) {
@@ -140,7 +140,7 @@ func TestWipeSecret(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	other, err := os.Open(fmt.Sprintf("/proc/self/fd/%d", in.secret.Fd()))
+	other, err := os.Open(fmt.Sprintf("/proc/self/fd/%d", in.files["secret"].Fd()))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -171,18 +171,17 @@ func TestBadQEMU(t *testing.T) {
 	}{
 		{"fails with words", "echo 'qemu: warning: old' >&2; for i in 1 2 3 4 5 6; do echo line $i >&2; done; exit 1", "line 2; line 3; line 4; line 5; line 6"},
 		{"only warns", "echo 'qemu: warning: old' >&2; exit 1", "qemu: warning: old"},
-		{"fails without words", "exit 3", ""},
-		{"ends well, but at once", "exit 0", ""},
-		{"is killed", "kill -9 $$", ""},
+		{"fails without words", "exit 3", "cannot run QEMU: exit status 3"},
+		{"ends well, but at once", "exit 0", "before the guest did"},
+		{"is killed", "kill -9 $$", "signal: killed"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			c := onPaper(t)
 			c.SecretTable = []byte("secret")
 			c.QEMU = script(t, tt.text)
 			_, err := Run(within(t, time.Minute), c, nil)
-			var e *QEMUError
-			if !errors.As(err, &e) || e.Stderr != tt.stderr {
-				t.Errorf("Run error = %v; want a *QEMUError with %q", err, tt.stderr)
+			if !errors.Is(err, errRun) || !strings.HasSuffix(err.Error(), tt.stderr) {
+				t.Errorf("Run error = %v; want one of the run with %q", err, tt.stderr)
 			}
 			leavesNothing(t)
 		})
@@ -202,8 +201,8 @@ func TestHangingQEMU(t *testing.T) {
 func TestNotQEMU(t *testing.T) {
 	c := onPaper(t)
 	c.QEMU = "echo"
-	if _, err := Run(t.Context(), c, nil); !errors.Is(err, ErrVersion) {
-		t.Errorf("Run(echo) error = %v; want ErrVersion", err)
+	if _, err := Run(t.Context(), c, nil); err == nil || errors.Is(err, errRun) {
+		t.Errorf("Run(echo) error = %v; want that it says no version", err)
 	}
 	c.QEMU = "/nonexistent/qemu"
 	if _, err := Run(t.Context(), c, nil); !errors.Is(err, fs.ErrNotExist) {

@@ -2,7 +2,6 @@ package launch
 
 import (
 	"encoding/xml"
-	"errors"
 	"fmt"
 	"io/fs"
 	"strings"
@@ -14,9 +13,6 @@ import (
 
 // overhead is what QEMU may need beside the guest's memory, in MiB.
 const overhead = 1024
-
-// ErrNoXML is returned for text that no XML document can hold.
-var ErrNoXML = errors.New("a control character, or no UTF-8, which XML cannot hold")
 
 // Domain is what libvirt's description of a guest takes beside a Config.
 type Domain struct {
@@ -63,7 +59,7 @@ func xmlText(s string) (string, error) {
 	for i, r := range s {
 		_, size := utf8.DecodeRuneInString(s[i:])
 		if r < ' ' || r == utf8.RuneError && size == 1 || r == 0xfffe || r == 0xffff {
-			return "", fmt.Errorf("%w: %.40q", ErrNoXML, s)
+			return "", fmt.Errorf("a control character, or no UTF-8, which XML cannot hold: %.40q", s)
 		}
 	}
 	var b strings.Builder

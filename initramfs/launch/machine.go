@@ -33,9 +33,10 @@ const (
 type machine struct {
 	kill     context.CancelFunc
 	control  net.Conn // our end of QMP
-	stderr   *tail
-	watching *observer
-	reason   string // of the SHUTDOWN event
+	stderr   tail     // to be read when QEMU has exited
+	watching observer
+	booting  context.Context // ends with ErrNotBooted when the firmware boots nothing
+	reason   string          // of the SHUTDOWN event
 
 	exited  chan struct{} // closed when waitErr is set
 	waitErr error
@@ -68,9 +69,9 @@ func start(ctx context.Context, c Config, v Version, in *input, out io.Writer) (
 		}
 		return "/proc/self/fd/" + number(f)
 	}
-	n := names{firmware: file(in.firmware), kernel: file(in.kernel), initrd: file(in.initrd), secret: file(in.secret)}
+	n := names{firmware: file(in.files["firmware"]), kernel: file(in.files["kernel"]), initrd: file(in.files["initrd"]), secret: file(in.files["secret"])}
 	if c.SEV == nil {
-		n.hashes = file(in.hashes)
+		n.hashes = file(in.files["hashes"])
 	}
 	if c.ConsoleInput != nil {
 		n.typed = number(theirConsole)
@@ -80,13 +81,14 @@ func start(ctx context.Context, c Config, v Version, in *input, out io.Writer) (
 	n.control = number(theirs)
 
 	ctx, kill := context.WithCancel(ctx)
+	booting, refused := context.WithCancelCause(ctx)
 	m := &machine{
-		kill: kill, control: control, stderr: new(tail), watching: newObserver(out),
+		kill: kill, control: control, watching: observer{out: out, refused: refused}, booting: booting,
 		exited: make(chan struct{}), drained: make(chan struct{}), console: console,
 	}
 	cmd := exec.CommandContext(ctx, c.QEMU, arguments(c, v, in.layout, n)...)
 	cmd.ExtraFiles = pass
-	cmd.Stdout, cmd.Stderr = m.stderr, m.stderr
+	cmd.Stdout, cmd.Stderr = &m.stderr, &m.stderr
 	cmd.WaitDelay = grace
 	// A ^C at the terminal is this program's to handle, and QEMU does not
 	// outlive it.
@@ -97,7 +99,7 @@ func start(ctx context.Context, c Config, v Version, in *input, out io.Writer) (
 		kill()
 		console.Close()
 		control.Close()
-		return nil, &QEMUError{Err: err}
+		return nil, m.stderr.failed(err)
 	}
 	go m.drain()
 	return m, nil
@@ -117,7 +119,7 @@ func (m *machine) wait(cmd *exec.Cmd, started chan<- error) {
 }
 
 func (m *machine) drain() {
-	io.Copy(m.watching, m.console) // ends with the pipe; Write never fails
+	io.Copy(&m.watching, m.console) // ends with the pipe; Write never fails
 	close(m.drained)
 }
 
@@ -174,16 +176,20 @@ func (m *machine) drive(ctx context.Context, c Config, in *input) error {
 			return err
 		}
 	}
-	if c.SEV == nil || !c.SEV.TakesSecret() {
+	if !c.waits() {
 		if err := client.Execute(ctx, "cont", nil, nil); err != nil {
 			return err
 		}
 	}
 	if c.OnSilence != nil {
-		stop := m.listen(c.Silence, c.OnSilence)
-		defer stop()
+		hint := time.AfterFunc(c.Silence, func() {
+			if m.watching.silent() {
+				c.OnSilence()
+			}
+		})
+		defer hint.Stop()
 	}
-	ended := m.awaitShutdown(ctx, client)
+	ended := m.awaitShutdown(client)
 	if ended != nil && !errors.Is(ended, ErrNotBooted) || c.OnShutdown == nil {
 		return ended
 	}
@@ -201,41 +207,13 @@ func (m *machine) drive(ctx context.Context, c Config, in *input) error {
 	return client.Execute(ctx, "quit", nil, nil)
 }
 
-// listen calls hint if nothing is printed for d. The returned function ends
-// that, and returns when hint is not running.
-func (m *machine) listen(d time.Duration, hint func()) (stop func()) {
-	quit, ended := make(chan struct{}), make(chan struct{})
-	go func() {
-		defer close(ended)
-		select {
-		case <-time.After(d):
-			hint()
-		case <-m.watching.started:
-		case <-quit:
-		}
-	}()
-	return func() {
-		close(quit)
-		<-ended
-	}
-}
-
 // awaitShutdown notes the reason of the guest's end.
-func (m *machine) awaitShutdown(ctx context.Context, client *qmp.Client) error {
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	go func() {
-		select {
-		case <-m.watching.nothing:
-			cancel(ErrNotBooted)
-		case <-ctx.Done():
-		}
-	}()
-	event, err := client.Event(ctx, "SHUTDOWN")
+func (m *machine) awaitShutdown(client *qmp.Client) error {
+	event, err := client.Event(m.booting, "SHUTDOWN")
+	if cause := context.Cause(m.booting); err != nil && errors.Is(cause, ErrNotBooted) {
+		return cause
+	}
 	if err != nil {
-		if errors.Is(context.Cause(ctx), ErrNotBooted) {
-			return fmt.Errorf("%w: %s", ErrNotBooted, m.watching.why())
-		}
 		return err
 	}
 	var data struct{ Reason string }
@@ -295,9 +273,9 @@ func (m *machine) finish(ctx context.Context, err error) (Outcome, error) {
 	case ctx.Err() != nil:
 		err = fmt.Errorf("cannot wait for the guest's end: %w", ctx.Err())
 	case !byForce && m.waitErr != nil:
-		err = &QEMUError{Err: m.waitErr, Stderr: m.stderr.words()}
+		err = m.stderr.failed(m.waitErr)
 	case closed && m.reason == "":
-		err = &QEMUError{Err: errors.New("it ended before the guest did"), Stderr: m.stderr.words()}
+		err = m.stderr.failed(errors.New("it ended before the guest did"))
 	case closed:
 		err = nil // quit's answer was lost with the connection
 	}

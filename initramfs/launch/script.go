@@ -11,21 +11,14 @@ import (
 // with the command that Run would start a QEMU of that release with. The files
 // need not be here.
 func Script(cfg Config, v Version) (string, error) {
-	cfg, err := cfg.withDefaults()
+	cfg, err := cfg.ready(v)
 	if err != nil {
 		return "", err
 	}
-	if cfg.SEV == nil {
-		return "", fmt.Errorf("%w: a script is for SEV hardware", ErrConfig)
-	}
-	if err := cfg.SEV.CheckVersion(v); err != nil {
-		return "", err
-	}
-	n := names{firmware: cfg.Firmware, kernel: cfg.Kernel, initrd: cfg.Initrd}
 	var b strings.Builder
-	fmt.Fprintf(&b, scriptHead, strings.ToUpper(cfg.SEV.Mode.String()), cfg.SEV.notes())
-	fmt.Fprintf(&b, "exec %s", ShellWord(cfg.QEMU))
-	for _, w := range arguments(cfg, v, ovmf.Firmware{}, n) {
+	fmt.Fprintf(&b, scriptHead, strings.ToUpper(string(cfg.SEV.Mode)), cfg.SEV.notes())
+	b.WriteString("exec")
+	for _, w := range cfg.command(v, ovmf.Firmware{}) {
 		if strings.HasPrefix(w, "-") {
 			b.WriteString(" \\\n ")
 		}

@@ -3,7 +3,7 @@ package launch
 import (
 	"errors"
 	"fmt"
-	"strconv"
+	"slices"
 
 	"cocoroot/initramfs/measure"
 	"cocoroot/initramfs/release/session"
@@ -12,37 +12,25 @@ import (
 // ErrQEMU is returned for a QEMU that is too old for what is asked of it.
 var ErrQEMU = errors.New("this QEMU is too old")
 
-// Mode is a kind of confidential guest.
-type Mode int
+// Mode is a kind of confidential guest, by its name.
+type Mode string
 
-// The modes, by the names that ParseMode reads: sev, sev-es, sev-snp.
+// The modes.
 const (
-	ModeSEV Mode = iota + 1
-	ModeES
-	ModeSNP
+	ModeSEV Mode = "sev"
+	ModeES  Mode = "sev-es"
+	ModeSNP Mode = "sev-snp"
 )
+
+// Modes are the names of all modes.
+func Modes() []string { return []string{string(ModeSEV), string(ModeES), string(ModeSNP)} }
 
 // ParseMode reads the name of a mode.
 func ParseMode(s string) (Mode, error) {
-	for _, m := range []Mode{ModeSEV, ModeES, ModeSNP} {
-		if s == m.String() {
-			return m, nil
-		}
+	if !slices.Contains(Modes(), s) {
+		return "", fmt.Errorf("%w: there is no mode %.32q; it is sev, sev-es or sev-snp", ErrConfig, s)
 	}
-	return 0, fmt.Errorf("%w: there is no mode %.32q; it is sev, sev-es or sev-snp", ErrConfig, s)
-}
-
-// String returns the mode's name.
-func (m Mode) String() string {
-	switch m {
-	case ModeSEV:
-		return "sev"
-	case ModeES:
-		return "sev-es"
-	case ModeSNP:
-		return "sev-snp"
-	}
-	return "Mode(" + strconv.Itoa(int(m)) + ")"
+	return Mode(s), nil
 }
 
 // The bits of a SEV-SNP guest's policy that matter here (SEV-SNP firmware ABI
@@ -77,9 +65,9 @@ func (s SEV) Weak() bool {
 type SEV struct {
 	Mode   Mode
 	Policy uint64 // see Mode.Policy and package session
-	// CBit is the page table bit that marks encrypted memory, and
-	// ReducedPhysBits the number of address bits that it costs; QEMU refuses
-	// what is not the host's. Capabilities asks for them.
+	// CBit is the page table bit that marks encrypted memory; QEMU refuses
+	// what is not the host's. ReducedPhysBits is the number of address bits
+	// that it costs the guest, of which QEMU wants one at least.
 	CBit, ReducedPhysBits int
 	// CPUType is QEMU's name of the virtual CPU, such as EPYC-Milan, or host.
 	// SEV-ES and SEV-SNP measure it.
@@ -96,7 +84,7 @@ type SEV struct {
 func (s SEV) TakesSecret() bool { return s.Mode != ModeSNP && s.Session != "" }
 
 func (s SEV) check() error {
-	if _, err := ParseMode(s.Mode.String()); err != nil {
+	if _, err := ParseMode(string(s.Mode)); err != nil {
 		return err
 	}
 	switch {
@@ -147,31 +135,23 @@ func (s SEV) CheckVersion(v Version) error {
 	return nil
 }
 
-// object returns the value of -object for the guest.
+// object returns the value of -object for the guest. From 9.1 on it says which
+// VM type the measurement counts on, whatever default a release has.
 func (s SEV) object(v Version) string {
 	kind := "sev-guest"
 	if s.Mode == ModeSNP {
 		kind = "sev-snp-guest"
 	}
 	o := fmt.Sprintf("%s,id=sev0,cbitpos=%d,reduced-phys-bits=%d,policy=%#x,kernel-hashes=on", kind, s.CBit, s.ReducedPhysBits, s.Policy)
-	if word := s.LegacyVMType(v); word != "" {
-		o += ",legacy-vm-type=" + word
+	switch {
+	case s.Mode == ModeSNP || !v.AtLeast(9, 1):
+	case s.VMType == measure.Init2:
+		o += ",legacy-vm-type=off"
+	default:
+		o += ",legacy-vm-type=on"
 	}
 	if s.Session != "" {
 		o += ",session-file=" + escape(s.Session) + ",dh-cert-file=" + escape(s.DHCert)
 	}
 	return o
-}
-
-// LegacyVMType returns the value of sev-guest's option of this name, which
-// says what the measurement counts on, whatever default a release has; empty
-// where there is no such option.
-func (s SEV) LegacyVMType(v Version) string {
-	switch {
-	case s.Mode == ModeSNP || !v.AtLeast(9, 1):
-		return ""
-	case s.VMType == measure.Init2:
-		return "off"
-	}
-	return "on"
 }

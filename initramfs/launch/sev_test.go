@@ -1,7 +1,9 @@
 package launch
 
 import (
+	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
 	"os"
 	"os/exec"
@@ -39,7 +41,7 @@ func TestConfidentialRefused(t *testing.T) {
 		"TCG":                       {ModeES, func(c *Config) { c.Accel = "tcg" }},
 		"too many CPUs":             {ModeSNP, func(c *Config) { c.CPUs = measure.MaxCPUs + 1 }},
 		"no socket for the release": {ModeSEV, func(c *Config) { c.QMPSocket = "" }},
-		"no mode":                   {0, func(c *Config) {}},
+		"no mode":                   {"", func(c *Config) {}},
 		"C-bit too low":             {ModeES, func(c *Config) { c.SEV.CBit = 31 }},
 		"C-bit too high":            {ModeES, func(c *Config) { c.SEV.CBit = 64 }},
 		"no reduced bits":           {ModeES, func(c *Config) { c.SEV.ReducedPhysBits = 0 }},
@@ -68,7 +70,7 @@ func TestConfidentialRefused(t *testing.T) {
 		if got, err := c.withDefaults(); err != nil || got.Accel != "kvm" {
 			t.Errorf("%s: %v, accelerator %q; want kvm", m, err, got.Accel)
 		}
-		if parsed, err := ParseMode(m.String()); err != nil || parsed != m {
+		if parsed, err := ParseMode(string(m)); err != nil || parsed != m {
 			t.Errorf("ParseMode(%s) = %v, %v", m, parsed, err)
 		}
 		c.SEV.CPUType = "host"
@@ -181,44 +183,30 @@ func TestCheckSocket(t *testing.T) {
 	}
 }
 
-// TestCapabilities simulates a QEMU on a host with SEV.
-func TestCapabilities(t *testing.T) {
-	talk := func(answer string) string {
-		return "exec 4>&3\nsay() { printf '%s\\n' \"$1\" >&4; read -r l <&3; }\n" +
-			`say '{"QMP": {}}'; say '{"return": {}, "id": 1}'; say '` + answer + `'; echo '{"return": {}, "id": 3}' >&4`
+// The processor is asked as the kernel asks it: /proc/cpuinfo has its name, which
+// is in functions 0x80000002 to 0x80000004.
+func TestCPUID(t *testing.T) {
+	var name []byte
+	for function := uint32(0x80000002); function <= 0x80000004; function++ {
+		for _, r := range registers(function) {
+			name = binary.LittleEndian.AppendUint32(name, r)
+		}
 	}
-	program := script(t, talk(`{"return": {"pdh": "", "cert-chain": "", "cbitpos": 47, "reduced-phys-bits": 5}, "id": 2}`))
-	cbit, reduced, err := Capabilities(within(t, time.Minute), program)
-	if err != nil || cbit != 47 || reduced != 5 {
-		t.Errorf("Capabilities = %d, %d, %v; want 47, 5", cbit, reduced, err)
+	text, err := os.ReadFile("/proc/cpuinfo")
+	if err != nil {
+		t.Fatal(err)
 	}
-	program = script(t, talk(`{"error": {"class": "GenericError", "desc": "SEV is not enabled in KVM"}, "id": 2}`))
-	var refused *qmp.Error
-	if _, _, err := Capabilities(within(t, time.Minute), program); !errors.As(err, &refused) {
-		t.Errorf("Capabilities error = %v; want QEMU's", err)
+	if want := string(bytes.TrimSpace(bytes.Trim(name, "\x00"))); want == "" || !strings.Contains(string(text), "model name\t: "+want+"\n") {
+		t.Errorf("the processor says that it is %q, and /proc/cpuinfo has another name", want)
 	}
-	var failed *QEMUError
-	if _, _, err := Capabilities(within(t, time.Minute), script(t, "echo no kvm >&2; exit 1")); !errors.As(err, &failed) || failed.Stderr != "no kvm" {
-		t.Errorf("Capabilities error = %v; want a *QEMUError", err)
-	}
-	if _, _, err := Capabilities(within(t, time.Second), script(t, "exec sleep 1000")); !errors.Is(err, context.DeadlineExceeded) {
-		t.Errorf("Capabilities error = %v; want DeadlineExceeded", err)
+	if c := CBit(); c != 0 && c < 32 || c > 63 {
+		t.Errorf("CBit = %d; want 0 or an address bit above 31", c)
 	}
 }
 
-// TestCapabilitiesOfQEMU asks a real QEMU, which on most machines has to say
-// that there is no SEV.
-func TestCapabilitiesOfQEMU(t *testing.T) {
-	oracle.Tool(t, "qemu-system-x86_64")
-	cbit, reduced, err := Capabilities(within(t, time.Minute), "qemu-system-x86_64")
-	var refused *qmp.Error
-	var failed *QEMUError
-	switch {
-	case err == nil && cbit > 31 && reduced > 0, errors.As(err, &refused) && refused.Class == "GenericError":
-	case errors.As(err, &failed) && strings.Contains(strings.ToLower(failed.Stderr), "kvm"):
-	default:
-		t.Errorf("Capabilities = %d, %d, %v", cbit, reduced, err)
-	}
+func registers(function uint32) []uint32 {
+	a, b, c, d := cpuid(function)
+	return []uint32{a, b, c, d}
 }
 
 // onTCG returns the arguments with the accelerator that every machine has.
@@ -294,8 +282,8 @@ func TestQEMUUnderstands(t *testing.T) {
 func waits(t *testing.T, c Config, args []string, stopped bool) {
 	t.Helper()
 	cmd := exec.CommandContext(within(t, 2*time.Minute), "qemu-system-x86_64", args...)
-	words := new(tail)
-	cmd.Stdout, cmd.Stderr = words, words
+	var words tail
+	cmd.Stdout, cmd.Stderr = &words, &words
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -314,7 +302,7 @@ func waits(t *testing.T, c Config, args []string, stopped bool) {
 		}
 		select {
 		case <-ctx.Done():
-			t.Fatalf("%s: QEMU made no machine: %s", c.SEV.Mode, words.words())
+			t.Fatalf("%s: QEMU made no machine: %s", c.SEV.Mode, words)
 		case <-time.After(50 * time.Millisecond):
 		}
 	}

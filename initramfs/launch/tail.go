@@ -1,27 +1,14 @@
 package launch
 
 import (
+	"errors"
 	"fmt"
+	"slices"
 	"strings"
-	"sync"
 )
 
-// QEMUError is a QEMU that did not start, or that failed.
-type QEMUError struct {
-	Err    error  // how the process ended
-	Stderr string // its last words, a few lines
-}
-
-// Error implements error.
-func (e *QEMUError) Error() string {
-	if e.Stderr == "" {
-		return fmt.Sprintf("cannot run QEMU: %v", e.Err)
-	}
-	return fmt.Sprintf("cannot run QEMU: %v: %s", e.Err, e.Stderr)
-}
-
-// Unwrap returns how the process ended.
-func (e *QEMUError) Unwrap() error { return e.Err }
+// errRun is what a QEMU that did not start, or that failed, comes to.
+var errRun = errors.New("cannot run QEMU")
 
 const (
 	tailBytes = 16 << 10
@@ -29,40 +16,27 @@ const (
 )
 
 // tail keeps the end of what is written to it.
-type tail struct {
-	mu sync.Mutex
-	b  []byte
-}
+type tail []byte
 
 // Write implements io.Writer.
 func (t *tail) Write(b []byte) (int, error) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.b = append(t.b, b...)
-	if drop := len(t.b) - tailBytes; drop > 0 {
-		t.b = append(t.b[:0], t.b[drop:]...)
-	}
+	*t = append(*t, b...)
+	*t = (*t)[max(0, len(*t)-tailBytes):]
 	return len(b), nil
 }
 
-// words returns the last lines. Warnings, of which TCG has dozens, are left
-// out where there is anything else.
-func (t *tail) words() string {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	var warnings, others []string
-	for line := range strings.Lines(string(t.b)) {
-		line = strings.TrimSpace(line)
-		switch {
-		case line == "":
-		case strings.Contains(line, ": warning: "):
-			warnings = append(warnings, line)
-		default:
-			others = append(others, line)
-		}
+// failed returns the error of a process that ended with err, with its last
+// lines. Warnings, of which TCG has dozens, are left out where there is
+// anything else.
+func (t tail) failed(err error) error {
+	lines := strings.FieldsFunc(string(t), func(r rune) bool { return r == '\n' || r == '\r' })
+	others := slices.DeleteFunc(slices.Clone(lines), func(line string) bool { return strings.Contains(line, ": warning: ") })
+	if len(others) > 0 {
+		lines = others
 	}
-	if len(others) == 0 {
-		others = warnings
+	text := strings.Join(lines[max(0, len(lines)-tailLines):], "; ")
+	if text == "" {
+		return fmt.Errorf("%w: %w", errRun, err)
 	}
-	return strings.Join(others[max(0, len(others)-tailLines):], "; ")
+	return fmt.Errorf("%w: %w: %s", errRun, err, text)
 }
