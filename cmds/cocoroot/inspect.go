@@ -65,7 +65,7 @@ func (a *app) listTable(path, firmware string, show, asJSON bool) error {
 	}
 	defer buf.Close()
 	l := table.Inspect(buf.Bytes(), area)
-	if err := a.print(inspect.NewTable(l, area, show), asJSON); err != nil {
+	if err := a.print(inspect.Table(l, area, show), asJSON); err != nil {
 		return err
 	}
 	return judgeTable(path, l)

@@ -124,7 +124,7 @@ func TestInspectSecretTable(t *testing.T) {
 		t.Fatal(err)
 	}
 	checkInspect(t, map[string]inspected{
-		"good":      {string(good), "secret_table", fault.OK, "entry: " + guid},
+		"good":      {string(good), "secret_table", fault.OK, "entries: " + guid},
 		"cut":       {string(good[:40]), "secret_table", fault.Failed, "refuses the whole table"},
 		"too long":  {string(good) + strings.Repeat("\x00", 5000), "secret_table", fault.Failed, "hashes table"},
 		"very long": {string(good) + strings.Repeat("\x00", inspect.MaxTable), "secret_table", fault.Failed, "LAUNCH_SECRET"},
@@ -238,7 +238,7 @@ func TestInspectArchiveAndKernel(t *testing.T) {
 	noStub := bytes.Clone(kernel)
 	noStub[0] = 0
 	checkInspect(t, map[string]inspected{
-		"script":       {member("init", "000081ed", "#!/bin/sh\n") + trailer, "archive", fault.Failed, "member: file   0755       10 init"},
+		"script":       {member("init", "000081ed", "#!/bin/sh\n") + trailer, "archive", fault.Failed, "members: file   0755       10 init"},
 		"no init":      {member("a", "000081a4", "") + trailer, "archive", fault.Failed, "no init"},
 		"fake reports": {member("lib/modules/x.ko", "000081a4", "name=fake_tsm\x00") + trailer, "archive", fault.Failed, "FALSE attestation reports"},
 		"debug":        {member("bbin/gosh", "0000a1ff", "bb") + trailer, "debug_archive", fault.Failed, "SHELL"},
@@ -287,6 +287,35 @@ func TestInspectOwnersFiles(t *testing.T) {
 		"command line, long":   {line + strings.Repeat(" x", 1100), "command_line", fault.Failed, "the kernel keeps 2048"},
 		"two lines":            {line + "\n\n", "command_line", fault.Failed, "it is one line"},
 	})
+}
+
+// Whatever the tool writes, inspect knows.
+func TestInspectKnowsWhatIsWritten(t *testing.T) {
+	r := newRig(t, "0x7")
+	r.collect(&psptest.QEMU{Guest: r.guest, Type: "sev"})
+	if code, _, stderr := r.verify("--raw"); code != fault.OK {
+		t.Fatal(stderr)
+	}
+	g := newGuestRig(t)
+	for _, name := range templateNames() {
+		_, mode, _ := strings.Cut(name, "-")
+		g.template(name, g.with(mode, "--manifest", g.manifest, "--qmp-socket", "/run/vm/qmp", "--qemu-version", "10.0", "-o", r.path(name))...)
+	}
+	for name, want := range map[string]string{
+		"report": "launch_report", "p_packet.json": "packet", "p_header.b64": "packet_header", "p_header.bin": "packet_header",
+		"p_secret.b64": "packet_secret", "p_secret.bin": "packet_secret", "vm_session.b64": "session_blob", "vm_godh.b64": "sev_certificates",
+		"vm_tik.bin": "transport_key", "vm_tek.bin": "transport_key", "qemu-sev": "launch_script", "qemu-sev-snp": "launch_script",
+		"libvirt-sev": "libvirt_domain", "libvirt-sev-es": "libvirt_domain", "libvirt-sev-snp": "libvirt_domain",
+	} {
+		code, out, stderr := call(t, "inspect", "--json", r.path(name))
+		if code != fault.OK || !strings.Contains(out, `"kind": "`+want+`"`) {
+			t.Errorf("inspect %s = %d, %s, %s; want the kind %s", name, code, out, stderr, want)
+		}
+	}
+	odd := put(t, r.path("odd_secret.bin"), "fifteen bytes..")
+	if code, out, stderr := call(t, "inspect", odd); code != fault.Failed || !strings.Contains(stderr, "none of the files") {
+		t.Errorf("inspect of 15 bytes = %d, %q, %q", code, out, stderr)
+	}
 }
 
 func TestInspectUsage(t *testing.T) {

@@ -8,7 +8,6 @@ import (
 	"testing"
 
 	"cocoroot/initramfs/fault"
-	"cocoroot/initramfs/inspect"
 )
 
 func TestSecretInspect(t *testing.T) {
@@ -37,7 +36,7 @@ func TestSecretInspect(t *testing.T) {
 		"wrong header":  {string(header), fault.Failed, "sees no secrets", "says nothing"},
 		"truncated":     {string(good[:40]), fault.Failed, "refuses the whole table", "refuses the whole table"},
 		"zeros counted": {string(zeros), fault.Failed, "refuses the whole table", "refuses the whole table"},
-		"too long":      {string(good) + strings.Repeat("\x00", 4096), fault.Failed, "entry: " + guid, "hashes table"},
+		"too long":      {string(good) + strings.Repeat("\x00", 4096), fault.Failed, "entries: " + guid, "hashes table"},
 	} {
 		path := put(t, filepath.Join(dir, "t"), tc.table)
 		code, out, stderr := call(t, "secret", "inspect", path)
@@ -50,7 +49,12 @@ func TestSecretInspect(t *testing.T) {
 	}
 
 	_, out, _ := call(t, "secret", "inspect", table, "--json")
-	var r inspect.Table
+	var r struct {
+		Entries []struct {
+			Size int
+			Data []byte
+		}
+	}
 	if err := json.Unmarshal([]byte(out), &r); err != nil || len(r.Entries) != 1 || r.Entries[0].Data != nil || r.Entries[0].Size != 19 {
 		t.Errorf("inspect --json = %s, %v; want one entry without its data", out, err)
 	}

@@ -11,40 +11,56 @@ import (
 	"cocoroot/initramfs/archive"
 )
 
-// archiveReport is the JSON form of an archive.
-type archiveReport struct {
-	Compression string           `json:"compression"`
-	Debug       bool             `json:"debug"`
-	Init        *archive.Program `json:"init"`    // null for what is no Go program
-	Modules     []moduleReport   `json:"modules"` // in load order
-	Members     []memberReport   `json:"members"`
+// program is what an archive's init says of itself.
+type program struct {
+	Package       string `json:"package"`
+	Go            string `json:"go"`
+	RuntimeSecret bool   `json:"runtime_secret"`
 }
 
-type moduleReport struct {
+// String returns the program as people read it.
+func (p program) String() string {
+	if p.RuntimeSecret {
+		return fmt.Sprintf("%s, built with %s to clear the key from its own memory", p.Package, p.Go)
+	}
+	return fmt.Sprintf("%s, built with %s", p.Package, p.Go)
+}
+
+// module is a kernel module of an archive.
+type module struct {
 	Path     string `json:"path"`
 	Optional bool   `json:"optional"`
 }
 
-type memberReport struct {
+// String returns the module as people read it.
+func (m module) String() string {
+	if m.Optional {
+		return m.Path + " (where the CPU has what it needs)"
+	}
+	return m.Path
+}
+
+// member is an entry of an archive.
+type member struct {
 	Name string `json:"name"`
 	Type string `json:"type"` // file, folder, link, device or other
 	Mode string `json:"mode"` // octal
 	Size uint64 `json:"size"`
 }
 
-// inspectArchive goes by the magic of cpio, or of a compressor with cpio in it.
-func inspectArchive(s *subject, r *Report) (bool, error) {
-	if !archive.IsArchive(s.head.Bytes()) {
-		return false, nil
-	}
+// String returns the member as people read it.
+func (m member) String() string {
+	return fmt.Sprintf("%-6s %s %8d %s", m.Type, m.Mode, m.Size, printable(m.Name))
+}
+
+func lookArchive(s *subject, r *Report) error {
 	if _, err := s.Seek(0, io.SeekStart); err != nil {
-		return false, err
+		return err
 	}
 	l, err := archive.List(s)
 	if _, ok := errors.AsType[*os.PathError](err); ok {
-		return false, err
+		return err
 	}
-	r.Kind, r.title = "archive", "an initrd"
 	if l.Debug {
 		r.Kind, r.title = "debug_archive", "a DEBUG initrd"
 		r.warn("DEBUG: it has a SHELL for whoever has the console, which is the host; release NO secret to it")
@@ -58,42 +74,19 @@ func inspectArchive(s *subject, r *Report) (bool, error) {
 	if n := len(l.Foreign); n > 0 {
 		r.warn("cocoroot initrd never makes %d of its members, such as %s", n, printable(l.Foreign[0]))
 	}
-	r.hint = "cocoroot initrd makes one"
-	r.Details = newArchiveReport(l)
-	return true, nil
-}
-
-func newArchiveReport(l archive.Listing) archiveReport {
-	a := archiveReport{Compression: l.Compression, Debug: l.Debug, Init: l.Init, Modules: []moduleReport{}, Members: []memberReport{}}
+	var init any // none where it is no Go program
+	if l.Init != (archive.Program{}) {
+		init = program(l.Init)
+	}
+	modules, members := []module{}, []member{}
 	for _, m := range l.Modules {
-		a.Modules = append(a.Modules, moduleReport{m.Path, m.Optional})
+		modules = append(modules, module{m.Path, m.Optional})
 	}
 	for _, m := range l.Members {
-		a.Members = append(a.Members, memberReport{m.Name, typeOf(m.Mode), fmt.Sprintf("%04o", m.Mode&0o7777), m.FileSize})
+		members = append(members, member{m.Name, typeOf(m.Mode), fmt.Sprintf("%04o", m.Mode&0o7777), m.Size})
 	}
-	return a
-}
-
-// Print implements printer.
-func (a archiveReport) Print(w io.Writer) {
-	fmt.Fprintf(w, "compression: %s\n", a.Compression)
-	if i := a.Init; i != nil {
-		fmt.Fprintf(w, "init: %s, built with %s", printable(i.Package), printable(i.Go))
-		if i.RuntimeSecret {
-			fmt.Fprint(w, " to clear the key from its own memory")
-		}
-		fmt.Fprintln(w)
-	}
-	for _, m := range a.Modules {
-		fmt.Fprintf(w, "module: %s", printable(m.Path))
-		if m.Optional {
-			fmt.Fprint(w, " (where the CPU has what it needs)")
-		}
-		fmt.Fprintln(w)
-	}
-	for _, m := range a.Members {
-		fmt.Fprintf(w, "member: %-6s %s %8d %s\n", m.Type, m.Mode, m.Size, printable(m.Name))
-	}
+	r.Details = Fields{{"compression", l.Compression}, {"debug", l.Debug}, {"init", init}, {"modules", modules}, {"members", members}}
+	return nil
 }
 
 // typeOf names a member's type.

@@ -2,6 +2,7 @@ package inspect
 
 import (
 	"bytes"
+	"cmp"
 	"crypto/sha256"
 	"encoding/binary"
 	"errors"
@@ -16,31 +17,14 @@ import (
 	"cocoroot/initramfs/measure/ovmf"
 )
 
-// inspectFirmware goes by the footer at the end of the image.
-func inspectFirmware(s *subject, r *Report) (bool, error) {
-	image, ok, err := s.whole(files.MaxImage)
-	if !ok {
-		return false, err
+// isFirmware goes by the footer at the end of the image.
+func isFirmware(s *subject) bool {
+	image := s.whole(files.MaxImage)
+	if image == nil {
+		return false
 	}
-	fw, err := ovmf.Parse(image)
-	if errors.Is(err, ovmf.ErrNoFooter) && !endsInResetVector(image) {
-		return false, nil
-	}
-	r.Kind, r.title = "firmware", "OVMF firmware"
-	if err != nil {
-		r.problem("%v", err)
-		r.hint = "--firmware takes OVMF's AmdSev build; ./build.sh firmware gets it"
-		return true, nil
-	}
-	f := firmwareFields(image, fw)
-	r.Details = f
-	if fw.HasSVSMEntry {
-		r.Kind, r.title = "svsm", "an SVSM that starts before the firmware"
-		return true, nil
-	}
-	r.Details = append(f, s.origin(r, image)...)
-	judgeFirmware(r, image, fw)
-	return true, nil
+	_, err := ovmf.Parse(image)
+	return !errors.Is(err, ovmf.ErrNoFooter) || endsInResetVector(image)
 }
 
 // endsInResetVector reports whether an image without a footer is a firmware
@@ -50,43 +34,46 @@ func endsInResetVector(image []byte) bool {
 	return len(image) >= least && bytes.HasPrefix(image[len(image)-16:], []byte{0x90, 0x90, 0xe9})
 }
 
-// origin says whose firmware it is, and whether it takes a program of the
-// host's.
-func (s *subject) origin(r *Report, image []byte) fields {
-	whose := "another's"
-	if r.Foreign = s.Own.Check(sha256.Sum256(image)); r.Foreign == nil {
-		whose = strings.TrimSuffix("cocoroot's own, "+s.Own.Version(), ", ")
+func lookFirmware(s *subject, r *Report) error {
+	image := s.whole(files.MaxImage)
+	fw, err := ovmf.Parse(image)
+	if err != nil {
+		r.problem("%v", err)
+		return s.err
 	}
-	return fields{{"origin", whose}, {"loads_shim", string(ovmf.FindShim(image))}}
-}
-
-func firmwareFields(image []byte, fw ovmf.Firmware) fields {
-	f := fields{
+	r.Details = Fields{
 		{"address", address(fw.Base())},
 		{"sha256", fmt.Sprintf("%x", sha256.Sum256(image))},
 		{"secret_area", areaText(fw.Secret)},
 		{"hashes_area", areaText(fw.Hashes)},
 	}
 	if fw.HasReset {
-		f.add("reset_address", address(uint64(fw.ResetAddress)))
+		r.add("reset_address", address(uint64(fw.ResetAddress)))
 	}
 	if fw.HasSVSMEntry {
-		f.add("svsm_entry", address(uint64(fw.SVSMEntry)))
+		r.add("svsm_entry", address(uint64(fw.SVSMEntry)))
 	}
 	var entries, sections []string
 	for _, e := range fw.Entries {
-		name := e.Name()
-		if name == "" {
-			name = "not known here"
-		}
-		entries = append(entries, fmt.Sprintf("%s, %d bytes: %s", e.GUID, e.Size, name))
+		entries = append(entries, fmt.Sprintf("%s, %d bytes: %s", e.GUID, e.Size, cmp.Or(e.Name(), "not known here")))
 	}
 	for _, s := range fw.Sections {
 		sections = append(sections, fmt.Sprintf("%s, %s", s.Type, areaText(s.Area)))
 	}
-	f.add("footer_entries", entries)
-	f.add("metadata_sections", sections)
-	return f
+	r.add("footer_entries", entries)
+	r.add("metadata_sections", sections)
+	if fw.HasSVSMEntry {
+		r.Kind, r.title = "svsm", "an SVSM that starts before the firmware"
+		return nil
+	}
+	whose := "another's"
+	if r.Foreign = s.Own.Check(sha256.Sum256(image)); r.Foreign == nil {
+		whose = strings.TrimSuffix("cocoroot's own, "+s.Own.Version(), ", ")
+	}
+	r.add("origin", whose)
+	r.add("loads_shim", ovmf.FindShim(image).String())
+	judgeFirmware(r, image, fw)
+	return nil
 }
 
 func address(n uint64) string { return fmt.Sprintf("%#x", n) }
@@ -103,6 +90,7 @@ func judgeFirmware(r *Report, image []byte, fw ovmf.Firmware) {
 	f, err := measure.NewFirmware(image)
 	if err != nil {
 		r.problem("%v", err)
+		r.hint = ""
 		return
 	}
 	in := measure.Input{Firmware: f, Table: new(measure.HashesTable)}
@@ -128,26 +116,16 @@ func judgeFirmware(r *Report, image []byte, fw ovmf.Firmware) {
 	}
 }
 
-// inspectHashesTable goes by the table's GUID.
-func inspectHashesTable(s *subject, r *Report) (bool, error) {
-	if !measure.IsHashesTable(s.head.Bytes()) {
-		return false, nil
-	}
-	r.Kind, r.title = "hashes_table", "a hashes table"
-	r.hint = "use no table that lacks one of the three: OVMF boots what the table does not name, unverified; QEMU writes a whole one with kernel-hashes=on"
-	b, ok, err := s.whole(inspectHead)
-	if err != nil {
-		return false, err
-	}
-	if !ok {
+func lookHashesTable(s *subject, r *Report) error {
+	b := s.whole(inspectHead)
+	if b == nil {
 		r.problem("%d bytes are no hashes table; one has %d", s.size, measure.TableSize)
-		return true, nil
+		return s.err
 	}
 	list, err := measure.ListHashes(b)
 	if err != nil {
 		r.problem("%v", err)
 	}
-	var f fields
 	have := make(map[string]bool)
 	for _, e := range list {
 		name := e.Name
@@ -160,9 +138,8 @@ func inspectHashesTable(s *subject, r *Report) (bool, error) {
 			continue
 		}
 		have[name] = true
-		f.add(name, fmt.Sprintf("%x%s", e.Sum, sumOfNothing(e)))
+		r.add(name, fmt.Sprintf("%x%s", e.Sum, sumOfNothing(e)))
 	}
-	r.Details = f
 	for _, name := range []string{"kernel", "initrd", "cmdline"} {
 		if !have[name] {
 			r.problem("no hash of the %s, which is DANGEROUS: the firmware takes any from the host, unverified", name)
@@ -175,7 +152,7 @@ func inspectHashesTable(s *subject, r *Report) (bool, error) {
 	if _, err := measure.ParseHashesTable(b); err != nil && len(r.Problems) == 0 {
 		r.problem("%v, and so does its measurement from that of QEMU's", err)
 	}
-	return true, nil
+	return nil
 }
 
 // sumOfNothing names the hashes that stand for an absent file.
@@ -204,43 +181,37 @@ const (
 	bzPE        = 0x3c // u32, where an EFI program has its header
 )
 
-// inspectKernel goes by the setup header.
-func inspectKernel(s *subject, r *Report) (bool, error) {
+func lookKernel(s *subject, r *Report) error {
 	h := s.head.Bytes()
-	if !isKernel(h) {
-		return false, nil
-	}
-	r.Kind, r.title = "kernel", "a Linux kernel (bzImage)"
 	le := binary.LittleEndian
 	flags, protocol := le.Uint16(h[bzLoadFlags:]), le.Uint16(h[bzProtocol:])
 	pe := le.Uint32(h[bzPE:])
 	stub := string(h[:2]) == "MZ" && uint64(pe)+4 <= uint64(len(h)) && string(h[pe:pe+4]) == "PE\x00\x00"
-	f := fields{{"boot_protocol", fmt.Sprintf("%d.%d", protocol>>8, protocol&0xff)}}
+	r.add("boot_protocol", fmt.Sprintf("%d.%d", protocol>>8, protocol&0xff))
 	if at := le.Uint16(h[bzVersion:]); at != 0 {
 		b := make([]byte, 256)
 		n, err := s.ReadAt(b, int64(at)+0x200)
 		if err != nil && err != io.EOF {
-			return false, err
+			return err
 		}
 		version, _, _ := strings.Cut(string(b[:n]), "\x00")
-		f.add("version", version)
+		r.add("version", version)
 	}
-	f.add("efi_stub", stub)
-	f.add("efi_handover_64", flags&(1<<3) != 0)
-	f.add("entry_64", flags&1 != 0)
+	r.add("efi_stub", stub)
+	r.add("efi_handover_64", flags&(1<<3) != 0)
+	r.add("entry_64", flags&1 != 0)
 	want := int64(max(1, h[bzSectors]))*512 + 512 + int64(le.Uint32(h[bzSize:]))*16
 	if h[bzSectors] == 0 { // as good as 4
 		want += 3 * 512
 	}
-	f.add("size_in_header", want)
-	r.Details = f
+	r.add("size_in_header", want)
 	if s.size < want {
 		r.problem("it is cut: its header says %d bytes", want)
 	}
 	if !stub {
 		r.problem("it has no EFI stub (CONFIG_EFI_STUB): OVMF cannot start it")
 	}
-	return true, nil
+	return nil
 }
 
 // CheckBoot returns an error when a kernel and an initrd are given in the place

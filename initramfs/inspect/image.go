@@ -21,31 +21,19 @@ import (
 	"cocoroot/unlock/verity/tree"
 )
 
-// inspectImage goes by the LUKS magic. It reads the header, the superblock and
-// the top of the hash tree, however long the image is; the hash of all of it
-// is for who opens it.
-func inspectImage(s *subject, r *Report) (bool, error) {
-	if !s.begins("LUKS\xba\xbe") && !s.begins("SKUL\xba\xbe") {
-		return false, nil
-	}
-	r.Kind, r.title = "sealed_image", "a sealed image"
-	r.hint = "cocoroot seal makes an image that the guest opens"
-	var f fields
-	defer func() { r.Details = f }()
-
+// lookImage reads the header, the superblock and the top of the hash tree,
+// however long the image is; the hash of all of it is for who opens it.
+func lookImage(s *subject, r *Report) error {
 	params, from, err := besideImage(s.path)
 	if err != nil {
 		r.warn("%v", err)
 	}
-	data, err := inspectTree(s, r, &f, params, from)
-	if err != nil {
-		return false, err
+	data, err := inspectTree(s, r, params, from)
+	if err == nil {
+		err = inspectHeader(s, r, data)
 	}
-	if err := inspectHeader(s, r, &f, data); err != nil {
-		return true, err
-	}
-	f.add("commands", stockCommands(s.path, params))
-	return true, nil
+	r.add("commands", stockCommands(s.path, params))
+	return err
 }
 
 // stockCommands returns the commands with which stock tools check the image, and
@@ -84,12 +72,12 @@ func besideImage(image string) (*verity.Params, string, error) {
 
 // inspectTree looks at what comes after the data, and returns the number of
 // bytes of data that the hash covers; 0 when that is not known.
-func inspectTree(s *subject, r *Report, f *fields, beside *verity.Params, from string) (uint64, error) {
+func inspectTree(s *subject, r *Report, beside *verity.Params, from string) (uint64, error) {
 	blocks := dataBlocksOf(uint64(s.size))
 	if beside != nil {
 		blocks = beside.DataBlocks
-		f.add("parameters_from", from)
-		f.add("parameters", beside.String())
+		r.add("parameters_from", from)
+		r.add("parameters", beside.String())
 		want := beside.DeviceSize()
 		if uint64(s.size) < want || uint64(s.size) > want && !s.block {
 			r.problem("%d bytes are not the %d of the parameters in %s", s.size, want, from)
@@ -117,16 +105,16 @@ func inspectTree(s *subject, r *Report, f *fields, beside *verity.Params, from s
 	case err != nil:
 		r.warn("the guest needs none, but veritysetup dump will not work: %v", err)
 	default:
-		f.add("superblock_uuid", uuid.UUID(id).String())
-		f.add("superblock_salt", sb.SaltText())
+		r.add("superblock_uuid", format.UUID(uuid).String())
+		r.add("superblock_salt", sb.SaltText())
 		if sb.DataBlocks != blocks || beside != nil && !bytes.Equal(sb.Salt, beside.Salt) {
 			r.warn("the superblock has other numbers; the guest believes the command line, and stock tools this")
 		}
 	}
-	f.add("data_blocks", blocks)
-	f.add("data_size", p.DataSize())
-	f.add("tree_blocks", p.TreeBlocks())
-	f.add("device_size", p.DeviceSize())
+	r.add("data_blocks", blocks)
+	r.add("data_size", p.DataSize())
+	r.add("tree_blocks", p.TreeBlocks())
+	r.add("device_size", p.DeviceSize())
 	if beside != nil {
 		return p.DataSize(), inspectTop(s, r, *beside, from)
 	}
@@ -164,13 +152,13 @@ func dataBlocksOf(size uint64) uint64 {
 
 // inspectHeader checks the LUKS2 header against what the guest accepts. A data
 // size of 0 is not known: then the whole file counts.
-func inspectHeader(s *subject, r *Report, f *fields, data uint64) error {
+func inspectHeader(s *subject, r *Report, data uint64) error {
 	n, err := luks2.HeaderSize(s.head.Bytes())
 	if err != nil {
 		r.problem("%v", err)
 		return nil
 	}
-	f.add("luks_header_size", n)
+	r.add("luks_header_size", n)
 	both, err := s.readAt(0, 2*n)
 	if err == io.ErrUnexpectedEOF {
 		r.problem("it is cut: two headers of %d bytes do not fit", n)
@@ -187,15 +175,15 @@ func inspectHeader(s *subject, r *Report, f *fields, data uint64) error {
 		r.problem("%v", err)
 		return nil
 	}
-	f.add("luks_uuid", info.UUID)
-	f.add("keyslot", info.Keyslot)
-	f.add("kdf", format.Describe(info.KDF))
-	f.add("encryption", info.Encryption)
-	f.add("segment", info.Segment)
-	f.add("ciphertext_offset", info.Offset)
-	f.add("ciphertext_size", info.Size)
-	f.add("sector_size", info.SectorSize)
-	f.add("iv_tweak", 0)
+	r.add("luks_uuid", info.UUID)
+	r.add("keyslot", info.Keyslot)
+	r.add("kdf", format.Describe(info.KDF))
+	r.add("encryption", info.Encryption)
+	r.add("segment", info.Segment)
+	r.add("ciphertext_offset", info.Offset)
+	r.add("ciphertext_size", info.Size)
+	r.add("sector_size", info.SectorSize)
+	r.add("iv_tweak", 0)
 	if err := format.CheckSecondary(both[:n], both[n:]); err != nil {
 		r.problem("%v", err)
 	}

@@ -7,20 +7,18 @@
 package inspect
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"os"
-	"strconv"
-	"strings"
-	"unicode"
-	"unicode/utf8"
 
+	"cocoroot/initramfs/archive"
 	"cocoroot/initramfs/fault"
 	"cocoroot/initramfs/files"
+	"cocoroot/initramfs/launch"
+	"cocoroot/initramfs/measure"
 	"cocoroot/initramfs/measure/ovmf"
-	"cocoroot/unlock/secmem"
+	"cocoroot/initramfs/release/session"
+	"cocoroot/unlock/secret/table"
 )
 
 // inspectHead is how many bytes at the start of a file decide what it is.
@@ -33,9 +31,9 @@ type Report struct {
 	Size     int64    `json:"size"`
 	Warnings []string `json:"warnings"` // worth knowing; the file can be used
 	Problems []string `json:"problems"` // the file cannot be used as what it is
-	// Details has what is particular to the kind; nil when the file could
+	// Details has what is particular to the kind; none when the file could
 	// not be read so far.
-	Details printer `json:"details,omitempty"`
+	Details Fields `json:"details,omitempty"`
 
 	title string // the kind in words
 	hint  string // what to do about the first problem
@@ -47,9 +45,6 @@ type Report struct {
 	subject *subject
 }
 
-// printer prints fields, one per line.
-type printer interface{ Print(io.Writer) }
-
 func (r *Report) warn(format string, args ...any) {
 	r.Warnings = append(r.Warnings, fmt.Sprintf(format, args...))
 }
@@ -58,32 +53,46 @@ func (r *Report) problem(format string, args ...any) {
 	r.Problems = append(r.Problems, fmt.Sprintf(format, args...))
 }
 
-// subject is a file that is inspected.
-type subject struct {
-	*os.File
-	Options
-	path  string
-	size  int64
-	block bool           // a block device, which may be longer than what is on it
-	head  *secmem.Buffer // its first bytes, which may be secret
-	table *secmem.Buffer // a secret table, kept until it is printed
+func (r *Report) add(name string, value any) { r.Details = append(r.Details, Field{name, value}) }
+
+// kind is a kind of file.
+type kind struct {
+	name, title string
+	hint        string // what to do about a problem; may be empty
+	is          func(*subject) bool
+	// look says what there is to say; nil says nothing. An error is one of
+	// reading, not of the content.
+	look func(*subject, *Report) error
 }
 
-// inspector looks at one kind of file. It returns false, having said nothing,
-// for a file of another kind. An error is one of reading, not of the content.
-type inspector func(s *subject, r *Report) (bool, error)
-
-// inspectors are in the order in which they are asked: those that know their
-// kind for certain come first, those that go by size and text last.
-func inspectors() []inspector {
-	return []inspector{
-		inspectSecretTable, inspectHashesTable, inspectImage, inspectArchive, inspectKernel,
-		inspectJSON, inspectFirmware, inspectCertificates, inspectPacketHeader, inspectSession, inspectKey, inspectTransportKey, inspectCmdline,
+// kinds are in the order in which they are asked: those that know their kind for
+// certain come first, those that go by size, text and name last.
+func kinds() []kind {
+	return []kind{
+		{"secret_table", "a table of secrets, in clear", "", headed(table.IsTable), lookSecretTable},
+		{"hashes_table", "a hashes table", "use no table that lacks one of the three: OVMF boots what the table does not name, unverified; QEMU writes a whole one with kernel-hashes=on", headed(measure.IsHashesTable), lookHashesTable},
+		{"sealed_image", "a sealed image", "cocoroot seal makes an image that the guest opens", begins("LUKS\xba\xbe", "SKUL\xba\xbe"), lookImage},
+		{"archive", "an initrd", "cocoroot initrd makes one", headed(archive.IsArchive), lookArchive},
+		{"kernel", "a Linux kernel (bzImage)", "", headed(isKernel), lookKernel},
+		{"packet", "a packet for one launch", "cocoroot release verify writes it", object("header", "secret"), lookPacket},
+		{"launch_report", "a launch report, the host's word until cocoroot release verify has checked it", "cocoroot release collect writes it", object("api_major"), lookReport},
+		{"manifest", "a sealed image's manifest, which nobody believes: what counts is the command line", "cocoroot seal writes it", object("luks_uuid"), lookManifest},
+		{"firmware", "OVMF firmware", "--firmware takes OVMF's AmdSev build; ./build.sh firmware gets it", isFirmware, lookFirmware},
+		{"sev_certificates", "certificates of an SEV platform", "cocoroot release platform and sevctl export write them", isCertificates, lookCertificates},
+		{"packet_header", "a LAUNCH_SECRET packet header", "", isPacketHeader, lookPacketHeader},
+		{"packet_secret", "the encrypted secret of a packet, by its name and size", "", isPacketSecret, nil},
+		{"session_blob", "a session blob for LAUNCH_START, by its size alone", "", func(s *subject) bool { return s.binary64(session.BlobSize) != nil }, nil},
+		{"key", "a key as cocoroot seal makes it: SECRET", "", isKey, lookUse("cocoroot verify IMAGE --key-file", "cocoroot secret build GUID=FILE")},
+		{"transport_key", "a session's transport key (TIK or TEK), by its size alone: SECRET", "", func(s *subject) bool { return s.size == session.KeySize }, lookUse("cocoroot release verify REPORT --tik, --tek")},
+		{"launch_script", "a script that starts a guest on SEV hardware, from cocoroot template", "", begins(launch.ScriptStart), nil},
+		{"libvirt_domain", "a description of a guest for libvirt, from cocoroot template", "", begins("<!-- sev, libvirt", "<!-- sev-es, libvirt", "<!-- SEV-SNP, libvirt"), nil},
+		{"command_line", "a kernel command line", "cocoroot seal writes one, and --append adds to it", isCmdline, lookCmdline},
 	}
 }
 
 const knownKinds = "known are: firmware (OVMF, SVSM), kernel, archive (cpio; plain, gzip or zstd), command line, hashes table, " +
-	"secret table, key, transport key, sealed image, manifest, packet and packet header, launch report, session blob, SEV certificates"
+	"secret table, key, transport key, sealed image, manifest, packet, its header and its secret, launch report, session blob, " +
+	"SEV certificates, launch script, libvirt domain"
 
 // ErrKind is returned for a file of no known kind.
 var ErrKind = errors.New("it is none of the files that this program knows")
@@ -96,27 +105,36 @@ type Options struct {
 }
 
 // File says what a file or block device is. A file that is damaged is no error
-// here, but has Problems; ErrKind is returned for one of no known kind.
-func File(path string, o Options) (*Report, error) {
+// here, but has Problems; ErrKind is returned for one of no known kind. The
+// caller closes the report.
+func File(path string, o Options) (_ *Report, err error) {
 	s, err := openSubject(path)
 	if err != nil {
 		return nil, err
 	}
-	s.Options = o
-	r := &Report{File: path, Size: s.size, Warnings: []string{}, Problems: []string{}, subject: s}
-	for _, look := range inspectors() {
-		known, err := look(s, r)
+	defer func() {
 		if err != nil {
 			s.close()
+		}
+	}()
+	s.Options = o
+	for _, k := range kinds() {
+		if !k.is(s) {
+			continue
+		}
+		r := &Report{File: path, Kind: k.name, Size: s.size, Warnings: []string{}, Problems: []string{}, title: k.title, hint: k.hint, subject: s}
+		if k.look != nil {
+			err = k.look(s, r)
+		}
+		if err != nil {
 			return nil, fmt.Errorf("cannot inspect %s: %w", path, err)
 		}
-		if known {
-			return r, nil
-		}
+		return r, nil
 	}
-	qcow2 := files.IsQcow2(s.head.Bytes())
-	s.close()
-	if qcow2 {
+	switch {
+	case s.err != nil:
+		return nil, fmt.Errorf("cannot inspect %s: %w", path, s.err)
+	case files.IsQcow2(s.head.Bytes()):
 		return nil, fmt.Errorf("cannot inspect %s: %w: %s", path, ErrKind, files.Raw)
 	}
 	return nil, fault.Hintf(fmt.Errorf("cannot inspect %s: %w", path, ErrKind), "%s", knownKinds)
@@ -128,9 +146,7 @@ func (r *Report) Close() { r.subject.close() }
 // Print prints the report, some lines of text.
 func (r *Report) Print(w io.Writer) {
 	fmt.Fprintf(w, "%s: %s, %d bytes\n", printable(r.File), r.title, r.Size)
-	if r.Details != nil {
-		r.Details.Print(w)
-	}
+	r.Details.Print(w)
 	for _, t := range r.Warnings {
 		fmt.Fprintf(w, "warning: %s\n", t)
 	}
@@ -153,116 +169,4 @@ func (r *Report) Err() error {
 		return err
 	}
 	return fault.Hintf(err, "%s", r.hint)
-}
-
-// openSubject opens a file or a block device. Nothing else has a size, and
-// some of it has no end.
-func openSubject(path string) (_ *subject, err error) {
-	f, size, err := files.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	fi, err := f.Stat()
-	s := &subject{File: f, path: path, size: size, block: err == nil && !fi.Mode().IsRegular()}
-	defer func() {
-		if err != nil {
-			s.close()
-			err = fmt.Errorf("cannot inspect %s: %w", path, err)
-		}
-	}()
-	if s.head, err = secmem.New(inspectHead); err != nil {
-		return nil, err
-	}
-	n, err := f.ReadAt(s.head.Bytes(), 0)
-	if err != nil && err != io.EOF {
-		return nil, err
-	}
-	if n == 0 {
-		return nil, secmem.ErrEmpty
-	}
-	s.head.Truncate(n)
-	return s, nil
-}
-
-func (s *subject) close() {
-	s.table.Close()
-	s.head.Close()
-	s.Close()
-}
-
-// begins reports whether the file begins with text.
-func (s *subject) begins(text string) bool {
-	return strings.HasPrefix(string(s.head.Bytes()[:min(len(text), len(s.head.Bytes()))]), text)
-}
-
-// readAt reads n bytes at off. What the file does not have is
-// io.ErrUnexpectedEOF.
-func (s *subject) readAt(off int64, n int) ([]byte, error) {
-	b := make([]byte, n)
-	if m, err := s.ReadAt(b, off); m < n {
-		if err == io.EOF {
-			err = io.ErrUnexpectedEOF
-		}
-		return nil, err
-	}
-	return b, nil
-}
-
-// whole reads a small file; ok is false for a longer one.
-func (s *subject) whole(limit int64) (b []byte, ok bool, err error) {
-	if s.size > limit {
-		return nil, false, nil
-	}
-	b, err = s.readAt(0, int(s.size))
-	return b, err == nil, err
-}
-
-// printable quotes what would not show as it is, and bounds it.
-func printable(s string) string {
-	if strings.ContainsFunc(s, func(r rune) bool { return r == utf8.RuneError || !unicode.IsPrint(r) }) {
-		s = strconv.Quote(s)
-	}
-	return fmt.Sprintf("%.8192s", s)
-}
-
-// fields print one per line, and are an object in JSON, in their order.
-type fields []field
-
-type field struct {
-	name  string // as in JSON
-	value any
-}
-
-func (f *fields) add(name string, value any) { *f = append(*f, field{name, value}) }
-
-// Print implements printer.
-func (f fields) Print(w io.Writer) {
-	for _, v := range f {
-		name := strings.ReplaceAll(v.name, "_", " ")
-		if list, ok := v.value.([]string); ok {
-			for _, e := range list {
-				fmt.Fprintf(w, "%s: %s\n", name, printable(e))
-			}
-			continue
-		}
-		fmt.Fprintf(w, "%s: %s\n", name, printable(fmt.Sprint(v.value)))
-	}
-}
-
-// MarshalJSON implements json.Marshaler.
-func (f fields) MarshalJSON() ([]byte, error) {
-	var b strings.Builder
-	b.WriteByte('{')
-	for i, v := range f {
-		if i > 0 {
-			b.WriteByte(',')
-		}
-		value, err := json.Marshal(v.value)
-		if err != nil {
-			return nil, err
-		}
-		fmt.Fprintf(&b, "%q:%s", v.name, value)
-	}
-	b.WriteByte('}')
-	return []byte(b.String()), nil
 }

@@ -3,7 +3,6 @@ package inspect
 import (
 	"errors"
 	"fmt"
-	"io"
 	"unicode/utf8"
 
 	"cocoroot/initramfs/files"
@@ -16,22 +15,8 @@ import (
 // longer, to be told so. More than 64 KiB many systems would not lock.
 const MaxTable = 32 << 10
 
-// Table is a listing of a secret table, for people and as JSON.
-type Table struct {
-	Size       int           `json:"size"`
-	Length     int           `json:"length"`
-	Area       int           `json:"area"`
-	Convention string        `json:"convention"`
-	Inside     int           `json:"padding_counted"`
-	Outside    int           `json:"padding_not_counted"`
-	Entries    []entryReport `json:"entries"`
-	Warnings   []string      `json:"warnings"`
-	Fault      string        `json:"fault,omitempty"`
-	Effect     string        `json:"effect"`
-}
-
-// entryReport says of an entry whatever is not secret.
-type entryReport struct {
+// entry says of an entry whatever is not secret.
+type entry struct {
 	GUID    efi.GUID `json:"guid"`
 	Name    string   `json:"name,omitempty"`
 	Offset  int      `json:"offset"`
@@ -40,6 +25,28 @@ type entryReport struct {
 	NUL     bool     `json:"ends_in_nul"`
 	Newline bool     `json:"ends_in_newline"`
 	Data    []byte   `json:"data,omitempty"` // only when asked for
+}
+
+// String returns the entry as people read it.
+func (e entry) String() string {
+	text := fmt.Sprintf("%s, %d bytes", e.GUID, e.Size)
+	if e.NUL {
+		text += ", ends in NUL"
+	}
+	if e.Newline {
+		text += ", ends in a newline"
+	}
+	if e.Name != "" {
+		text += ": " + e.Name
+	}
+	switch {
+	case e.Data == nil:
+	case utf8.Valid(e.Data):
+		text += fmt.Sprintf(", secret: %q", e.Data)
+	default:
+		text += fmt.Sprintf(", secret: %x", e.Data)
+	}
+	return text
 }
 
 // Effect says what becomes of a table.
@@ -58,53 +65,46 @@ func Effect(fault error) string {
 	}
 }
 
-// inspectSecretTable goes by the table's GUID. The table stays in locked
-// memory; a listing of it shows no secret unless asked to.
-func inspectSecretTable(s *subject, r *Report) (bool, error) {
-	if !table.IsTable(s.head.Bytes()) {
-		return false, nil
-	}
-	r.Kind, r.title = "secret_table", "a table of secrets, in clear"
+// lookSecretTable keeps the table in locked memory; a listing of it shows no
+// secret unless asked to.
+func lookSecretTable(s *subject, r *Report) (err error) {
 	if s.size > MaxTable {
 		r.problem("%d bytes: the table is longer than LAUNCH_SECRET takes", s.size)
-		return true, nil
+		return nil
 	}
-	s.table = s.head
-	if s.size > inspectHead {
-		var err error
-		if s.table, err = files.ReadSecret(s.path, MaxTable); err != nil {
-			return false, err
-		}
+	if s.table, err = files.ReadSecret(s.path, MaxTable); err != nil {
+		return err
 	}
 	l := table.Inspect(s.table.Bytes(), s.Area)
-	r.Details = NewTable(l, s.Area, s.ShowSecrets)
+	r.Details = Table(l, s.Area, s.ShowSecrets)
 	if l.Fault != nil {
 		r.problem("%v", l.Fault)
 		r.hint = Effect(l.Fault)
 	}
-	return true, nil
+	return nil
 }
 
-// NewTable returns what is to be shown of a listing, the secrets only with show.
-func NewTable(l table.Listing, area int, show bool) Table {
-	r := Table{Size: l.Size, Length: l.Length, Area: area, Inside: l.Inside, Outside: l.Outside,
-		Convention: l.Convention(), Entries: []entryReport{}, Warnings: []string{}, Effect: Effect(l.Fault)}
-	if l.Fault != nil {
-		r.Fault = l.Fault.Error()
-	}
+// Table returns what is to be shown of a listing, the secrets only with show.
+func Table(l table.Listing, area int, show bool) Fields {
+	entries, warnings := []entry{}, []string{}
 	if !l.PaddingZero {
-		r.Warnings = append(r.Warnings, "the padding is not zero")
+		warnings = append(warnings, "the padding is not zero")
 	}
 	for _, e := range l.Entries {
-		entry := entryReport{GUID: e.GUID, Name: table.NameOf(e.GUID), Offset: e.Offset, Size: len(e.Data),
+		shown := entry{GUID: e.GUID, Name: table.NameOf(e.GUID), Offset: e.Offset, Size: len(e.Data),
 			Deleted: e.Deleted(), NUL: e.EndsInNUL(), Newline: e.EndsInNewline()}
 		if show {
-			entry.Data = e.Data
+			shown.Data = e.Data
 		}
-		r.Entries = append(r.Entries, entry)
-		r.Warnings = append(r.Warnings, entryWarnings(e)...)
+		entries = append(entries, shown)
+		warnings = append(warnings, entryWarnings(e)...)
 	}
-	return r
+	f := Fields{{"size", l.Size}, {"length", l.Length}, {"area", area}, {"convention", l.Convention()},
+		{"padding_counted", l.Inside}, {"padding_not_counted", l.Outside}, {"entries", entries}, {"warnings", warnings}}
+	if l.Fault != nil {
+		f = append(f, Field{"fault", l.Fault.Error()})
+	}
+	return append(f, Field{"effect", Effect(l.Fault)})
 }
 
 func entryWarnings(e table.Listed) []string {
@@ -123,36 +123,4 @@ func entryWarnings(e table.Listed) []string {
 		warn("has a NUL inside: a reader of C strings would use less than all of it")
 	}
 	return all
-}
-
-// Print prints the listing, some lines of text.
-func (r Table) Print(w io.Writer) {
-	fmt.Fprintf(w, "table: %d bytes, length %d, for an area of %d\n", r.Size, r.Length, r.Area)
-	if r.Length > 0 {
-		fmt.Fprintf(w, "writer: %s\n", r.Convention)
-	}
-	for _, e := range r.Entries {
-		fmt.Fprintf(w, "entry: %s, %d bytes", e.GUID, e.Size)
-		if e.NUL {
-			fmt.Fprint(w, ", ends in NUL")
-		}
-		if e.Newline {
-			fmt.Fprint(w, ", ends in a newline")
-		}
-		if e.Name != "" {
-			fmt.Fprintf(w, ": %s", e.Name)
-		}
-		fmt.Fprintln(w)
-		if e.Data != nil {
-			form := "%x"
-			if utf8.Valid(e.Data) {
-				form = "%q"
-			}
-			fmt.Fprintf(w, "  secret: "+form+"\n", e.Data)
-		}
-	}
-	for _, t := range r.Warnings {
-		fmt.Fprintf(w, "warning: %s\n", t)
-	}
-	fmt.Fprintf(w, "effect: %s\n", r.Effect)
 }

@@ -28,8 +28,10 @@ func Script(cfg Config, v Version) (string, error) {
 	return b.String(), nil
 }
 
-const scriptHead = `#!/bin/sh
-# Starts the guest under QEMU with %s. On the host, as a user who may open
+// ScriptStart is how a script begins.
+const ScriptStart = "#!/bin/sh\n# Starts the guest under QEMU with "
+
+const scriptHead = ScriptStart + `%s. On the host, as a user who may open
 # /dev/kvm and /dev/sev, and lock the guest's memory (ulimit -l).
 #
 %s#
