@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"io"
+	"os"
 	"strings"
 
 	"cocoroot/initramfs/fault"
@@ -71,6 +72,41 @@ func someArgs(what string) cobra.PositionalArgs {
 		}
 		return nil
 	}
+}
+
+// option adds an option that is parsed as it is read.
+func option[T any](c *cobra.Command, to *T, name, usage string, parse func(string) (T, error)) {
+	c.Flags().Var(parsed[T]{to, parse}, name, usage)
+}
+
+// parsed is the value of an option. It implements pflag.Value.
+type parsed[T any] struct {
+	to    *T
+	parse func(string) (T, error)
+}
+
+func (p parsed[T]) Set(s string) error {
+	v, err := p.parse(s)
+	if err == nil {
+		*p.to = v
+	}
+	return err
+}
+
+func (parsed[T]) String() string { return "" }
+
+func (parsed[T]) Type() string { return "string" }
+
+// output is where a verb writes, one file or several.
+type output struct {
+	path  string
+	force bool
+}
+
+func (o *output) register(c *cobra.Command, what string) {
+	c.Flags().StringVarP(&o.path, "output", "o", "", what)
+	c.Flags().BoolVar(&o.force, "force", false, "replace what exists")
+	need(c, "output")
 }
 
 // need names options that must be given.
@@ -150,7 +186,8 @@ func choices(c *cobra.Command, name string, values ...string) {
 
 // help prints how a command is called, no wider than the terminal.
 func (a *app) help(c *cobra.Command, _ []string) {
-	w, width := c.OutOrStdout(), columns(a.stdout)
+	w := c.OutOrStdout()
+	width, _ := terminal(a.stdout)
 	fmt.Fprintf(w, "usage: %s\n\n%s\n", c.UseLine(), wrap(capital(c.Short)+".", width))
 	if c.Long != "" {
 		fmt.Fprintf(w, "\n%s\n", wrap(c.Long, width))
@@ -195,18 +232,18 @@ func wrap(text string, width int) string {
 	return b.String()
 }
 
-// columns returns the width of the terminal, or 80.
-func columns(w io.Writer) int {
+// terminal reports whether w is one, and its width, which is 80 where it has none.
+func terminal(w io.Writer) (columns int, ok bool) {
 	const usual, least = 80, 40
-	f, ok := w.(interface{ Fd() uintptr })
+	f, ok := w.(*os.File)
 	if !ok {
-		return usual
+		return usual, false
 	}
 	size, err := unix.IoctlGetWinsize(int(f.Fd()), unix.TIOCGWINSZ)
 	if err != nil {
-		return usual
+		return usual, false
 	}
-	return max(least, cmp.Or(int(size.Col), usual))
+	return max(least, cmp.Or(int(size.Col), usual)), true
 }
 
 // count returns a number with the word for one, or for another number.

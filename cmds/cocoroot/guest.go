@@ -1,6 +1,8 @@
 package main
 
 import (
+	"fmt"
+
 	"github.com/spf13/cobra"
 
 	"cocoroot/initramfs/fault"
@@ -14,7 +16,6 @@ type guestOptions struct {
 	cmdline, version string
 	disks            []string
 	sev              launch.SEV
-	vmType           string
 	unchecked        bool // firmware
 	given            func(name string) bool
 }
@@ -34,7 +35,7 @@ func (o *guestOptions) register(cmd *cobra.Command) {
 	flags.StringVar(&c.QMPSocket, "qmp-socket", "", "where QEMU makes its QMP socket, for cocoroot release; in a folder of mode 0700")
 	flags.Uint64Var(&s.Policy, "policy", 0, "the guest's policy (default: 0x3 for sev and 0x7 for sev-es, which forbid debugging and key sharing; 0x30000 for sev-snp)")
 	flags.StringVar(&s.CPUType, "vcpu-type", "", "QEMU's -cpu, such as EPYC-Milan, or host; as in cocoroot measure (sev: default EPYC)")
-	flags.StringVar(&o.vmType, "vm-type", "legacy", "sev-es: legacy or init2, as in cocoroot measure")
+	option(cmd, &s.VMType, "vm-type", "sev-es: legacy or init2, as in cocoroot measure (default: legacy)", parseVMType)
 	flags.StringVar(&s.Session, "session-file", "", "sev, sev-es: NAME_session.b64 that cocoroot secret session wrote")
 	flags.StringVar(&s.DHCert, "dh-cert-file", "", "sev, sev-es: NAME_godh.b64 that cocoroot secret session wrote")
 	flags.IntVar(&s.CBit, "cbitpos", 51, "position of the C-bit: 51 on Rome and later, 47 on Naples (launch: default as the processor says)")
@@ -53,7 +54,7 @@ func (o *guestOptions) parseDisks() {
 // confidential makes the guest one of the mode. What it cannot be launched,
 // measured or given a secret without is an error where it is missing; the socket
 // only where QEMU is started by hand.
-func (o *guestOptions) confidential(mode launch.Mode, socket bool) (err error) {
+func (o *guestOptions) confidential(mode launch.Mode, socket bool) error {
 	s, secret := &o.sev, mode != launch.ModeSNP
 	var lacks []string
 	want := func(name, value string) {
@@ -90,9 +91,6 @@ func (o *guestOptions) confidential(mode launch.Mode, socket bool) (err error) {
 	if s.CPUType == "" {
 		s.CPUType = "EPYC" // for sev, which measures none; every processor with SEV has what it has
 	}
-	if s.VMType, err = parseVMType(o.vmType); err != nil {
-		return err
-	}
 	o.config.SEV = s
 	return nil
 }
@@ -104,5 +102,5 @@ func parseVMType(name string) (measure.VMType, error) {
 	case "init2":
 		return measure.Init2, nil
 	}
-	return 0, fault.Usagef("there is no VM type %.32q; it is legacy or init2", name)
+	return 0, fmt.Errorf("there is no VM type %.32q; it is legacy or init2", name)
 }

@@ -18,8 +18,9 @@ import (
 
 // initrdOptions are the options of the verb as they were given.
 type initrdOptions struct {
-	out, init, modules, version, commands string
-	debug, force                          bool
+	output
+	init, modules, version, commands string
+	debug                            bool
 }
 
 func (a *app) initrd() *cobra.Command {
@@ -27,14 +28,12 @@ func (a *app) initrd() *cobra.Command {
 	c := verb("initrd -o FILE", "write the initrd, the same bytes wherever it is built",
 		"  cocoroot initrd -o initrd.img\n  cocoroot initrd -o initrd.img --modules / --kver 6.12.1-amd64", noArgs)
 	flags := c.Flags()
-	flags.StringVarP(&o.out, "output", "o", "", "where to write the archive")
+	o.register(c, "where to write the archive")
 	flags.StringVar(&o.init, "init", "", "the init to carry (default: the file init, or with --debug debuginit, beside this program)")
 	flags.StringVar(&o.modules, "modules", "", "folder that has lib/modules/VERSION or usr/lib/modules/VERSION")
 	flags.StringVar(&o.version, "kver", "", "version of the kernel that the modules are for (default: the only one there)")
 	flags.BoolVar(&o.debug, "debug", false, "write a DEBUG archive, with a shell on the console: release no secret to its measurement")
 	flags.StringVar(&o.commands, "commands", "", "u-root's commands as its builder archived them (with --debug; default: the file commands.cpio beside this program)")
-	flags.BoolVar(&o.force, "force", false, "replace an existing file")
-	need(c, "output")
 	c.RunE = func(*cobra.Command, []string) error { return a.writeInitrd(o) }
 	return c
 }
@@ -65,7 +64,7 @@ func (a *app) writeInitrd(o initrdOptions) error {
 	if err := archive.Write(&archived, c); err != nil {
 		return err
 	}
-	if err := files.Write(o.force, files.Public(o.out, archived.Bytes())); err != nil {
+	if err := files.Write(o.force, files.Public(o.path, archived.Bytes())); err != nil {
 		return err
 	}
 	carries := "init"
@@ -73,7 +72,7 @@ func (a *app) writeInitrd(o initrdOptions) error {
 		carries = "DEBUG: debuginit, a shell"
 		a.warn("a DEBUG archive gives a shell to whoever has the console; its measurement is another one: release no secret to it")
 	}
-	fmt.Fprintf(a.stdout, "%s: %d bytes, %s and %s\n", o.out, archived.Len(), carries, count(len(c.Modules), "kernel module", "kernel modules"))
+	fmt.Fprintf(a.stdout, "%s: %d bytes, %s and %s\n", o.path, archived.Len(), carries, count(len(c.Modules), "kernel module", "kernel modules"))
 	return nil
 }
 

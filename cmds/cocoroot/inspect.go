@@ -14,61 +14,62 @@ import (
 	"cocoroot/unlock/secret/table"
 )
 
-func (a *app) inspect() *cobra.Command {
-	c := verb("inspect FILE", "say what a file is and what is wrong with it, without secrets", "  cocoroot inspect image", oneArg("the file"))
+// inspectOptions are the options of both verbs.
+type inspectOptions struct {
+	firmware     *string
+	show, asJSON bool
+}
+
+// inspecting returns a verb that says what its argument is.
+func inspecting(use, brief, example string, run func(path string, area int, o inspectOptions) error) *cobra.Command {
+	var o inspectOptions
+	c := verb(use, brief, example, oneArg("the file"))
 	flags := c.Flags()
-	firmware := flags.String("firmware", "", "for a secret table: the firmware that will get it (default: OVMF AmdSev's area of 3072 bytes)")
-	show := flags.Bool("show-secrets", false, "for a secret table: print the secrets too")
-	asJSON := flags.Bool("json", false, "print JSON")
-	c.RunE = func(_ *cobra.Command, args []string) error { return a.inspectFile(args[0], *firmware, *show, *asJSON) }
+	o.firmware = tableFirmware(flags)
+	flags.BoolVar(&o.show, "show-secrets", false, "for a secret table: print the secrets too")
+	flags.BoolVar(&o.asJSON, "json", false, "print JSON")
+	c.RunE = func(_ *cobra.Command, args []string) error {
+		area, err := release.TableArea(*o.firmware)
+		if err != nil {
+			return err
+		}
+		return run(args[0], area, o)
+	}
 	return c
 }
 
-func (a *app) inspectFile(path, firmware string, show, asJSON bool) error {
-	area, err := release.TableArea(firmware)
-	if err != nil {
-		return err
-	}
-	r, err := inspect.File(path, inspect.Options{Own: a.own, Area: area, ShowSecrets: show})
-	if err != nil {
-		return err
-	}
-	defer r.Close()
-	if r.Foreign != nil {
-		a.warn("%s", foreign(r.Foreign))
-	}
-	if err := a.print(r, asJSON); err != nil {
-		return err
-	}
-	return r.Err()
+func (a *app) inspect() *cobra.Command {
+	return inspecting("inspect FILE", "say what a file is and what is wrong with it, without secrets", "  cocoroot inspect image",
+		func(path string, area int, o inspectOptions) error {
+			r, err := inspect.File(path, inspect.Options{Own: a.own, Area: area, ShowSecrets: o.show})
+			if err != nil {
+				return err
+			}
+			defer r.Close()
+			if r.Foreign != nil {
+				a.warn("%s", foreign(r.Foreign))
+			}
+			if err := a.print(r, o.asJSON); err != nil {
+				return err
+			}
+			return r.Err()
+		})
 }
 
 func (a *app) secretInspect() *cobra.Command {
-	c := verb("inspect TABLE", "say what a table holds and what the guest will see of it, without the secrets",
-		"  cocoroot secret inspect table", oneArg("the table"))
-	flags := c.Flags()
-	firmware := flags.String("firmware", "", "the firmware that will get the table (default: OVMF AmdSev's area of 3072 bytes)")
-	show := flags.Bool("show-secrets", false, "print the secrets too")
-	asJSON := flags.Bool("json", false, "print JSON")
-	c.RunE = func(_ *cobra.Command, args []string) error { return a.listTable(args[0], *firmware, *show, *asJSON) }
-	return c
-}
-
-func (a *app) listTable(path, firmware string, show, asJSON bool) error {
-	area, err := release.TableArea(firmware)
-	if err != nil {
-		return err
-	}
-	buf, err := files.ReadSecret(path, inspect.MaxTable)
-	if err != nil {
-		return err
-	}
-	defer buf.Close()
-	l := table.Inspect(buf.Bytes(), area)
-	if err := a.print(inspect.Table(l, area, show), asJSON); err != nil {
-		return err
-	}
-	return judgeTable(path, l)
+	return inspecting("inspect TABLE", "say what a table holds and what the guest will see of it, without the secrets", "  cocoroot secret inspect table",
+		func(path string, area int, o inspectOptions) error {
+			buf, err := files.ReadSecret(path, inspect.MaxTable)
+			if err != nil {
+				return err
+			}
+			defer buf.Close()
+			l := table.Inspect(buf.Bytes(), area)
+			if err := a.print(inspect.Table(l, area, o.show), o.asJSON); err != nil {
+				return err
+			}
+			return judgeTable(path, l)
+		})
 }
 
 // print prints what there is to say of a thing, for people or for a program.

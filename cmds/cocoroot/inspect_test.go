@@ -292,7 +292,7 @@ func TestInspectOwnersFiles(t *testing.T) {
 // Whatever the tool writes, inspect knows.
 func TestInspectKnowsWhatIsWritten(t *testing.T) {
 	r := newRig(t, "0x7")
-	r.collect(&psptest.QEMU{Guest: r.guest, Type: "sev"})
+	r.collect(&fakeQEMU{Guest: r.guest, Type: "sev"})
 	if code, _, stderr := r.verify("--raw"); code != fault.OK {
 		t.Fatal(stderr)
 	}

@@ -33,11 +33,11 @@ const silence = 60 * time.Second
 // launchOptions are the options of the verb as they were given.
 type launchOptions struct {
 	guestOptions
-	simulate, dryRun  bool
-	mode              string
-	forwards, secrets []string
-	timeout           time.Duration
-	table             *secmem.Buffer // of the secrets
+	simulate, dryRun bool
+	mode             launch.Mode
+	secrets          []string
+	timeout          time.Duration
+	table            *secmem.Buffer // of the secrets
 }
 
 func (a *app) launch() *cobra.Command {
@@ -46,10 +46,14 @@ func (a *app) launch() *cobra.Command {
 		"  cocoroot launch --simulate --firmware OVMF.amdsev.fd --kernel bzImage --initrd initrd.img --cmdline-file image.cmdline \\\n    --disk image --secret 736869e5-84f0-4973-92ec-06879ce3da0b=image.key", noArgs)
 	flags := c.Flags()
 	flags.BoolVar(&o.simulate, "simulate", false, "launch without SEV; protects nothing")
-	flags.StringVar(&o.mode, "mode", "", "launch on SEV hardware: sev, sev-es or sev-snp")
+	option(c, &o.mode, "mode", "launch on SEV hardware: sev, sev-es or sev-snp", launch.ParseMode)
 	flags.StringArrayVar(&o.secrets, "secret", nil, "with --simulate: secret to inject, GUID=FILE; may be repeated")
 	flags.StringVar(&o.config.Accel, "accel", "tcg", "with --simulate: tcg, or kvm where it can run firmware")
-	flags.StringArrayVar(&o.forwards, "forward", nil, "give the guest a network card, and lead a port of this machine's loopback to one of the guest's: 8022:22")
+	option(c, &o.config.Forwards, "forward", "give the guest a network card, and forward a port of this machine's loopback to one of the guest's: 8022:22; may be repeated",
+		func(text string) ([]launch.Forward, error) {
+			f, err := launch.ParseForward(text)
+			return append(o.config.Forwards, f), err
+		})
 	flags.DurationVar(&o.timeout, "timeout", 0, "end the guest after this time (default: never)")
 	flags.BoolVar(&o.dryRun, "dry-run", false, "print the QEMU command and do nothing; needs no SEV hardware")
 	o.register(c)
@@ -122,13 +126,6 @@ func (o *launchOptions) readFiles() (err error) {
 	if err := inspect.CheckBoot(o.config.Kernel, o.config.Initrd); err != nil {
 		return err
 	}
-	for _, text := range o.forwards {
-		f, err := launch.ParseForward(text)
-		if err != nil {
-			return err
-		}
-		o.config.Forwards = append(o.config.Forwards, f)
-	}
 	o.parseDisks()
 	for _, disk := range o.config.Disks {
 		if err := files.CheckRaw(disk.Path); err != nil {
@@ -189,10 +186,7 @@ func (o *launchOptions) listen(a *app) {
 // onHardware prepares a launch on SEV hardware. To print the command needs none:
 // there, usual values do.
 func (o *launchOptions) onHardware(a *app) error {
-	mode, err := launch.ParseMode(o.mode)
-	if err != nil {
-		return fault.Usagef("%w", err)
-	}
+	mode := o.mode
 	if err := o.confidential(mode, true); err != nil {
 		return err
 	}
@@ -231,7 +225,7 @@ func (o *launchOptions) onHardware(a *app) error {
 		a.note("the guest waits for its secret: cocoroot release collect --qmp %s", launch.ShellWord(o.config.QMPSocket))
 		return nil
 	}
-	_, _, err = release.ReadSession(o.sev.Session, o.sev.DHCert)
+	_, _, err := release.ReadSession(o.sev.Session, o.sev.DHCert)
 	return err
 }
 

@@ -52,7 +52,7 @@ func TestMessages(t *testing.T) {
 		"report":               {[]string{"inspect", file("rep", `{"api_major": 300}`)}, `the number at "api_major" is of the wrong kind, or too large`},
 		"no such folder":       {[]string{"seal", dir, "-o", "/nonexistent/x/image"}, "cannot write /nonexistent/x/image: no such file or directory"},
 		"vCPUs and type":       {[]string{"measure", "--mode", "sev-snp", "--firmware", fd}, "options --vcpus and --vcpu-type are missing"},
-		"launch, nothing":      {[]string{"launch", "--simulate"}, "options --cmdline-file, --disk, --firmware, --initrd and --kernel are missing"},
+		"launch, nothing":      {[]string{"launch", "--simulate"}, "options --firmware, --kernel, --initrd, --cmdline-file and --disk are missing"},
 		"launch, no session":   {slices.Concat([]string{"launch", "--mode", "sev-es", "--cmdline-file", r.cmdline}, r.shared[:8]), "options --session-file, --dh-cert-file, --vcpu-type and --qmp-socket are missing"},
 		"template, nothing":    {[]string{"template", "libvirt-sev-es"}, "options --firmware, --kernel, --initrd, --disk, --session-file, --dh-cert-file and --vcpu-type are missing"},
 		"version, no dry run":  {slices.Concat(launch, []string{"--initrd", initrd, "--qemu-version", "10.0"}), "is for --dry-run"},

@@ -2,12 +2,8 @@ package main
 
 import (
 	"fmt"
-	"io"
-	"os"
 	"sync"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 // How often progress is shown: on a terminal, and to a program.
@@ -18,18 +14,16 @@ const (
 
 // progress shows how far long work has come: on a terminal as a line that
 // changes, to a program that asks for it as events, one JSON object a line,
-// and to nobody else.
+// and to nobody else. A ticker does, so that a silent step is heard of too.
 type progress struct {
-	w   io.Writer // nil: say nothing
-	app *app
+	app   *app
+	heard bool // somebody reads it
 
-	mu          sync.Mutex    // for the ticker
-	quit        chan struct{} // ends the ticker
-	step        string
-	done, total int64
-	begin       time.Time // of the step
-	last        time.Time // when something was said
-	shown       bool
+	mu    sync.Mutex
+	now   event
+	begin time.Time     // of the step
+	shown bool          // there is a line to be cleared
+	quit  chan struct{} // ends the ticker; nil when it has ended
 }
 
 // event is what a program is told. Sizes are in bytes, times in seconds.
@@ -44,21 +38,19 @@ type event struct {
 }
 
 // newProgress returns one that speaks on standard error when that is a terminal,
-// or when events are asked for; then also while a step says nothing itself. The
-// caller ends it.
+// or when events are asked for. The caller ends it.
 func (a *app) newProgress() *progress {
-	p := &progress{app: a, w: a.stderr}
-	if !a.json && !isTerminal(p.w) {
-		p.w = nil
-		return p
+	_, heard := terminal(a.stderr)
+	p := &progress{app: a, heard: heard || a.json, quit: make(chan struct{})}
+	every := showEvery
+	if a.json {
+		every = tellEvery
 	}
-	p.quit = make(chan struct{})
-	go p.tick(p.quit)
+	go p.tick(time.NewTicker(every), p.quit)
 	return p
 }
 
-func (p *progress) tick(quit <-chan struct{}) {
-	t := time.NewTicker(showEvery)
+func (p *progress) tick(t *time.Ticker, quit <-chan struct{}) {
 	defer t.Stop()
 	for {
 		select {
@@ -66,9 +58,7 @@ func (p *progress) tick(quit <-chan struct{}) {
 			return
 		case <-t.C:
 			p.mu.Lock()
-			if p.step != "" {
-				p.show(false)
-			}
+			p.show()
 			p.mu.Unlock()
 		}
 	}
@@ -86,39 +76,36 @@ func (p *progress) Warn(format string, args ...any) {
 func (p *progress) Begins(step string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.step, p.begin, p.done, p.total = step, time.Now(), 0, 0
-	p.show(true)
+	p.now, p.begin = event{Event: "progress", Step: step}, time.Now()
+	p.show()
 }
 
-// At says how much of the step is done, now and then, and at its end.
+// At notes how much of the step is done, and shows its end.
 func (p *progress) At(done, total int64) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.done, p.total = done, total
-	p.show(done == total && total > 0)
+	p.now.Done, p.now.Total = done, total
+	if done == total && total > 0 {
+		p.show()
+	}
 }
 
-// show says where the step is, when it is time to or must be.
-func (p *progress) show(must bool) {
-	now, every := time.Now(), showEvery
-	if p.app.json {
-		every = tellEvery
-	}
-	if p.w == nil || !must && now.Sub(p.last) < every-showEvery/2 {
+// show says where the step is.
+func (p *progress) show() {
+	if !p.heard || p.now.Step == "" {
 		return
 	}
-	p.last = now
-	e := event{Event: "progress", Step: p.step, Done: p.done, Total: p.total}
-	if e.spent = now.Sub(p.begin); e.spent > 0 && p.done > 0 {
-		e.Rate = float64(p.done) / e.spent.Seconds()
-		e.Left = max(0, float64(p.total-p.done)/e.Rate)
+	e := p.now
+	if e.spent = time.Since(p.begin); e.spent > 0 && e.Done > 0 {
+		e.Rate = float64(e.Done) / e.spent.Seconds()
+		e.Left = max(0, float64(e.Total-e.Done)/e.Rate)
 	}
 	if p.app.json {
-		printLine(p.w, e)
+		printLine(p.app.stderr, e)
 		return
 	}
 	p.shown = true
-	fmt.Fprintf(p.w, "\r\033[K%s", e)
+	fmt.Fprintf(p.app.stderr, "\r\033[K%s", e)
 }
 
 // String returns the event as people read it.
@@ -142,7 +129,7 @@ func (e event) String() string {
 // clear clears the line.
 func (p *progress) clear() {
 	if p.shown {
-		fmt.Fprint(p.w, "\r\033[K")
+		fmt.Fprint(p.app.stderr, "\r\033[K")
 		p.shown = false
 	}
 }
@@ -152,19 +139,9 @@ func (p *progress) end() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.clear()
-	p.step = ""
+	p.heard = false
 	if p.quit != nil {
 		close(p.quit)
 		p.quit = nil
 	}
-}
-
-// isTerminal reports whether w is a terminal.
-func isTerminal(w any) bool {
-	f, ok := w.(*os.File)
-	if !ok {
-		return false
-	}
-	_, err := unix.IoctlGetTermios(int(f.Fd()), unix.TCGETS)
-	return err == nil
 }

@@ -160,6 +160,7 @@ func TestMismatch(t *testing.T) {
 		"too old":        {args: []string{"--min-api", "1.56"}, says: "not at least 1.56"},
 		"too old by one": {args: []string{"--min-api", "2.0"}, says: "not at least 2.0"},
 		"too old build":  {args: []string{"--min-build", "22"}, says: "not at least build 22"},
+		"in this order":  {args: []string{"--min-build", "22", "--min-api", "1.0"}, says: "not at least build 22"},
 	} {
 		r := newRig(t, "0x7")
 		if tc.change != nil {

@@ -135,7 +135,7 @@ func (o *templateOptions) read() error {
 func onHost(paths ...[]string) error {
 	for _, p := range paths {
 		if p[1] != "" && !filepath.IsAbs(p[1]) {
-			return fault.Usagef("--%s: %q is no absolute path, which it has to be, for the host opens it", p[0], p[1])
+			return fault.Usagef("--%s: %q is not an absolute path, and the host needs one to open the file", p[0], p[1])
 		}
 	}
 	return nil

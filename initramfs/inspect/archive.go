@@ -12,14 +12,10 @@ import (
 )
 
 // program is what an archive's init says of itself.
-type program struct {
-	Package       string `json:"package"`
-	Go            string `json:"go"`
-	RuntimeSecret bool   `json:"runtime_secret"`
-}
+type program archive.Program
 
 // String returns the program as people read it.
-func (p program) String() string {
+func (p *program) String() string {
 	if p.RuntimeSecret {
 		return fmt.Sprintf("%s, built with %s to clear the key from its own memory", p.Package, p.Go)
 	}
@@ -75,15 +71,15 @@ func lookArchive(s *subject, r *Report) error {
 		r.warn("cocoroot initrd never makes %d of its members, such as %s", n, printable(l.Foreign[0]))
 	}
 	var init any // none where it is no Go program
-	if l.Init != (archive.Program{}) {
-		init = program(l.Init)
+	if l.Init != nil {
+		init = (*program)(l.Init)
 	}
 	modules, members := []module{}, []member{}
 	for _, m := range l.Modules {
 		modules = append(modules, module{m.Path, m.Optional})
 	}
 	for _, m := range l.Members {
-		members = append(members, member{m.Name, typeOf(m.Mode), fmt.Sprintf("%04o", m.Mode&0o7777), m.Size})
+		members = append(members, member{m.Name, typeOf(m.Mode), fmt.Sprintf("%04o", m.Mode&0o7777), m.FileSize})
 	}
 	r.Details = Fields{{"compression", l.Compression}, {"debug", l.Debug}, {"init", init}, {"modules", modules}, {"members", members}}
 	return nil

@@ -71,7 +71,7 @@ func lookFirmware(s *subject, r *Report) error {
 		whose = strings.TrimSuffix("cocoroot's own, "+s.Own.Version(), ", ")
 	}
 	r.add("origin", whose)
-	r.add("loads_shim", ovmf.FindShim(image).String())
+	r.add("loads_shim", string(ovmf.FindShim(image)))
 	judgeFirmware(r, image, fw)
 	return nil
 }

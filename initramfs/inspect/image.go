@@ -105,7 +105,7 @@ func inspectTree(s *subject, r *Report, beside *verity.Params, from string) (uin
 	case err != nil:
 		r.warn("the guest needs none, but veritysetup dump will not work: %v", err)
 	default:
-		r.add("superblock_uuid", format.UUID(uuid).String())
+		r.add("superblock_uuid", uuid.UUID(id).String())
 		r.add("superblock_salt", sb.SaltText())
 		if sb.DataBlocks != blocks || beside != nil && !bytes.Equal(sb.Salt, beside.Salt) {
 			r.warn("the superblock has other numbers; the guest believes the command line, and stock tools this")

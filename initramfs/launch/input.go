@@ -12,7 +12,7 @@ import (
 	"cocoroot/initramfs/measure/ovmf"
 )
 
-// maxFile bounds kernel and initrd, in bytes, for both are held in memory. QEMU
+// maxFile bounds kernel and initrd, in bytes, because both are held in memory. QEMU
 // puts them below 4 GiB of the guest's.
 const maxFile = 2 << 30
 

@@ -34,7 +34,6 @@ import (
 	"strings"
 	"time"
 
-	"cocoroot/initramfs/fault"
 	"cocoroot/initramfs/files"
 	"cocoroot/initramfs/launch/qmp"
 	"cocoroot/initramfs/measure"
@@ -68,7 +67,7 @@ func ParseForward(text string) (Forward, error) {
 	h, errHost := strconv.ParseUint(host, 10, 16)
 	g, errGuest := strconv.ParseUint(guest, 10, 16)
 	if errHost != nil || errGuest != nil || h == 0 || g == 0 {
-		return Forward{}, fault.Usagef("--forward %.32q is not two ports, such as 8022:22", text)
+		return Forward{}, fmt.Errorf("%.32q is not two ports, such as 8022:22", text)
 	}
 	return Forward{Host: uint16(h), Guest: uint16(g)}, nil
 }

@@ -28,7 +28,7 @@ func Modes() []string { return []string{string(ModeSEV), string(ModeES), string(
 // ParseMode reads the name of a mode.
 func ParseMode(s string) (Mode, error) {
 	if !slices.Contains(Modes(), s) {
-		return "", fmt.Errorf("%w: there is no mode %.32q; it is sev, sev-es or sev-snp", ErrConfig, s)
+		return "", fmt.Errorf("there is no mode %.32q; it is sev, sev-es or sev-snp", s)
 	}
 	return Mode(s), nil
 }
@@ -85,7 +85,7 @@ func (s SEV) TakesSecret() bool { return s.Mode != ModeSNP && s.Session != "" }
 
 func (s SEV) check() error {
 	if _, err := ParseMode(string(s.Mode)); err != nil {
-		return err
+		return fmt.Errorf("%w: %w", ErrConfig, err)
 	}
 	switch {
 	case s.CBit < 32 || s.CBit > 63:
