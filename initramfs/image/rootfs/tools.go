@@ -48,8 +48,13 @@ const endWithin = 500 * time.Millisecond
 //	level 6,  512 KiB   2.4 s  47.5 MB
 //	level 6,  256 KiB   3.1 s  49.5 MB
 //
-// For one page that is read at random, twice as much is decompressed; what else
-// is in the block is in the page cache then.
+// A reader pays for larger blocks. For one page of 4 KiB, read at random by Linux
+// 6.18 without a hash check or decryption (level 9; what else is in the block is in
+// the page cache then):
+//
+//	128 KiB   37 KiB from the disk, 0.23 ms of one processor
+//	256 KiB   67 KiB                0.39 ms
+//	512 KiB  125 KiB                0.61 ms
 const (
 	DefaultLevel  = 6
 	MaxLevel      = 22
