@@ -2,8 +2,11 @@ package main
 
 import (
 	"cmp"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 
 	"github.com/spf13/cobra"
@@ -24,6 +27,7 @@ type measureOptions struct {
 	firmware             string
 	kernel, initrd       string
 	cmdline, cmdlineFile string
+	hashes               measure.HashesTable // those that are given as such
 	vcpus                int
 	signature            measure.Signature
 	vmType               measure.VMType
@@ -47,6 +51,9 @@ func (a *app) measure() *cobra.Command {
 	flags.StringVar(&o.initrd, "initrd", "", "archive that cocoroot initrd wrote (default: none)")
 	flags.StringVar(&o.cmdline, "cmdline", "", "kernel command line")
 	flags.StringVar(&o.cmdlineFile, "cmdline-file", "", "command line that cocoroot seal wrote")
+	for _, h := range hashed {
+		option(c, h.in(&o.hashes), h.name+"-hash", "instead of the "+h.of+": its SHA-256 in hex, as --json prints it", parseSHA256)
+	}
 	flags.IntVar(&o.vcpus, "vcpus", 0, "virtual CPUs of the guest; sev measures none")
 	option(c, &o.signature, "vcpu-type", "QEMU's -cpu, such as EPYC-Milan; sev measures none", measure.LookupCPUType)
 	option(c, &o.signature, "vcpu-sig", "instead of the type: CPUID signature, such as 0xa00f11 or 25/1/1 (family/model/stepping)", measure.ParseSignature)
@@ -63,6 +70,21 @@ func (a *app) measure() *cobra.Command {
 	c.RunE = func(*cobra.Command, []string) error { return a.printMeasurement(o) }
 	return c
 }
+
+// hashed are the blobs that can be given as a hash, and the options that they
+// are given with otherwise.
+var hashed = [3]struct {
+	name, of string
+	instead  []string
+	in       func(*measure.HashesTable) *[sha256.Size]byte
+}{
+	{"kernel", "kernel", []string{"kernel"}, func(t *measure.HashesTable) *[sha256.Size]byte { return &t.Kernel }},
+	{"initrd", "initrd", []string{"initrd"}, func(t *measure.HashesTable) *[sha256.Size]byte { return &t.Initrd }},
+	{"cmdline", "command line with a NUL at its end", []string{"cmdline", "cmdline-file"}, func(t *measure.HashesTable) *[sha256.Size]byte { return &t.Cmdline }},
+}
+
+// hasKernel reports whether there is a kernel to be measured.
+func (o *measureOptions) hasKernel() bool { return o.given("kernel") || o.given("kernel-hash") }
 
 func (a *app) printMeasurement(o measureOptions) error {
 	in, err := o.check()
@@ -98,19 +120,24 @@ func (o *measureOptions) check() (in measure.Input, err error) {
 		is   bool
 		text string
 	}{
-		{!o.given("kernel") && (o.given("initrd") || o.given("cmdline") || o.given("cmdline-file")), "an initrd or a command line is measured only with a kernel, and there is no --kernel"},
+		{!o.hasKernel() && slices.ContainsFunc([]string{"initrd", "initrd-hash", "cmdline", "cmdline-file", "cmdline-hash"}, o.given), "an initrd or a command line is measured only with a kernel, and there is no --kernel"},
 		{o.given("kernel") && o.kernel == "" || o.given("initrd") && o.initrd == "", "--kernel and --initrd take a file; leave them out for none"},
 		{o.given("cmdline") && o.given("cmdline-file"), "there are two command lines, --cmdline and --cmdline-file"},
 		{o.given("vcpu-type") && o.given("vcpu-sig"), "there are two kinds of vCPU, --vcpu-type and --vcpu-sig"},
 		{o.given("vm-type") && snp, "--vm-type is not for mode sev-snp, which has one VM type"},
 		{o.given("guest-features") && sev, "--guest-features is not for mode sev"},
-		{o.given("svsm") && (!snp || o.kernel != ""), "--svsm is for mode sev-snp without a kernel: with an SVSM, QEMU measures no kernel hashes"},
-		{o.vmm != measure.QEMU && (!snp || o.kernel != "" || o.given("svsm")), "another --vmm than qemu is for mode sev-snp without kernel and SVSM: only qemu measures those"},
+		{o.given("svsm") && (!snp || o.hasKernel()), "--svsm is for mode sev-snp without a kernel: with an SVSM, QEMU measures no kernel hashes"},
+		{o.vmm != measure.QEMU && (!snp || o.hasKernel() || o.given("svsm")), "another --vmm than qemu is for mode sev-snp without kernel and SVSM: only qemu measures those"},
 		{o.given("svsm") != o.given("vars-size"), "--svsm and --vars-size belong together"},
 		{len(o.cmdline) > policy.MaxLength, fmt.Sprintf("a command line has at most %d bytes", policy.MaxLength)},
 	} {
 		if wrong.is {
 			return in, fault.Usagef("%s", wrong.text)
+		}
+	}
+	for _, h := range hashed {
+		if i := slices.IndexFunc(h.instead, o.given); i >= 0 && o.given(h.name+"-hash") {
+			return in, fault.Usagef("--%s and --%s-hash are two of the same", h.instead[i], h.name)
 		}
 	}
 	var lacks []string
@@ -172,7 +199,7 @@ func (o *measureOptions) readImages(in *measure.Input) error {
 
 // table makes the table of hashes; nil without a kernel.
 func (o *measureOptions) table() (*measure.HashesTable, error) {
-	if o.kernel == "" {
+	if !o.hasKernel() {
 		return nil, nil
 	}
 	line := o.cmdline
@@ -182,10 +209,24 @@ func (o *measureOptions) table() (*measure.HashesTable, error) {
 			return nil, err
 		}
 	}
-	if o.initrd != "" {
+	if o.kernel != "" && o.initrd != "" {
 		if err := inspect.CheckBoot(o.kernel, o.initrd); err != nil {
 			return nil, err
 		}
 	}
-	return measure.HashFiles(o.kernel, o.initrd, line)
+	t, err := measure.HashFiles(o.kernel, o.initrd, line)
+	for _, h := range hashed {
+		if err == nil && o.given(h.name+"-hash") {
+			*h.in(t) = *h.in(&o.hashes)
+		}
+	}
+	return t, err
+}
+
+func parseSHA256(s string) ([sha256.Size]byte, error) {
+	b, err := hex.DecodeString(s)
+	if err != nil || len(b) != sha256.Size {
+		return [sha256.Size]byte{}, fmt.Errorf("%.80q is not a SHA-256: 64 hex digits", s)
+	}
+	return [sha256.Size]byte(b), nil
 }

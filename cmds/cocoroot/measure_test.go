@@ -27,6 +27,9 @@ func TestMeasure(t *testing.T) {
 	withKernel := []string{"--kernel", empty, "--initrd", empty, "--cmdline-file", line}
 	cpu := []string{"--vcpus", "1", "--vcpu-type", "EPYC-v4"}
 	const (
+		none     = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855" // printf "" | sha256sum
+		lineHash = "321c8eec6a77bad179511397f913a083067ad8cb737bb260aacbfe8df70fc50a" // printf 'console=ttyS0 loglevel=7\0' | sha256sum
+
 		sev  = "c5cfefd334b218a9ca9fb5ae56af6565ff0da38a7c4e5aff519739d1c15c8e1d"
 		es   = "5f84f568ca309be70a211e3ab1e1d1bdcbd773820993c6bfab0dee6e99652b51"
 		snp  = "44225973639df3e58542cb9fdd4e5e2144632b72b63f05637d83f9690dec94504103204e2775b93fea679025edb3e820"
@@ -43,10 +46,13 @@ func TestMeasure(t *testing.T) {
 		"sev, with what it ignores": {"sev", slices.Concat(withKernel, cpu, []string{"--vm-type", "init2"}), sev},
 		"sev-es":                    {"sev-es", slices.Concat([]string{"--kernel", empty, "--vm-type", "init2"}, cpu), es},
 		"sev-snp":                   {"sev-snp", slices.Concat(withKernel, cpu), snp},
-		"sev-snp by signature":      {"sev-snp", slices.Concat(withKernel, []string{"--vcpus", "1", "--vcpu-sig", "0x800f12"}), snp},
-		"sev-snp by family":         {"sev-snp", slices.Concat(withKernel, []string{"--vcpus", "1", "--vcpu-sig", "23/1/2"}), snp},
-		"sev-snp without a kernel":  {"sev-snp", cpu, bare},
-		"sev-snp with debug swap":   {"sev-snp", slices.Concat(withKernel, cpu, []string{"--guest-features", "0x21"}), swap},
+		"sev-snp of hashes": {"sev-snp", slices.Concat([]string{"--kernel-hash", none, "--initrd-hash", none,
+			"--cmdline-hash", lineHash}, cpu), snp},
+		"sev-snp, a hash and a file": {"sev-snp", slices.Concat([]string{"--kernel-hash", none, "--cmdline-file", line}, cpu), snp},
+		"sev-snp by signature":       {"sev-snp", slices.Concat(withKernel, []string{"--vcpus", "1", "--vcpu-sig", "0x800f12"}), snp},
+		"sev-snp by family":          {"sev-snp", slices.Concat(withKernel, []string{"--vcpus", "1", "--vcpu-sig", "23/1/2"}), snp},
+		"sev-snp without a kernel":   {"sev-snp", cpu, bare},
+		"sev-snp with debug swap":    {"sev-snp", slices.Concat(withKernel, cpu, []string{"--guest-features", "0x21"}), swap},
 	} {
 		code, stdout, stderr := call(t, slices.Concat([]string{"measure", "--mode", tt.mode, "--firmware", fd}, tt.args)...)
 		if code != fault.OK || stdout != tt.want+"\n" || stderr != "" {

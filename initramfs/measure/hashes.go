@@ -146,22 +146,29 @@ func ParseHashesTable(b []byte) (HashesTable, error) {
 	return t, nil
 }
 
-// HashFiles makes the table of hashes from files. An empty initrd means none.
+// HashFiles makes the table of hashes from files. An empty name means none.
 func HashFiles(kernel, initrd, cmdline string) (*HashesTable, error) {
-	k, err := files.OpenFinite(kernel)
+	k, err := openBlob("kernel", kernel)
 	if err != nil {
-		return nil, fmt.Errorf("cannot read the kernel: %w", err)
+		return nil, err
 	}
 	defer k.Close()
-	var i io.Reader
-	if initrd != "" {
-		f, err := files.OpenFinite(initrd)
-		if err != nil {
-			return nil, fmt.Errorf("cannot read the initrd: %w", err)
-		}
-		defer f.Close()
-		i = f
+	i, err := openBlob("initrd", initrd)
+	if err != nil {
+		return nil, err
 	}
+	defer i.Close()
 	table, err := NewHashesTable(k, i, cmdline)
 	return &table, err
+}
+
+func openBlob(what, path string) (io.ReadCloser, error) {
+	if path == "" {
+		return io.NopCloser(strings.NewReader("")), nil
+	}
+	f, err := files.OpenFinite(path)
+	if err != nil {
+		return nil, fmt.Errorf("cannot read the %s: %w", what, err)
+	}
+	return f, nil
 }
