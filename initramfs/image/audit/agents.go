@@ -2,7 +2,6 @@ package audit
 
 import (
 	"slices"
-	"strings"
 )
 
 // agent is a program that does what the host or its metadata say. It is known
@@ -54,33 +53,22 @@ func (a agent) find(r *root) []string {
 		return nil
 	}
 	var out []string
-	for _, dir := range unitDirs {
-		for _, name := range r.list(dir) {
-			if a.is(name) && isUnit(name) && r.unit(name) == dir+"/"+name && !r.masked(name) {
-				out = append(out, show(dir+"/"+name))
+	look := func(dirs []string, starts func(p, name string) bool) {
+		for _, dir := range dirs {
+			for _, name := range r.list(dir) {
+				if begins(name, a.starters...) && starts(dir+"/"+name, name) {
+					out = append(out, show(dir+"/"+name))
+				}
 			}
 		}
 	}
-	for _, dir := range generatorDirs {
-		for _, name := range r.list(dir) {
-			if a.is(name) && r.generator(name) == dir+"/"+name {
-				out = append(out, show(dir+"/"+name))
-			}
-		}
-	}
-	for _, dir := range scriptDirs {
-		for _, name := range r.list(dir) {
-			// systemd takes a unit in the place of a script, a masked one too.
-			if a.is(name) && !(r.systemd && (r.unit(name+".service") != "" || r.masked(name+".service"))) {
-				out = append(out, show(dir+"/"+name))
-			}
-		}
-	}
+	look(unitDirs, func(p, name string) bool { return isUnit(name) && r.unit(name) == p && !r.masked(name) })
+	look(generatorDirs, func(p, name string) bool { return r.generator(name) == p })
+	look(scriptDirs, func(_, name string) bool {
+		// systemd takes a unit in the place of a script, a masked one too.
+		return !(r.systemd && (r.unit(name+".service") != "" || r.masked(name+".service")))
+	})
 	return slices.Compact(out)
-}
-
-func (a agent) is(name string) bool {
-	return slices.ContainsFunc(a.starters, func(s string) bool { return strings.HasPrefix(name, s) })
 }
 
 // cloudInitOff goes by the two ways that cloud-init's manual has to switch it

@@ -195,6 +195,11 @@ func show(name string) string {
 	return name[:min(len(name), 256)]
 }
 
+// begins reports whether a name begins with one of some words.
+func begins(name string, words ...string) bool {
+	return slices.ContainsFunc(words, func(w string) bool { return strings.HasPrefix(name, w) })
+}
+
 // lines returns a text's lines without comments and blanks around.
 func lines(text string) []string {
 	var out []string

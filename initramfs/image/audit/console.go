@@ -42,7 +42,7 @@ func findConsole(r *root) []string {
 	for _, dir := range append(slices.Clone(scriptDirs), runlevels(r)...) {
 		for _, n := range r.list(dir) {
 			// Links in a runlevel start something; a script by itself does not.
-			if starts := !strings.HasSuffix(dir, "init.d"); starts && (strings.HasPrefix(n, "getty") || strings.HasPrefix(n, "agetty")) {
+			if starts := !strings.HasSuffix(dir, "init.d"); starts && begins(n, "getty", "agetty") {
 				out = append(out, show(dir+"/"+n))
 			}
 		}
@@ -70,17 +70,13 @@ func (r *root) systemdConsole() []string {
 		if name == "systemd-firstboot.service" && r.switchedOff("systemd.firstboot") {
 			continue
 		}
-		known := slices.ContainsFunc(prompts, func(s string) bool { return strings.HasPrefix(name, s) })
-		if known || path.Ext(name) == ".service" && asks(r.text(name)) {
+		if begins(name, prompts...) || path.Ext(name) == ".service" && asks(r.text(name)) {
 			out = append(out, show(p))
 		}
 	}
 	for _, name := range r.started() {
 		// The prompts are looked at above, with what switches them off.
-		if slices.ContainsFunc(prompts, func(s string) bool { return strings.HasPrefix(name, s) }) {
-			continue
-		}
-		if path.Ext(name) == ".service" && readsTerminal(r.text(name)) {
+		if !begins(name, prompts...) && path.Ext(name) == ".service" && readsTerminal(r.text(name)) {
 			out = append(out, show(r.unit(name)))
 		}
 	}

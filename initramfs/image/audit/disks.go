@@ -66,10 +66,8 @@ func (r *root) diskUnits(mapped map[string]bool) []string {
 // hostDisk reports whether a name is of a disk that the host provides.
 func hostDisk(name string) bool {
 	name = strings.Trim(name, `"`)
-	for _, tag := range []string{"LABEL=", "UUID=", "PARTLABEL=", "PARTUUID=", "ID="} {
-		if strings.HasPrefix(name, tag) {
-			return true
-		}
+	if begins(name, "LABEL=", "UUID=", "PARTLABEL=", "PARTUUID=", "ID=") {
+		return true
 	}
 	device, ok := strings.CutPrefix(path.Clean(name), "/dev/")
 	if !ok {
@@ -77,12 +75,7 @@ func hostDisk(name string) bool {
 	}
 	// These the guest makes itself. What else /dev/mapper has may be on a
 	// disk of the host's: its volume groups are found by name.
-	for _, own := range []string{"mapper/cocoroot-", "loop", "zram", "ram", "shm", "pts", "mqueue", "hugepages", "null"} {
-		if strings.HasPrefix(device, own) {
-			return false
-		}
-	}
-	return true
+	return !begins(device, "mapper/cocoroot-", "loop", "zram", "ram", "shm", "pts", "mqueue", "hugepages", "null")
 }
 
 // hostShare reports whether a file system's type shows the host's own files.

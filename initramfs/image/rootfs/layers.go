@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"cocoroot/initramfs/image/fsimage"
@@ -47,16 +48,19 @@ func squashfsOfLayers(ctx context.Context, layers []layer, entrypoint []string, 
 			t.notes.add("extended attributes", "/")
 		}
 	}
-	r, w := io.Pipe()
+	r, w, err := os.Pipe()
+	if err != nil {
+		return nil, fmt.Errorf("cannot make the file system: %w", err)
+	}
 	wrote := make(chan error, 1)
 	go func() {
 		err := t.write(ctx, layers, w)
-		w.CloseWithError(err)
+		w.Close()
 		wrote <- err
 	}()
-	err := squashfsOfTar(ctx, r, out, root, o)
+	err = squashfsOfTar(ctx, r, out, root, o)
 	r.Close()
-	if source := <-wrote; source != nil && !errors.Is(source, io.ErrClosedPipe) && ctx.Err() == nil {
+	if source := <-wrote; source != nil && !errors.Is(source, syscall.EPIPE) && ctx.Err() == nil {
 		return nil, source // rather than how the tool took it
 	}
 	if err != nil {

@@ -213,15 +213,16 @@ func (t *tree) linked(layer int, name string) (*inode, error) {
 	if err != nil {
 		return nil, err
 	}
-	if len(parts) > 0 {
-		folder, err := t.folder(layer, parts[:len(parts)-1], false)
-		if err != nil {
-			return nil, err
-		}
-		if folder != nil {
-			if n := folder.children[parts[len(parts)-1]]; n != nil && n.children == nil {
-				return n.inode, nil
-			}
+	if len(parts) == 0 {
+		return nil, fmt.Errorf("%w: a hard link to the root", ErrTar)
+	}
+	folder, err := t.folder(layer, parts[:len(parts)-1], false)
+	if err != nil {
+		return nil, err
+	}
+	if folder != nil {
+		if n := folder.children[parts[len(parts)-1]]; n != nil && n.children == nil {
+			return n.inode, nil
 		}
 	}
 	return nil, fmt.Errorf("%w: a hard link to %.80q, which is no file before it", ErrTar, name)
