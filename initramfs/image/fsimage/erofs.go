@@ -17,8 +17,8 @@ func EROFS(r io.ReaderAt) (*Node, error) {
 	return Of(erofsModes{fsys.(fs.ReadLinkFS)})
 }
 
-// plainEROFS hides from the library what mkfs.erofs says in every superblock
-// about compression, of which Detect has seen that there is none.
+// plainEROFS hides from the library what some versions of mkfs.erofs say in every
+// superblock about compression, of which Detect has seen that there is none.
 type plainEROFS struct{ io.ReaderAt }
 
 func (p plainEROFS) ReadAt(b []byte, off int64) (int, error) {

@@ -169,7 +169,10 @@ func lookThrough(b []byte) (files int, err error) {
 }
 
 func TestEROFS(t *testing.T) {
-	root, err := EROFS(bytes.NewReader(erofsOf(t)))
+	b := erofsOf(t)
+	b[secondSuper+80] |= erofsZeroPadding // as other versions of the tool have it
+	b[secondSuper+85] = 1                 // how far LZ4 would look back
+	root, err := EROFS(bytes.NewReader(b))
 	if err != nil {
 		t.Fatal(err)
 	}
