@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"cocoroot/initramfs/fault"
+	"cocoroot/initramfs/oracle"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -129,12 +130,14 @@ func TestCompletion(t *testing.T) {
 		if code != fault.OK || !strings.Contains(out, "cocoroot") || stderr != "" {
 			t.Errorf("completion %s = %d, %d bytes, %q", shell, code, len(out), stderr)
 		}
-		if path, err := exec.LookPath(shell); err == nil {
-			cmd := exec.Command(path, "-n")
-			cmd.Stdin = strings.NewReader(out)
-			if text, err := cmd.CombinedOutput(); err != nil {
-				t.Errorf("%s does not take its completion: %v\n%s", shell, err, text)
-			}
+		check := func(script string) error {
+			return exec.Command(oracle.Tool(t, shell), "-n", put(t, filepath.Join(t.TempDir(), "script"), script)).Run()
+		}
+		if err := check(out); err != nil {
+			t.Errorf("%s does not take its completion: %v", shell, err)
+		}
+		if check(out+"\nif true\n") == nil {
+			t.Errorf("%s -n takes anything", shell)
 		}
 	}
 	for args, want := range map[string]string{

@@ -312,6 +312,20 @@ func TestInspectKnowsWhatIsWritten(t *testing.T) {
 			t.Errorf("inspect %s = %d, %s, %s; want the kind %s", name, code, out, stderr, want)
 		}
 	}
+	snp := newAsked(t)
+	channel, got := snp.socket()
+	snp.ok("release", "challenge", "-o", snp.path("challenge"))
+	snp.ok("release", "collect", "--channel", channel, "--challenge", snp.path("challenge"), "-o", snp.path("report"))
+	snp.ok(snp.verify()...)
+	snp.ok("release", "inject", snp.path("vm_packet.json"), "--channel", channel)
+	<-got
+	for name, want := range map[string]string{
+		"me.key": "owner_key", "me.pub": "owner_public", "challenge.used": "challenge", "report": "snp_report", "vm_packet.json": "snp_packet",
+	} {
+		if out := snp.ok("inspect", "--json", snp.path(name)); !strings.Contains(out, `"kind": "`+want+`"`) {
+			t.Errorf("inspect %s = %s; want the kind %s", name, out, want)
+		}
+	}
 	odd := put(t, r.path("odd_secret.bin"), "fifteen bytes..")
 	if code, out, stderr := call(t, "inspect", odd); code != fault.Failed || !strings.Contains(stderr, "none of the files") {
 		t.Errorf("inspect of 15 bytes = %d, %q, %q", code, out, stderr)

@@ -32,51 +32,47 @@ type Outputs struct {
 	files   []*Output
 }
 
-// Create starts one more file. An existing file is an error without force,
-// and stays untouched until commit with it.
-func (all *Outputs) Create(path string, mode fs.FileMode, force bool) (*Output, error) {
-	fi, err := os.Lstat(path)
-	switch {
-	case err == nil && IsBlockDevice(path):
-		return all.createDevice(path, force)
-	case err == nil && !fi.Mode().IsRegular():
-		return nil, fmt.Errorf("cannot write %s: it is there and is not a regular file", path)
-	case err == nil && !force:
-		return nil, fault.Hintf(fmt.Errorf("cannot write %s: %w", path, fs.ErrExist), "--force replaces it")
-	case err != nil && !errors.Is(err, fs.ErrNotExist):
-		return nil, fmt.Errorf("cannot write %s: %w", path, err)
+// failed says of an error what could not be written, without a temporary name.
+func failed(path string, err *error) {
+	if *err != nil {
+		*err = fmt.Errorf("cannot write %s: %w", path, withoutName(*err))
 	}
-	for _, o := range all.files {
-		if filepath.Clean(o.path) == filepath.Clean(path) {
-			return nil, fault.Usagef("two outputs are to be written to %s", path)
-		}
-	}
-	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".tmp-*") // mode 0600
-	if err != nil {
-		return nil, fmt.Errorf("cannot write %s: %w", path, withoutName(err))
-	}
-	all.Scratch.Add(f.Name())
-	o := &Output{File: f, path: path, force: force}
-	all.files = append(all.files, o)
-	if err := f.Chmod(mode); err != nil {
-		return nil, fmt.Errorf("cannot write %s: %w", path, withoutName(err))
-	}
-	return o, nil
 }
 
-// createDevice opens a block device. What is on it is gone from the first write
-// on; one that is mounted, or in use by the kernel otherwise, is refused.
-func (all *Outputs) createDevice(path string, force bool) (*Output, error) {
-	if !force {
-		return nil, fault.Hintf(fmt.Errorf("cannot write %s: it is a block device", path), "--force writes over what is on it")
+// Create starts one more file. An existing file is an error without force,
+// and stays untouched until commit with it. Of a block device, what is on it is
+// gone from the first write on; one that is in use, such as mounted, is refused.
+func (all *Outputs) Create(path string, mode fs.FileMode, force bool) (_ *Output, err error) {
+	defer failed(path, &err)
+	o := &Output{path: path, force: force, device: IsBlockDevice(path)}
+	fi, err := os.Lstat(path)
+	switch {
+	case err == nil && o.device && !force:
+		return nil, fault.Hintf(errors.New("it is a block device"), "--force writes over what is on it")
+	case err == nil && o.device:
+		if o.File, err = os.OpenFile(path, os.O_RDWR|unix.O_EXCL, 0); err != nil {
+			return nil, err
+		}
+		all.files = append(all.files, o)
+		return o, nil
+	case err == nil && !fi.Mode().IsRegular():
+		return nil, errors.New("it is there and is not a regular file")
+	case err == nil && !force:
+		return nil, fault.Hintf(fs.ErrExist, "--force replaces it")
+	case err != nil && !errors.Is(err, fs.ErrNotExist):
+		return nil, err
 	}
-	f, err := os.OpenFile(path, os.O_RDWR|unix.O_EXCL, 0)
-	if err != nil {
-		return nil, fmt.Errorf("cannot write %s: %w", path, err)
+	for _, other := range all.files {
+		if filepath.Clean(other.path) == filepath.Clean(path) {
+			return nil, fault.Usagef("two outputs are to be written to it")
+		}
 	}
-	o := &Output{File: f, path: path, force: true, device: true}
+	if o.File, err = os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".tmp-*"); err != nil { // mode 0600
+		return nil, err
+	}
+	all.Scratch.Add(o.Name())
 	all.files = append(all.files, o)
-	return o, nil
+	return o, o.Chmod(mode)
 }
 
 // IsBlockDevice reports whether a path leads to one.
@@ -86,22 +82,15 @@ func IsBlockDevice(path string) bool {
 }
 
 // Write is the file's; its errors have the name that the file is to have.
-func (o *Output) Write(b []byte) (int, error) {
-	n, err := o.File.Write(b)
-	return n, o.named(err)
+func (o *Output) Write(b []byte) (n int, err error) {
+	defer failed(o.path, &err)
+	return o.File.Write(b)
 }
 
 // WriteAt is the file's; its errors have the name that the file is to have.
-func (o *Output) WriteAt(b []byte, off int64) (int, error) {
-	n, err := o.File.WriteAt(b, off)
-	return n, o.named(err)
-}
-
-func (o *Output) named(err error) error {
-	if err == nil {
-		return nil
-	}
-	return &fs.PathError{Op: "write", Path: o.path, Err: withoutName(err)}
+func (o *Output) WriteAt(b []byte, off int64) (n int, err error) {
+	defer failed(o.path, &err)
+	return o.File.WriteAt(b, off)
 }
 
 // withoutName returns an error without the temporary name that it has.
@@ -113,34 +102,26 @@ func withoutName(err error) error {
 }
 
 // Fits checks that a device has room for size bytes; a file has.
-func (o *Output) Fits(size int64) error {
+func (o *Output) Fits(size int64) (err error) {
 	if !o.device {
 		return nil
 	}
+	defer failed(o.path, &err)
 	room, err := o.Seek(0, io.SeekEnd)
-	if err != nil {
-		return fmt.Errorf("cannot write %s: %w", o.path, err)
+	if err == nil && room < size {
+		err = fmt.Errorf("it has %d bytes, and the image %d; it was not touched", room, size)
 	}
-	if room < size {
-		return fmt.Errorf("cannot write %s: it has %d bytes, and the image %d; it was not touched", o.path, room, size)
-	}
-	return nil
+	return err
 }
 
 // Commit gives every file its name, after all of them are on the disk.
 func (all *Outputs) Commit() error {
 	for _, o := range all.files {
-		if err := o.Sync(); err != nil {
-			return fmt.Errorf("cannot write %s: %w", o.path, withoutName(err))
-		}
-		if err := o.Close(); err != nil {
-			return fmt.Errorf("cannot write %s: %w", o.path, withoutName(err))
+		if err := o.finish(); err != nil {
+			return err
 		}
 	}
 	for _, o := range all.files {
-		if o.device {
-			continue
-		}
 		if err := o.rename(); err != nil {
 			return err
 		}
@@ -149,24 +130,33 @@ func (all *Outputs) Commit() error {
 	return nil
 }
 
-func (o *Output) rename() error {
+func (o *Output) finish() (err error) {
+	defer failed(o.path, &err)
+	if err := o.Sync(); err != nil {
+		return err
+	}
+	return o.Close()
+}
+
+func (o *Output) rename() (err error) {
+	if o.device {
+		return nil
+	}
+	defer failed(o.path, &err)
 	flags := uint(unix.RENAME_NOREPLACE)
 	if o.force {
 		flags = 0
 	}
 	if err := unix.Renameat2(unix.AT_FDCWD, o.Name(), unix.AT_FDCWD, o.path, flags); err != nil {
-		return fmt.Errorf("cannot write %s: %w", o.path, err)
+		return err
 	}
 	o.placed = true
 	dir, err := os.Open(filepath.Dir(o.path))
 	if err != nil {
-		return fmt.Errorf("cannot write %s: %w", o.path, err)
+		return err
 	}
 	defer dir.Close()
-	if err := dir.Sync(); err != nil {
-		return fmt.Errorf("cannot write %s: %w", o.path, err)
-	}
-	return nil
+	return dir.Sync()
 }
 
 // Discard removes what was not committed.
@@ -208,7 +198,7 @@ func Write(force bool, all ...File) error {
 			return err
 		}
 		if _, err := f.Write(n.data); err != nil {
-			return fmt.Errorf("cannot write %s: %w", n.Path, err)
+			return err
 		}
 	}
 	return o.Commit()

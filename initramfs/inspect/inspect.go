@@ -7,6 +7,7 @@
 package inspect
 
 import (
+	"crypto/ed25519"
 	"errors"
 	"fmt"
 	"io"
@@ -18,6 +19,7 @@ import (
 	"cocoroot/initramfs/measure"
 	"cocoroot/initramfs/measure/ovmf"
 	"cocoroot/initramfs/release/session"
+	"cocoroot/initramfs/release/snp"
 	"cocoroot/unlock/secret/table"
 )
 
@@ -76,6 +78,9 @@ func kinds() []kind {
 		{"kernel", "a Linux kernel (bzImage)", "", headed(isKernel), lookKernel},
 		{"packet", "a packet for one launch", "cocoroot release verify writes it", object("header", "secret"), lookPacket},
 		{"launch_report", "a launch report, the host's word until cocoroot release verify has checked it", "cocoroot release collect writes it", object("api_major"), lookReport},
+		{"snp_packet", "a packet for one boot of a SEV-SNP guest", "cocoroot release verify writes it", object("transcript", "answer"), wellFormed(snp.ParsePacket)},
+		{"snp_report", "what a SEV-SNP guest asks, the host's word until cocoroot release verify has checked it", "cocoroot release collect writes it", object("request"), wellFormed(snp.ParseReport)},
+		{"challenge", "an owner's challenge for one SEV-SNP guest", "", object("challenge", "expires"), nil},
 		{"manifest", "a sealed image's manifest, which nobody believes: what counts is the command line", "cocoroot seal writes it", object("luks_uuid"), lookManifest},
 		{"firmware", "OVMF firmware", "--firmware takes OVMF's AmdSev build; ./build.sh firmware gets it", isFirmware, lookFirmware},
 		{"sev_certificates", "certificates of an SEV platform", "cocoroot release platform and sevctl export write them", isCertificates, lookCertificates},
@@ -84,6 +89,8 @@ func kinds() []kind {
 		{"session_blob", "a session blob for LAUNCH_START, by its size alone", "", func(s *subject) bool { return s.binary64(session.BlobSize) != nil }, nil},
 		{"key", "a key as cocoroot seal makes it: SECRET", "", isKey, lookUse("cocoroot verify IMAGE --key-file", "cocoroot secret build GUID=FILE")},
 		{"transport_key", "a session's transport key (TIK or TEK), by its size alone: SECRET", "", func(s *subject) bool { return s.size == session.KeySize }, lookUse("cocoroot release verify REPORT --tik, --tek")},
+		{"owner_key", "an owner's key, by its size alone: SECRET", "", func(s *subject) bool { return s.size == ed25519.SeedSize }, lookUse("cocoroot release verify REPORT --owner")},
+		{"owner_public", "the public half of an owner's key", "", begins("ed25519:"), lookUse("cocoroot seal --owner")},
 		{"launch_script", "a script that starts a guest on SEV hardware, from cocoroot template", "", begins(launch.ScriptStart), nil},
 		{"libvirt_domain", "a description of a guest for libvirt, from cocoroot template", "", begins("<!-- sev, libvirt", "<!-- sev-es, libvirt", "<!-- SEV-SNP, libvirt"), nil},
 		{"command_line", "a kernel command line", "cocoroot seal writes one, and --append adds to it", isCmdline, lookCmdline},
@@ -92,7 +99,7 @@ func kinds() []kind {
 
 const knownKinds = "known are: firmware (OVMF, SVSM), kernel, archive (cpio; plain, gzip or zstd), command line, hashes table, " +
 	"secret table, key, transport key, sealed image, manifest, packet, its header and its secret, launch report, session blob, " +
-	"SEV certificates, launch script, libvirt domain"
+	"challenge, owner's key, SEV certificates, launch script, libvirt domain"
 
 // ErrKind is returned for a file of no known kind.
 var ErrKind = errors.New("it is none of the files that this program knows")

@@ -185,6 +185,16 @@ func isKey(s *subject) bool {
 	return s.size == digits && !bytes.ContainsFunc(s.head.Bytes(), func(c rune) bool { return (c < '0' || c > '9') && (c < 'a' || c > 'f') })
 }
 
+// wellFormed only checks that a JSON file can be read.
+func wellFormed[T any](parse func([]byte) (T, error)) func(*subject, *Report) error {
+	return func(s *subject, r *Report) error {
+		if _, err := parse(s.whole(maxText)); err != nil {
+			r.problem("%v", err)
+		}
+		return s.err
+	}
+}
+
 // lookUse shows nothing of a secret but what takes it.
 func lookUse(commands ...string) func(*subject, *Report) error {
 	return func(_ *subject, r *Report) error {

@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"cocoroot/initramfs/files"
+	"cocoroot/initramfs/release/snp"
 	"cocoroot/unlock/secmem"
 )
 
@@ -124,8 +125,9 @@ func begins(texts ...string) func(*subject) bool {
 	})
 }
 
-// maxText bounds a small file that is read whole, in bytes.
-const maxText = 64 << 10
+// maxText bounds a small file that is read whole, in bytes. The longest is what a
+// SEV-SNP guest asks.
+const maxText = snp.MaxFile
 
 func isObject(head []byte) bool { return bytes.HasPrefix(bytes.TrimLeft(head, " \t\r\n"), []byte("{")) }
 
