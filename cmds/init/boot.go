@@ -30,6 +30,9 @@ const (
 	// hurry bounds it too: a policy that waits for the disk for a few seconds
 	// only waits for the rest so many times as long, not for two minutes.
 	hurry = 4
+	// patient is how many times as long as for the disk a guest waits for its
+	// owner's answer, which a person may have to give: five minutes by default.
+	patient = 10
 	// watchdogGrace is how long after the deadline the watchdog ends a boot
 	// that has not ended itself: the child that unseals is killed first.
 	watchdogGrace = unseal.Grace + time.Second
@@ -91,12 +94,20 @@ func (b *boot) watch() {
 		b.watchdog.Stop() // one that has fired already stops the boot at its next step
 		b.release()
 	}
-	limit := b.policy.Timeout + min(afterDisk, hurry*b.policy.Timeout)
+	limit := b.policy.Timeout + min(afterDisk, hurry*b.policy.Timeout) + b.wait()
 	b.deadline, b.release = context.WithTimeout(context.Background(), limit)
 	b.watchdog = time.AfterFunc(limit+watchdogGrace, func() {
 		b.claim(failing)
 		b.end(fatal.Errorf(fatal.Deadline, "the boot did not end within %s; the disk may not answer, or the machine is too slow", limit))
 	})
+}
+
+// wait is how long the owner has to answer.
+func (b *boot) wait() time.Duration {
+	if !b.policy.Release.Asks() {
+		return 0
+	}
+	return patient * b.policy.Timeout
 }
 
 // boot goes through the steps in order; it returns only with an error.
@@ -185,13 +196,18 @@ func (b *boot) findDisk() error {
 
 func (b *boot) unseal() error {
 	say("disk %s, image %x", b.disk.Path, b.policy.Image.RootHash)
-	steps, err := unseal.Run(b.deadline, unseal.Job{Device: b.disk.Path, Image: b.policy.Image, Key: b.policy.Key})
+	p := b.policy
+	if p.Release.Asks() {
+		say("asking the owner over %s, %s at most", p.Release.Channel, b.wait())
+	}
+	steps, err := unseal.Run(b.deadline, unseal.Job{Device: b.disk.Path, Image: p.Image, Key: p.Key,
+		Release: p.Release, Network: p.Network, Keep: p.Keep, Wait: b.wait()})
 	b.steps = append(b.steps, steps...)
 	return err
 }
 
 // wipe removes the disk key, which has been used, and the entries that the
-// workload must not have.
+// workload must not have, and shows it the others.
 func (b *boot) wipe() error {
 	store, err := b.openStore()
 	if err != nil {
@@ -207,7 +223,11 @@ func (b *boot) wipe() error {
 		return err
 	}
 	say("disk key wiped")
-	return nil
+	if b.policy.Release.Asks() {
+		b.guids = append(b.guids, b.policy.Key) // which was never in the store
+		return nil
+	}
+	return store.Share()
 }
 
 func (b *boot) mountRoot() error {

@@ -62,7 +62,7 @@ func (b *boot) end(err error) {
 // when it failed before the driver was loaded, the driver is loaded now:
 // only the kernel can reach the page.
 func (b *boot) wipeAll() error {
-	if _, err := b.openStore(); errors.Is(err, secret.ErrNoStore) {
+	if _, err := b.openStore(); errors.Is(err, secret.ErrNoStore) && !b.policy.Release.Asks() {
 		within(loadPatience, func() {
 			_ = root.MountAPI() // what can be mounted is
 			_, _ = modules.Load()
@@ -78,13 +78,17 @@ func (b *boot) wipeAll() error {
 	return store.RemoveAll(nil)
 }
 
-// openStore opens the kernel's folder of secrets once; from then on it can
-// be reached, even while the root is switched.
+// openStore opens the folder of secrets once, the kernel's or, when the owner is
+// asked, ours; from then on it can be reached, even while the root is switched.
 func (b *boot) openStore() (*secret.Store, error) {
 	if s := b.store.Load(); s != nil {
 		return s, nil
 	}
-	s, err := secret.OpenStore(secret.Dirs)
+	dirs := secret.Dirs
+	if b.policy.Release.Asks() {
+		dirs = []string{secret.Dir}
+	}
+	s, err := secret.OpenStore(dirs)
 	if err != nil {
 		return nil, err
 	}

@@ -21,7 +21,8 @@ type status struct {
 	Image   verity.Params `json:"image"`
 	Disk    string        `json:"disk"`
 	Key     efi.GUID      `json:"key"`     // the entry that opened the image
-	Secrets []efi.GUID    `json:"secrets"` // the entries that were injected
+	From    string        `json:"from"`    // how the secrets came: injected, or the channel to the owner
+	Secrets []efi.GUID    `json:"secrets"` // the entries that came; of the owner's, the kept ones and the key
 	Steps   []unseal.Step `json:"steps"`
 	Usage   struct {
 		Init   usage `json:"init"`   // the first process
@@ -39,7 +40,11 @@ func (b *boot) writeStatus() error {
 	if err := b.tellUdev(); err != nil {
 		return err
 	}
-	s := status{Version: 1, Image: b.policy.Image, Disk: b.disk.Path, Key: b.policy.Key, Secrets: b.guids, Steps: b.steps}
+	from := "injected"
+	if b.policy.Release.Asks() {
+		from = b.policy.Release.Channel.String()
+	}
+	s := status{Version: 1, From: from, Image: b.policy.Image, Disk: b.disk.Path, Key: b.policy.Key, Secrets: b.guids, Steps: b.steps}
 	s.Usage.Init, s.Usage.Unseal = usageOf(unix.RUSAGE_SELF), usageOf(unix.RUSAGE_CHILDREN)
 	s.Usage.Init.Milliseconds -= b.before
 	text, err := json.MarshalIndent(s, "", "  ")

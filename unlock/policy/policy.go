@@ -77,7 +77,9 @@ type Policy struct {
 	Keep    Keep          // which other secret entries stay
 	Timeout time.Duration // how long to wait for the disk
 	Modules Modules
-	Console bool // the image's program reads the console, which is the host's; else /dev/null
+	Release Release // how the secrets come when they are not injected
+	Network Static  // ip=, when it gives a fixed address
+	Console bool    // the image's program reads the console, which is the host's; else /dev/null
 
 	FSType    FSType // rootfstype=
 	RootFlags string // rootflags=, given to mount(2) as data
@@ -115,6 +117,12 @@ func Parse(cmdline string) (Policy, error) {
 		if err != nil {
 			return p, err
 		}
+	}
+	if seen["channel"] && !seen["owner"] {
+		return p, fmt.Errorf("%w: %sowner=, which %schannel= is for", ErrMissing, Prefix, Prefix)
+	}
+	if seen["owner"] && !seen["channel"] {
+		p.Release.Channel = defaultChannel
 	}
 	for _, need := range []string{"disk", "image"} {
 		if !seen[need] {
@@ -155,6 +163,10 @@ func (p *Policy) ours(w word, seen map[string]bool) error {
 		p.Timeout, err = parseTimeout(w.value)
 	case "modules":
 		p.Modules, err = parseModules(w.value)
+	case "owner":
+		p.Release.Owner, err = ParseOwner(w.value)
+	case "channel":
+		p.Release.Channel, err = ParseChannel(w.value)
 	case "stdin":
 		p.Console, err = parseStdin(w.value)
 	default:
@@ -179,6 +191,11 @@ func (p *Policy) kernels(w word) error {
 		}
 	case "rootflags":
 		p.RootFlags = w.value
+	case "ip":
+		var err error
+		if p.Network, err = parseStatic(w.value); err != nil {
+			return fmt.Errorf("%w: ip=: %w", ErrMalformed, err)
+		}
 	case "init":
 		if !strings.HasPrefix(w.value, "/") {
 			return fmt.Errorf("%w: init=%.64q is not an absolute path", ErrMalformed, w.value)

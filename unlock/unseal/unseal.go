@@ -1,5 +1,5 @@
 // Package unseal turns the measured disk into a decrypted one: dm-verity,
-// the key from the injected secret, the LUKS2 header, dm-crypt.
+// the key from the injected secret or from the owner, the LUKS2 header, dm-crypt.
 //
 // All bytes that the host controls are handled here, and the key too, so
 // it runs in a process of its own (Child) that the first process supervises
@@ -15,6 +15,7 @@ import (
 	"io"
 	"os"
 	"runtime"
+	"time"
 
 	"github.com/anatol/luks.go"
 
@@ -22,6 +23,7 @@ import (
 	"cocoroot/unlock/efi"
 	"cocoroot/unlock/fatal"
 	"cocoroot/unlock/luks2"
+	"cocoroot/unlock/policy"
 	"cocoroot/unlock/secmem"
 	"cocoroot/unlock/secret"
 	"cocoroot/unlock/verity"
@@ -38,6 +40,12 @@ type Job struct {
 	Device string        `json:"device"`
 	Image  verity.Params `json:"image"`
 	Key    efi.GUID      `json:"key"`
+
+	// What follows is for a guest that asks its owner for its secrets.
+	Release policy.Release `json:"release"`
+	Network policy.Static  `json:"network"`
+	Keep    policy.Keep    `json:"keep"`
+	Wait    time.Duration  `json:"wait"` // for the owner's answer
 }
 
 // unseal does the job; step is called with the name of each step before it.
@@ -56,7 +64,7 @@ func unseal(job Job, step func(string)) error {
 		return err
 	}
 	step("key")
-	key, err := readKey(job.Key)
+	key, err := job.key()
 	if err != nil {
 		return err
 	}
@@ -118,7 +126,15 @@ func blameVerity(v *dm.Verity, err error) error {
 	return err
 }
 
-// readKey reads the key entry into locked memory.
+// key returns the disk key in locked memory.
+func (job Job) key() (*secmem.Buffer, error) {
+	if job.Release.Asks() {
+		return job.ask()
+	}
+	return readKey(job.Key)
+}
+
+// readKey reads the injected key entry into locked memory.
 func readKey(g efi.GUID) (*secmem.Buffer, error) {
 	store, err := secret.OpenStore(secret.Dirs)
 	if errors.Is(err, secret.ErrNoStore) {

@@ -158,6 +158,9 @@ func ours(p policy.Policy) []string {
 	}
 	add("key", p.Key.String(), d.Key.String())
 	add("overlay", Overlay(p.Overlay), Overlay(d.Overlay))
+	if p.Release.Asks() {
+		out = append(out, policy.Prefix+"owner="+p.Release.Owner.String(), policy.Prefix+"channel="+p.Release.Channel.String())
+	}
 	add("onfail", string(p.OnFail), string(d.OnFail))
 	add("keep", Keep(p.Keep), Keep(d.Keep))
 	add("timeout", p.Timeout.String(), d.Timeout.String())

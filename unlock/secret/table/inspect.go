@@ -46,7 +46,7 @@ type Listed struct {
 }
 
 // IsTable reports whether b begins as a secret table does.
-func IsTable(b []byte) bool { return bytes.HasPrefix(b, tableGUID[:]) }
+func IsTable(b []byte) bool { return bytes.HasPrefix(b, secret.TableGUID[:]) }
 
 // Inspect reads a table as the kernel's efi_secret_securityfs_setup does
 // (drivers/virt/coco/efi_secret/efi_secret.c, Linux 6.12), for a secret area
@@ -62,7 +62,7 @@ func Inspect(table []byte, area int) Listing {
 		l.Fault = errLength
 		return l
 	}
-	if efi.GUID(table) != tableGUID {
+	if efi.GUID(table) != secret.TableGUID {
 		l.Fault = ErrHeader
 		return l
 	}

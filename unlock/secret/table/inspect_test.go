@@ -18,7 +18,7 @@ func raw(length int, parts ...[]byte) []byte {
 		length = headerSize + len(body)
 	}
 	b := make([]byte, headerSize, headerSize+len(body))
-	putHeader(b, tableGUID, length)
+	putHeader(b, secret.TableGUID, length)
 	return append(b, body...)
 }
 

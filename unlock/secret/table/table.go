@@ -1,6 +1,6 @@
 // Package table is the owner's side of the secret table: it builds one, and says
-// what the guest will see of one. The guest links none of it: its kernel reads
-// the table.
+// what the guest will see of one. The guest links none of it: of an injected table
+// its kernel is the reader, of one that the owner sends package secret.
 //
 // The table's format is the one of the kernel's efi_secret module
 // (drivers/virt/coco/efi_secret/efi_secret.c): a header of GUID and u32
@@ -24,15 +24,11 @@ import (
 )
 
 const (
-	// headerSize is the size in bytes of a header's GUID and length.
-	headerSize = 20
+	headerSize = secret.HeaderSize
 	// alignment is what LAUNCH_SECRET asks of the table's size, in bytes
 	// (SEV API, LAUNCH_SECRET: a multiple of 16).
 	alignment = 16
 )
-
-// tableGUID begins a table.
-var tableGUID = efi.MustParse("1e74f542-71dd-4d66-963e-ef4287ff173b")
 
 // Errors returned by Build.
 var (
@@ -82,7 +78,7 @@ func Build(entries []Entry, area int) (*secmem.Buffer, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := putHeader(table.Bytes(), tableGUID, size)
+	p := putHeader(table.Bytes(), secret.TableGUID, size)
 	for _, e := range entries {
 		p = putHeader(p, e.GUID, headerSize+len(e.Data.Bytes()))
 		p = p[copy(p, e.Data.Bytes()):]

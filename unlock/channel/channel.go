@@ -1,0 +1,186 @@
+// Package channel opens the way by which a guest speaks with its owner: a serial
+// port, a virtio port, or a connection that the guest makes.
+//
+// Every way leads through the host, which reads, changes, delays and drops what
+// it likes; package release is made for that. Nothing here waits long: a host
+// that takes or gives no bytes costs the guest a moment, and the caller's time.
+package channel
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"cocoroot/unlock/policy"
+)
+
+const (
+	// tick is how long Read waits for bytes.
+	tick = time.Second
+	// patience is how long Write waits for the host to take bytes.
+	patience = 20 * time.Second
+)
+
+// Channel is an open way to the owner. It must be closed.
+type Channel struct {
+	fd   int // -1 when there is no connection at the moment
+	dial func() (int, error)
+}
+
+// Open opens the channel. A device that is not there yet is waited for by Read
+// and Write, and so is a peer that does not answer.
+func Open(c policy.Channel, network policy.Static) (*Channel, error) {
+	ch := &Channel{fd: -1}
+	switch c.Kind {
+	case policy.Serial:
+		ch.dial = func() (int, error) { return openSerial("/dev/" + c.Name) }
+	case policy.Virtio:
+		ch.dial = func() (int, error) { return openVirtio("/sys/class/virtio-ports", c.Name) }
+	case policy.TCP:
+		if err := configure(network); err != nil {
+			return nil, err
+		}
+		ch.dial = func() (int, error) { return dialTCP(c.Address) }
+	case policy.Vsock:
+		ch.dial = func() (int, error) { return dialVsock(c.CID, c.Port) }
+	default:
+		return nil, errors.New("no channel leads to the owner")
+	}
+	return ch, nil
+}
+
+// Close closes the channel.
+func (c *Channel) Close() {
+	if c.fd >= 0 {
+		unix.Close(c.fd)
+		c.fd = -1
+	}
+}
+
+// Read waits a second for bytes. None is no error: the other side may not be
+// there yet, or come back. An error means that there is no such device.
+func (c *Channel) Read(p []byte) (int, error) {
+	if !c.ready(unix.POLLIN, tick) {
+		return 0, nil
+	}
+	n, err := unix.Read(c.fd, p)
+	if err == nil && n > 0 {
+		return n, nil
+	}
+	if err != unix.EAGAIN && err != unix.EINTR {
+		c.lost()
+	}
+	return 0, nil
+}
+
+// Write sends p. Bytes that the host does not take in 20 seconds are dropped,
+// which is no error: what they belong to is sent again.
+func (c *Channel) Write(p []byte) error {
+	end := time.Now().Add(patience)
+	for len(p) > 0 && time.Now().Before(end) {
+		if !c.ready(unix.POLLOUT, tick) {
+			if c.fd < 0 {
+				return nil
+			}
+			continue
+		}
+		n, err := unix.Write(c.fd, p)
+		if err != nil && err != unix.EAGAIN && err != unix.EINTR {
+			c.lost()
+			return nil
+		}
+		p = p[max(n, 0):]
+	}
+	return nil
+}
+
+// ready waits until the channel is open and one of the events has come.
+func (c *Channel) ready(events int16, wait time.Duration) bool {
+	if c.fd < 0 {
+		fd, err := c.dial()
+		if err != nil {
+			time.Sleep(wait)
+			return false
+		}
+		c.fd = fd
+	}
+	poll := []unix.PollFd{{Fd: int32(c.fd), Events: events}}
+	n, err := unix.Poll(poll, int(wait.Milliseconds()))
+	return err == nil && n > 0
+}
+
+// lost gives up the connection, and lets the host have a moment.
+func (c *Channel) lost() {
+	c.Close()
+	time.Sleep(tick / 4)
+}
+
+// flags are those of every descriptor here.
+const flags = unix.O_RDWR | unix.O_NOCTTY | unix.O_NONBLOCK | unix.O_CLOEXEC
+
+// openSerial opens a serial port without any treatment of what passes.
+func openSerial(path string) (int, error) {
+	fd, err := unix.Open(path, flags, 0)
+	if err != nil {
+		return -1, err
+	}
+	t := unix.Termios{Cflag: unix.CS8 | unix.CREAD | unix.CLOCAL | unix.B115200, Ispeed: unix.B115200, Ospeed: unix.B115200}
+	t.Cc[unix.VMIN] = 1
+	if err := unix.IoctlSetTermios(fd, unix.TCSETS, &t); err != nil {
+		unix.Close(fd)
+		return -1, err
+	}
+	return fd, nil
+}
+
+// openVirtio opens the virtio port that the host has given the name. A host
+// that gives it to two ports has the guest speak to one of them.
+func openVirtio(class, name string) (int, error) {
+	files, err := filepath.Glob(filepath.Join(class, "*", "name"))
+	if err != nil {
+		return -1, err
+	}
+	for _, f := range files {
+		text, err := os.ReadFile(f)
+		if err == nil && strings.TrimSuffix(string(text), "\n") == name {
+			return unix.Open("/dev/"+filepath.Base(filepath.Dir(f)), flags, 0)
+		}
+	}
+	return -1, fmt.Errorf("there is no virtio port %s", name)
+}
+
+// dialVsock connects to a port of a context, which 2 is the host's.
+func dialVsock(cid, port uint32) (int, error) {
+	return connect(unix.AF_VSOCK, &unix.SockaddrVM{CID: cid, Port: port})
+}
+
+// connect connects a socket, and waits a tick for it.
+func connect(family int, to unix.Sockaddr) (int, error) {
+	fd, err := unix.Socket(family, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return -1, err
+	}
+	err = unix.Connect(fd, to)
+	if err == unix.EINPROGRESS {
+		poll := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLOUT}}
+		if _, err = unix.Poll(poll, int(tick.Milliseconds())); err == nil {
+			var soft int
+			if soft, err = unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ERROR); err == nil && soft != 0 {
+				err = unix.Errno(soft)
+			}
+		}
+		if err == nil {
+			_, err = unix.Getpeername(fd)
+		}
+	}
+	if err != nil {
+		unix.Close(fd)
+		return -1, err
+	}
+	return fd, nil
+}

@@ -1,0 +1,115 @@
+package channel
+
+import (
+	"encoding/binary"
+	"fmt"
+	"net/netip"
+	"path/filepath"
+	"slices"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"cocoroot/unlock/policy"
+)
+
+// dialTCP connects to an address.
+func dialTCP(to netip.AddrPort) (int, error) {
+	if a := to.Addr(); a.Is4() {
+		return connect(unix.AF_INET, &unix.SockaddrInet4{Addr: a.As4(), Port: int(to.Port())})
+	}
+	return connect(unix.AF_INET6, &unix.SockaddrInet6{Addr: to.Addr().As16(), Port: int(to.Port())})
+}
+
+// configure gives the interface the fixed address of ip=, as the kernel's own
+// IP_PNP does where it is built in. Doing it twice changes nothing.
+func configure(s policy.Static) error {
+	if !s.Address.IsValid() {
+		return nil
+	}
+	if s.Interface == "" {
+		s.Interface = firstInterface("/sys/class/net")
+	}
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("cannot set up the network: %w", err)
+	}
+	defer unix.Close(fd)
+	mask := netip.AddrFrom4([4]byte(binary.BigEndian.AppendUint32(nil, ^uint32(0)<<(32-s.Address.Bits()))))
+	err = setAddress(fd, unix.SIOCSIFADDR, s.Interface, s.Address.Addr())
+	if err == nil {
+		err = setAddress(fd, unix.SIOCSIFNETMASK, s.Interface, mask)
+	}
+	if err == nil {
+		err = setUp(fd, s.Interface)
+	}
+	if err == nil && s.Gateway.IsValid() {
+		err = addRoute(fd, s.Gateway)
+	}
+	if err != nil {
+		return fmt.Errorf("cannot set up the network card %s: %w", s.Interface, err)
+	}
+	return nil
+}
+
+// firstInterface returns the first network interface that is a device, by name.
+func firstInterface(class string) string {
+	found, _ := filepath.Glob(filepath.Join(class, "*", "device")) // the pattern is well formed
+	if len(found) == 0 {
+		return ""
+	}
+	slices.Sort(found)
+	return filepath.Base(filepath.Dir(found[0]))
+}
+
+// sockaddr is struct sockaddr_in: family, port, address.
+func sockaddr(a netip.Addr) unix.RawSockaddr {
+	s := unix.RawSockaddr{Family: unix.AF_INET}
+	for i, b := range a.As4() {
+		s.Data[2+i] = int8(b)
+	}
+	return s
+}
+
+// setAddress does one of the SIOCSIF… calls that take an address.
+func setAddress(fd int, request uint, name string, a netip.Addr) error {
+	r, err := unix.NewIfreq(name)
+	if err != nil {
+		return err
+	}
+	b := a.As4()
+	if err := r.SetInet4Addr(b[:]); err != nil {
+		return err
+	}
+	return unix.IoctlIfreq(fd, request, r)
+}
+
+// setUp sets an interface's flag IFF_UP.
+func setUp(fd int, name string) error {
+	r, err := unix.NewIfreq(name)
+	if err != nil {
+		return err
+	}
+	r.SetUint16(unix.IFF_UP | unix.IFF_RUNNING)
+	return unix.IoctlIfreq(fd, unix.SIOCSIFFLAGS, r)
+}
+
+// rtentry is struct rtentry (include/uapi/linux/route.h).
+type rtentry struct {
+	_                     uint64
+	dst, gateway, genmask unix.RawSockaddr
+	flags                 uint16
+	_                     [6]byte
+	_                     [64]byte // metric and others, all zero
+}
+
+// addRoute adds the default route; one that is there is no error.
+func addRoute(fd int, gateway netip.Addr) error {
+	const up, isGateway = 0x1, 0x2 // RTF_UP, RTF_GATEWAY
+	r := rtentry{dst: sockaddr(netip.IPv4Unspecified()), gateway: sockaddr(gateway), genmask: sockaddr(netip.IPv4Unspecified()), flags: up | isGateway}
+	_, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), unix.SIOCADDRT, uintptr(unsafe.Pointer(&r)))
+	if errno != 0 && errno != unix.EEXIST {
+		return errno
+	}
+	return nil
+}
