@@ -45,7 +45,7 @@ func (g *guest) searches(t *testing.T, line string, needles []needle) (atLine, a
 	g.extra = append(g.extra, "-smp", "2")
 	var end traces
 	g.onEnd = func(ctx context.Context, q *qmp.Client) (err error) {
-		end, err = searchGuest(ctx, t, q, needles)
+		end, err = searchGuest(ctx, t, q, append(needles, g.learnt()...))
 		return err
 	}
 	atEnd = func() traces { return end }
@@ -54,7 +54,13 @@ func (g *guest) searches(t *testing.T, line string, needles []needle) (atLine, a
 	}
 	now := g.watch.on(line)
 	found := make(chan traces, 1)
+	first := g.onStart
 	g.onStart = func(ctx context.Context, q *qmp.Client) error {
+		if first != nil {
+			if err := first(ctx, q); err != nil {
+				return err
+			}
+		}
 		go func() {
 			defer close(found)
 			select {
@@ -62,7 +68,7 @@ func (g *guest) searches(t *testing.T, line string, needles []needle) (atLine, a
 			case <-ctx.Done():
 				return
 			}
-			at, err := searchStopped(ctx, t, q, needles)
+			at, err := searchStopped(ctx, t, q, append(needles, g.learnt()...))
 			if err != nil {
 				t.Errorf("cannot search the memory at %q: %v", line, err)
 				return
@@ -72,6 +78,14 @@ func (g *guest) searches(t *testing.T, line string, needles []needle) (atLine, a
 		return nil
 	}
 	return func() traces { return <-found }, atEnd
+}
+
+// learnt returns the secrets that were found out while the guest ran.
+func (g *guest) learnt() []needle {
+	if g.learns == nil {
+		return nil
+	}
+	return g.learns()
 }
 
 // searchStopped searches the memory of a running guest, which stands still meanwhile.

@@ -134,6 +134,7 @@ echo "boot-test: environment $(env | sort | tr '\n' ' ')"
 echo "boot-test: mounts $(cut -d' ' -f2 /proc/mounts | sort | tr '\n' ' ')"
 echo "boot-test: entries $(ls /sys/kernel/security/secrets/coco | tr '\n' ' ')"
 echo "boot-test: modules $(cut -d' ' -f1 /proc/modules | tr '\n' ' ')"
+echo "boot-test: kept $(ls /run/cocoroot/secrets | tr '\n' ' ')"
 touch /written && echo "boot-test: root is writable"
 echo "boot-test: ACPI $(ls /sys/firmware/acpi/tables 2>/dev/null | tr '\n' ' ')"
 echo "boot-test: $(grep -c ^processor /proc/cpuinfo) CPUs, $(sed -n 's/MemTotal: *//p' /proc/meminfo), $(ls /sys/bus/pci/devices | wc -l) PCI devices"
@@ -187,7 +188,8 @@ type guest struct {
 	extra    []string // for QEMU
 	memory   int      // MiB
 	cpus     int
-	ends     string    // how QEMU calls its end; default guest-shutdown, a power-off
+	ends     string // how QEMU calls its end; default guest-shutdown, a power-off
+	learns   func() []needle
 	watch    watch     // sees the console as it comes
 	typed    io.Reader // what the host types at the console; may be nil
 
