@@ -45,7 +45,7 @@ func Open(c policy.Channel, network policy.Static) (*Channel, error) {
 		if err := configure(network); err != nil {
 			return nil, err
 		}
-		ch.dial = func() (int, error) { return dialTCP(c.Address) }
+		ch.dial = func() (int, error) { return dialTCP(c.Address, int(c.Port)) }
 	case policy.Vsock:
 		ch.dial = func() (int, error) { return dialVsock(c.CID, c.Port) }
 	default:

@@ -1,9 +1,7 @@
 package channel
 
 import (
-	"encoding/binary"
 	"fmt"
-	"net/netip"
 	"path/filepath"
 	"slices"
 	"unsafe"
@@ -14,17 +12,14 @@ import (
 )
 
 // dialTCP connects to an address.
-func dialTCP(to netip.AddrPort) (int, error) {
-	if a := to.Addr(); a.Is4() {
-		return connect(unix.AF_INET, &unix.SockaddrInet4{Addr: a.As4(), Port: int(to.Port())})
-	}
-	return connect(unix.AF_INET6, &unix.SockaddrInet6{Addr: to.Addr().As16(), Port: int(to.Port())})
+func dialTCP(to policy.IPv4, port int) (int, error) {
+	return connect(unix.AF_INET, &unix.SockaddrInet4{Addr: to, Port: port})
 }
 
 // configure gives the interface the fixed address of ip=, as the kernel's own
 // IP_PNP does where it is built in. Doing it twice changes nothing.
 func configure(s policy.Static) error {
-	if !s.Address.IsValid() {
+	if s == (policy.Static{}) {
 		return nil
 	}
 	if s.Interface == "" {
@@ -35,15 +30,14 @@ func configure(s policy.Static) error {
 		return fmt.Errorf("cannot set up the network: %w", err)
 	}
 	defer unix.Close(fd)
-	mask := netip.AddrFrom4([4]byte(binary.BigEndian.AppendUint32(nil, ^uint32(0)<<(32-s.Address.Bits()))))
-	err = setAddress(fd, unix.SIOCSIFADDR, s.Interface, s.Address.Addr())
+	err = setAddress(fd, unix.SIOCSIFADDR, s.Interface, s.Address)
 	if err == nil {
-		err = setAddress(fd, unix.SIOCSIFNETMASK, s.Interface, mask)
+		err = setAddress(fd, unix.SIOCSIFNETMASK, s.Interface, s.Mask)
 	}
 	if err == nil {
 		err = setUp(fd, s.Interface)
 	}
-	if err == nil && s.Gateway.IsValid() {
+	if err == nil && s.Gateway != (policy.IPv4{}) {
 		err = addRoute(fd, s.Gateway)
 	}
 	if err != nil {
@@ -63,22 +57,21 @@ func firstInterface(class string) string {
 }
 
 // sockaddr is struct sockaddr_in: family, port, address.
-func sockaddr(a netip.Addr) unix.RawSockaddr {
+func sockaddr(a policy.IPv4) unix.RawSockaddr {
 	s := unix.RawSockaddr{Family: unix.AF_INET}
-	for i, b := range a.As4() {
+	for i, b := range a {
 		s.Data[2+i] = int8(b)
 	}
 	return s
 }
 
 // setAddress does one of the SIOCSIF… calls that take an address.
-func setAddress(fd int, request uint, name string, a netip.Addr) error {
+func setAddress(fd int, request uint, name string, a policy.IPv4) error {
 	r, err := unix.NewIfreq(name)
 	if err != nil {
 		return err
 	}
-	b := a.As4()
-	if err := r.SetInet4Addr(b[:]); err != nil {
+	if err := r.SetInet4Addr(a[:]); err != nil {
 		return err
 	}
 	return unix.IoctlIfreq(fd, request, r)
@@ -104,9 +97,9 @@ type rtentry struct {
 }
 
 // addRoute adds the default route; one that is there is no error.
-func addRoute(fd int, gateway netip.Addr) error {
+func addRoute(fd int, gateway policy.IPv4) error {
 	const up, isGateway = 0x1, 0x2 // RTF_UP, RTF_GATEWAY
-	r := rtentry{dst: sockaddr(netip.IPv4Unspecified()), gateway: sockaddr(gateway), genmask: sockaddr(netip.IPv4Unspecified()), flags: up | isGateway}
+	r := rtentry{dst: sockaddr(policy.IPv4{}), gateway: sockaddr(gateway), genmask: sockaddr(policy.IPv4{}), flags: up | isGateway}
 	_, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), unix.SIOCADDRT, uintptr(unsafe.Pointer(&r)))
 	if errno != 0 && errno != unix.EEXIST {
 		return errno

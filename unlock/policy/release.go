@@ -4,7 +4,6 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"net/netip"
 	"strconv"
 	"strings"
 )
@@ -63,10 +62,10 @@ const (
 // Channel leads from the guest to its owner. All of it passes through the host.
 type Channel struct {
 	Kind    ChannelKind
-	Name    string         // of a serial port under /dev, or of a virtio port
-	Address netip.AddrPort // for TCP
-	CID     uint32         // for Vsock
-	Port    uint32         // for Vsock
+	Name    string // of a serial port under /dev, or of a virtio port
+	Address IPv4   // for TCP
+	CID     uint32 // for Vsock
+	Port    uint32 // for TCP and Vsock
 }
 
 // defaultChannel is the third serial port: firmware and kernel talk on the first.
@@ -76,7 +75,7 @@ var defaultChannel = Channel{Kind: Serial, Name: "ttyS2"}
 func (c Channel) String() string {
 	switch c.Kind {
 	case TCP:
-		return string(c.Kind) + ":" + c.Address.String()
+		return fmt.Sprintf("%s:%s:%d", c.Kind, c.Address, c.Port)
 	case Vsock:
 		return fmt.Sprintf("%s:%d:%d", c.Kind, c.CID, c.Port)
 	}
@@ -110,9 +109,10 @@ func ParseChannel(s string) (Channel, error) {
 	case Virtio:
 		c.Name, ok = text, isName(text, maxPort)
 	case TCP:
-		var err error
-		c.Address, err = netip.ParseAddrPort(text)
-		ok = err == nil && c.Address.Port() != 0 && c.Address.Addr().Zone() == ""
+		address, port, _ := strings.Cut(text, ":")
+		a, err := parseIPv4(address)
+		p, errPort := strconv.ParseUint(port, 10, 16)
+		c.Address, c.Port, ok = a, uint32(p), err == nil && errPort == nil && p != 0
 	case Vsock:
 		cid, port, _ := strings.Cut(text, ":")
 		n, err := strconv.ParseUint(cid, 10, 32)
@@ -125,42 +125,60 @@ func ParseChannel(s string) (Channel, error) {
 	return c, nil
 }
 
+// IPv4 is an address, in the order of the network.
+type IPv4 [4]byte
+
+// String returns the four numbers.
+func (a IPv4) String() string { return fmt.Sprintf("%d.%d.%d.%d", a[0], a[1], a[2], a[3]) }
+
+// parseIPv4 reads four numbers with dots between them. (Package netip would make
+// the archive 23 KB larger.)
+func parseIPv4(s string) (IPv4, error) {
+	var a IPv4
+	parts := strings.Split(s, ".")
+	if len(parts) != len(a) {
+		return IPv4{}, fmt.Errorf("%.32q is no IPv4 address", s)
+	}
+	for i, p := range parts {
+		n, err := strconv.ParseUint(p, 10, 8)
+		if err != nil || len(p) > 1 && p[0] == '0' {
+			return IPv4{}, fmt.Errorf("%.32q is no IPv4 address", s)
+		}
+		a[i] = byte(n)
+	}
+	return a, nil
+}
+
 // Static is an address that the kernel's ip= parameter gives to an interface.
-// Kernels that have IP_PNP act on it themselves.
+// Kernels that have IP_PNP act on it themselves. The zero value is none.
 type Static struct {
-	Address   netip.Prefix // of the interface, with the network's size
-	Gateway   netip.Addr   // zero for none
-	Interface string       // empty for the first one
+	Address, Mask IPv4
+	Gateway       IPv4   // zero for none
+	Interface     string // empty for the first one
 }
 
 // parseStatic reads the value of ip= (Documentation/admin-guide/nfs/nfsroot.rst):
 // CLIENT:SERVER:GATEWAY:NETMASK:HOST:INTERFACE:off and more. It returns the zero
-// value for one that has no fixed IPv4 address, such as dhcp, which only the kernel
-// acts on.
+// value for one that has no fixed address, such as dhcp, which only the kernel acts
+// on.
 func parseStatic(s string) (Static, error) {
 	f := strings.Split(s, ":")
 	if len(f) < 4 || f[0] == "" {
 		return Static{}, nil
 	}
-	for len(f) < 6 {
-		f = append(f, "")
+	var out Static
+	for i, to := range map[int]*IPv4{0: &out.Address, 2: &out.Gateway, 3: &out.Mask} {
+		a, err := parseIPv4(f[i])
+		if err != nil && (i != 2 || f[i] != "") {
+			return Static{}, err
+		}
+		*to = a
 	}
-	client, err := netip.ParseAddr(f[0])
-	mask, errMask := netip.ParseAddr(f[3])
-	if err != nil || errMask != nil || !client.Is4() || !mask.Is4() {
-		return Static{}, fmt.Errorf("%.80q is not CLIENT::GATEWAY:NETMASK::INTERFACE:off", s)
-	}
-	m := mask.As4()
-	bits := 0
-	for bits < 32 && m[bits/8]&(0x80>>(bits%8)) != 0 {
-		bits++
-	}
-	out := Static{Address: netip.PrefixFrom(client, bits), Interface: f[5]}
-	if f[2] != "" {
-		out.Gateway, err = netip.ParseAddr(f[2])
-	}
-	if err != nil || f[2] != "" && !out.Gateway.Is4() || f[5] != "" && !isName(f[5], 15) {
-		return Static{}, fmt.Errorf("%.80q is not CLIENT::GATEWAY:NETMASK::INTERFACE:off", s)
+	if len(f) > 5 && f[5] != "" {
+		if !isName(f[5], 15) {
+			return Static{}, fmt.Errorf("%.32q is no name of a network card", f[5])
+		}
+		out.Interface = f[5]
 	}
 	return out, nil
 }
