@@ -138,7 +138,7 @@ func (a *answering) serve(t testing.TB, conn net.Conn) {
 func (g *guest) asks(t *testing.T, psp *snptest.PSP, a *answering, channel string) *guest {
 	t.Helper()
 	if psp == nil {
-		psp = &snptest.PSP{Chip: snptest.NewChip(t, "Genoa-B1", snptest.TCB{Bootloader: 9, SNP: 23, Microcode: 72})}
+		psp = &snptest.PSP{Chip: snptest.NewChip("Genoa-B1", snptest.TCB{Bootloader: 9, SNP: 23, Microcode: 72})}
 	}
 	g.entries = nil
 	g.initrd = snptest.Archive(t, g.initrd, filepath.Join(oracle.Fixture(t, "faketsm"), "fake_tsm.ko"))

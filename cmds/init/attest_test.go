@@ -69,7 +69,7 @@ func TestOwnerIsLate(t *testing.T) {
 
 // What the host can do to the report ends the boot, and nothing is asked.
 func TestNoReport(t *testing.T) {
-	chip := snptest.NewChip(t, "Genoa-B1", snptest.TCB{SNP: 23})
+	chip := snptest.NewChip("Genoa-B1", snptest.TCB{SNP: 23})
 	for name, change := range map[string]func(snptest.Answer) snptest.Answer{
 		"EIO":      func(snptest.Answer) snptest.Answer { return snptest.Answer{Errno: syscall.EIO} },
 		"ENOTTY":   func(snptest.Answer) snptest.Answer { return snptest.Answer{Errno: syscall.ENOTTY} },
