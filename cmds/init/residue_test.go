@@ -42,7 +42,7 @@ func (g *guest) searches(t *testing.T, line string, needles []needle) (atLine, a
 	t.Helper()
 	g.memory = residueMemory
 	// Each CPU keeps pages of its own back.
-	g.extra = append(g.extra, "-smp", "2")
+	g.cpus = 2
 	var end traces
 	g.onEnd = func(ctx context.Context, q *qmp.Client) (err error) {
 		end, err = searchGuest(ctx, t, q, append(needles, g.learnt()...))
