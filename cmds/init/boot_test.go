@@ -24,7 +24,7 @@ func TestBoots(t *testing.T) {
 	for _, want := range []string{
 		"boot-test: arguments first second",
 		"boot-test: standard input /dev/null", // the console is the host's
-		"boot-test: mounts / /dev /proc /run /sys /sys/kernel/security",
+		"boot-test: mounts / /dev /proc /run /run/cocoroot/secrets /sys /sys/kernel/security",
 		"boot-test: entries " + otherGUID.String(),
 		"boot-test: root is writable",
 		"boot-test: late file read",

@@ -27,15 +27,6 @@ const ownerPrefix = "ed25519:"
 // String returns the form that ParseOwner reads.
 func (o Owner) String() string { return ownerPrefix + hex.EncodeToString(o[:]) }
 
-// MarshalText implements encoding.TextMarshaler.
-func (o Owner) MarshalText() ([]byte, error) { return []byte(o.String()), nil }
-
-// UnmarshalText implements encoding.TextUnmarshaler.
-func (o *Owner) UnmarshalText(b []byte) (err error) {
-	*o, err = ParseOwner(string(b))
-	return err
-}
-
 // ParseOwner reads the value of cocoroot.owner=: ed25519: and 64 hexadecimal
 // digits. The key that is all zeros, which has no private half, is refused.
 func ParseOwner(s string) (Owner, error) {
@@ -80,15 +71,6 @@ func (c Channel) String() string {
 		return fmt.Sprintf("%s:%d:%d", c.Kind, c.CID, c.Port)
 	}
 	return string(c.Kind) + ":" + c.Name
-}
-
-// MarshalText implements encoding.TextMarshaler.
-func (c Channel) MarshalText() ([]byte, error) { return []byte(c.String()), nil }
-
-// UnmarshalText implements encoding.TextUnmarshaler.
-func (c *Channel) UnmarshalText(b []byte) (err error) {
-	*c, err = ParseChannel(string(b))
-	return err
 }
 
 var errChannel = errors.New("not one of serial:ttyS2, virtio:NAME, tcp:ADDRESS:PORT, vsock:CID:PORT")
