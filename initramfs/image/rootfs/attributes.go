@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"maps"
 	"net/url"
+	"path"
 	"slices"
 	"strings"
 )
@@ -35,10 +36,7 @@ var harmless = []string{
 }
 
 func isHarmless(key string) bool {
-	return slices.ContainsFunc(harmless, func(h string) bool {
-		prefix, star := strings.CutSuffix(h, "*")
-		return key == h || star && strings.HasPrefix(key, prefix)
-	})
+	return slices.ContainsFunc(harmless, func(pattern string) bool { is, _ := path.Match(pattern, key); return is })
 }
 
 // metadataOf reads an entry's pax records, whose writers have different names

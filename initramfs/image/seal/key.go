@@ -9,6 +9,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"slices"
 
 	"cocoroot/initramfs/fault"
 	"cocoroot/initramfs/files"
@@ -39,7 +40,8 @@ const (
 
 // checkKey refuses options about the key that do not fit together.
 func (o *Options) checkKey(given func(string) bool) error {
-	if n := count(o.KeyFile != "", o.KeyOut != "", o.PassphraseFile != ""); n > 1 {
+	keys := slices.DeleteFunc([]string{o.KeyFile, o.KeyOut, o.PassphraseFile}, func(name string) bool { return name == "" })
+	if len(keys) > 1 {
 		return fault.Usagef("--key-file, --key-out and --passphrase-file exclude each other")
 	}
 	for _, name := range []string{"pbkdf-memory", "pbkdf-force-iterations", "pbkdf-parallel"} {
@@ -48,16 +50,6 @@ func (o *Options) checkKey(given func(string) bool) error {
 		}
 	}
 	return nil
-}
-
-func count(all ...bool) int {
-	n := 0
-	for _, b := range all {
-		if b {
-			n++
-		}
-	}
-	return n
 }
 
 // MakesKey reports whether a new key is to be made and written.
