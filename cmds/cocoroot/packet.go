@@ -60,19 +60,18 @@ func (s *secrets) read(a *app, pairs []string, area int) (*secmem.Buffer, error)
 
 // packetOutput are the options of what writes a packet.
 type packetOutput struct {
-	name       string
-	raw, force bool
+	output
+	raw bool
 }
 
-func (o *packetOutput) register(flags *pflag.FlagSet) {
-	flags.StringVarP(&o.name, "output", "o", "", "begin of the names of the files: NAME_packet.json, NAME_header.b64, NAME_secret.b64")
-	flags.BoolVar(&o.raw, "raw", false, "also write NAME_header.bin and NAME_secret.bin")
-	flags.BoolVar(&o.force, "force", false, "replace existing files")
+func (o *packetOutput) register(c *cobra.Command) {
+	o.output.register(c, "beginning of the names of the files: NAME_packet.json, NAME_header.b64, NAME_secret.b64")
+	c.Flags().BoolVar(&o.raw, "raw", false, "also write NAME_header.bin and NAME_secret.bin")
 }
 
 // write writes the packet's files, all of them or none.
 func (o *packetOutput) write(w io.Writer, p packet.Packet, m session.Measurement) error {
-	all, err := packet.Files(o.name, p, m, o.raw)
+	all, err := packet.Files(o.path, p, m, o.raw)
 	if err != nil {
 		return err
 	}
@@ -90,20 +89,16 @@ func (a *app) secretPacket() *cobra.Command {
 	var o packetOutput
 	c := verb("packet GUID=FILE… --tik F --tek F --measurement BASE64 -o NAME", "encrypt a table for one launch whose measurement was checked",
 		"  cocoroot secret packet --table table --tik vm_tik.bin --tek vm_tek.bin --measurement … -o vm", cobra.ArbitraryArgs)
-	flags := c.Flags()
-	s.register(flags)
-	text := flags.String("measurement", "", "launch measurement in base64, as query-sev-launch-measure or virsh domlaunchsecinfo prints it")
-	o.register(flags)
-	need(c, "tik", "tek", "measurement", "output")
-	c.RunE = func(_ *cobra.Command, pairs []string) error { return a.sealPacket(s, o, *text, pairs) }
+	var m session.Measurement
+	s.register(c.Flags())
+	option(c, &m, "measurement", "launch measurement in base64, as query-sev-launch-measure or virsh domlaunchsecinfo prints it", session.ParseMeasurement)
+	o.register(c)
+	need(c, "tik", "tek", "measurement")
+	c.RunE = func(_ *cobra.Command, pairs []string) error { return a.sealPacket(s, o, m, pairs) }
 	return c
 }
 
-func (a *app) sealPacket(s secrets, o packetOutput, text string, pairs []string) error {
-	m, err := session.ParseMeasurement(text)
-	if err != nil {
-		return fault.Usagef("--measurement: %w", err)
-	}
+func (a *app) sealPacket(s secrets, o packetOutput, m session.Measurement, pairs []string) error {
 	area, err := release.TableArea(s.firmware)
 	if err != nil {
 		return err

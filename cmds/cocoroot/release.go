@@ -63,22 +63,21 @@ func (m *monitor) run(f func(context.Context, *qmp.Client, []string) error) func
 
 func (a *app) releasePlatform() *cobra.Command {
 	var m monitor
+	var out output
 	c := verb("platform --qmp SOCKET -o FILE", "on the host: write the platform's certificates, to start a session with",
 		"  cocoroot release platform --qmp /run/vm/qmp -o platform.cert", noArgs)
-	flags := c.Flags()
-	m.register(flags)
-	out := flags.StringP("output", "o", "", "where to write the certificates, in the order of sevctl export")
-	force := flags.Bool("force", false, "replace an existing file")
-	need(c, "qmp", "output")
+	m.register(c.Flags())
+	out.register(c, "where to write the certificates, in the order of sevctl export")
+	need(c, "qmp")
 	c.RunE = m.run(func(ctx context.Context, q *qmp.Client, _ []string) error {
 		p, err := release.QueryPlatform(ctx, q)
 		if err != nil {
 			return err
 		}
-		if err := files.Write(*force, files.Public(*out, append(p.PDH, p.Chain...))); err != nil {
+		if err := files.Write(out.force, files.Public(out.path, append(p.PDH, p.Chain...))); err != nil {
 			return err
 		}
-		fmt.Fprintf(a.stdout, "%s: PDH, PEK, OCA and CEK, for cocoroot secret session\n", *out)
+		fmt.Fprintf(a.stdout, "%s: PDH, PEK, OCA and CEK, for cocoroot secret session\n", out.path)
 		if len(p.CPU0ID) > 0 {
 			fmt.Fprintf(a.stdout, "the CEK with AMD's signature: https://kdsintf.amd.com/cek/id/%X\n", p.CPU0ID)
 		}
@@ -90,15 +89,14 @@ func (a *app) releasePlatform() *cobra.Command {
 func (a *app) releaseCollect() *cobra.Command {
 	var m monitor
 	var o channel
+	var out output
 	c := verb("collect {--qmp SOCKET|--channel SOCKET --challenge F} -o REPORT", "on the host: write what the platform reports of a launch",
 		"  cocoroot release collect --qmp /run/vm/qmp -o report.json\n  cocoroot release collect --channel /run/vm/owner --challenge challenge -o report.json", noArgs)
 	flags := c.Flags()
 	m.register(flags)
 	o.register(c, &m)
 	challenge := flags.String("challenge", "", "SEV-SNP: the owner's challenge, or a copy of it")
-	out := flags.StringP("output", "o", "", "where to write the report")
-	force := flags.Bool("force", false, "replace an existing file")
-	need(c, "output")
+	out.register(c, "where to write the report")
 	needFor(c, attested, "challenge")
 	collect := m.run(func(ctx context.Context, q *qmp.Client, _ []string) error {
 		r, err := release.Collect(ctx, q)
@@ -109,10 +107,10 @@ func (a *app) releaseCollect() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		if err := files.Write(*force, files.Public(*out, b)); err != nil {
+		if err := files.Write(out.force, files.Public(out.path, b)); err != nil {
 			return err
 		}
-		fmt.Fprintf(a.stdout, "%s: firmware %s, policy %s; for cocoroot release verify\n", *out, r.API(), r.Policy)
+		fmt.Fprintf(a.stdout, "%s: firmware %s, policy %s; for cocoroot release verify\n", out.path, r.API(), r.Policy)
 		return nil
 	})
 	c.RunE = func(c *cobra.Command, args []string) error {
@@ -121,7 +119,7 @@ func (a *app) releaseCollect() *cobra.Command {
 		case err != nil:
 			return err
 		case kind == attested:
-			return a.collectRequest(c, o, *challenge, *out, *force)
+			return a.collectRequest(c, o, *challenge, out)
 		}
 		return collect(c, args)
 	}

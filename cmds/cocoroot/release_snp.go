@@ -172,22 +172,20 @@ var refusalHints = map[string]string{
 func (a *app) releaseChallenge() *cobra.Command {
 	c := verb("challenge -o F", "at the owner's: make a challenge for one SEV-SNP guest",
 		"  cocoroot release challenge -o challenge\n  scp challenge HOST:", noArgs)
-	flags := c.Flags()
-	out := flags.StringP("output", "o", "", "where to write it; a copy goes to the host, and this file stays, for release verify to use up")
-	life := flags.Duration("expires", time.Hour, "how long it is good, by this machine's clock")
-	force := flags.Bool("force", false, "replace an existing file")
-	need(c, "output")
+	var out output
+	out.register(c, "where to write it; a copy goes to the host, and this file stays, for release verify to use up")
+	life := c.Flags().Duration("expires", time.Hour, "how long it is good, by this machine's clock")
 	c.RunE = func(*cobra.Command, []string) error {
 		if *life < time.Second {
 			return fault.Usagef("--expires: %s is no time", *life)
 		}
 		challenge := snp.NewChallenge(time.Now(), *life)
-		f, err := challenge.File(*out)
+		f, err := challenge.File(out.path)
 		if err == nil {
-			err = files.Write(*force, f)
+			err = files.Write(out.force, f)
 		}
 		if err == nil {
-			fmt.Fprintf(a.stdout, "%s: for cocoroot release collect and verify, until %s\n", *out, challenge.Expires.Local().Format(time.RFC3339))
+			fmt.Fprintf(a.stdout, "%s: for cocoroot release collect and verify, until %s\n", out.path, challenge.Expires.Local().Format(time.RFC3339))
 		}
 		return err
 	}
@@ -284,7 +282,7 @@ func (o *channel) carry(c *cobra.Command, f func(context.Context, *snp.Carrier) 
 }
 
 // collectRequest writes the report of a SEV-SNP guest.
-func (a *app) collectRequest(c *cobra.Command, o channel, challenge, out string, force bool) error {
+func (a *app) collectRequest(c *cobra.Command, o channel, challenge string, out output) error {
 	ch, err := snp.ReadChallenge(challenge)
 	if err != nil {
 		return err
@@ -296,10 +294,10 @@ func (a *app) collectRequest(c *cobra.Command, o channel, challenge, out string,
 		}
 		b, err := q.Encode()
 		if err == nil {
-			err = files.Write(force, files.Public(out, b))
+			err = files.Write(out.force, files.Public(out.path, b))
 		}
 		if err == nil {
-			fmt.Fprintf(a.stdout, "%s: for cocoroot release verify; the guest waits\n", out)
+			fmt.Fprintf(a.stdout, "%s: for cocoroot release verify; the guest waits\n", out.path)
 		}
 		return err
 	})
@@ -348,7 +346,7 @@ func (a *app) verifyRequest(r *releaser, o packetOutput, args []string) error {
 	if err != nil {
 		return err
 	}
-	path := o.name + "_packet.json"
+	path := o.path + "_packet.json"
 	if err := files.Write(o.force, files.Public(path, b)); err != nil {
 		return err
 	}

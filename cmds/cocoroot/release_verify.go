@@ -141,9 +141,8 @@ func (a *app) releaseVerify() *cobra.Command {
 			"  cocoroot release verify report.json --digest $(cat digest) --owner me.key --challenge challenge --certs certs \\\n    736869e5-84f0-4973-92ec-06879ce3da0b=image.key -o vm",
 		someArgs("a report and the secrets"))
 	r.register(c)
-	o.register(c.Flags())
+	o.register(c)
 	c.Flags().StringVar(&r.challenge, "challenge", "", "SEV-SNP: the challenge that the report was collected with; it is used up")
-	need(c, "output")
 	only(c, injected, "raw")
 	needFor(c, attested, "challenge")
 	c.RunE = func(c *cobra.Command, args []string) error {

@@ -223,6 +223,23 @@ func TestLateAnswer(t *testing.T) {
 	ended(t, c)
 }
 
+// What was called off before it was sent is not sent.
+func TestEndedContext(t *testing.T) {
+	c := dial(t, func(p *peer) {
+		command, id := p.hear()
+		p.say(fmt.Sprintf(`{"return": %q, "id": %d}`+"\n", command, id))
+	})
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := c.Execute(ctx, "inject", nil, nil); !errors.Is(err, context.Canceled) {
+		t.Errorf("Execute error = %v; want Canceled", err)
+	}
+	var heard string
+	if err := c.Execute(soon(t), "next", nil, &heard); err != nil || heard != "next" {
+		t.Errorf("the peer heard %q, %v; want only the second command", heard, err)
+	}
+}
+
 func TestWriteDeadline(t *testing.T) {
 	hold := make(chan struct{})
 	c := dial(t, func(p *peer) { <-hold })
