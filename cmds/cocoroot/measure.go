@@ -87,28 +87,34 @@ var hashed = [3]struct {
 func (o *measureOptions) hasKernel() bool { return o.given("kernel") || o.given("kernel-hash") }
 
 func (a *app) printMeasurement(o measureOptions) error {
-	in, err := o.check()
+	in, result, err := o.measure()
 	if err != nil {
 		return err
 	}
-	if err := o.read(&in); err != nil {
-		return err
-	}
 	a.warnForeign(in.Firmware.SHA256())
-	result, err := in.Digest(string(o.mode))
-	switch {
-	case errors.Is(err, measure.ErrCPUs):
-		return fault.Usagef("%w", err)
-	case errors.Is(err, ovmf.ErrNoArea), errors.Is(err, ovmf.ErrTooLong):
-		return fault.Hintf(err, "a kernel is measured with OVMF's AmdSev build; ./build.sh firmware gets it")
-	case err != nil:
-		return err
-	}
 	if !o.asJSON {
 		_, err = fmt.Fprintf(a.stdout, "%x\n", result.Digest)
 		return err
 	}
 	return printJSON(a.stdout, measure.NewMeasurement(string(o.mode), in, result))
+}
+
+// measure reads what the options name and measures it.
+func (o *measureOptions) measure() (in measure.Input, result measure.Result, err error) {
+	if in, err = o.check(); err != nil {
+		return in, result, err
+	}
+	if err := o.read(&in); err != nil {
+		return in, result, err
+	}
+	result, err = in.Digest(string(o.mode))
+	switch {
+	case errors.Is(err, measure.ErrCPUs):
+		err = fault.Usagef("%w", err)
+	case errors.Is(err, ovmf.ErrNoArea), errors.Is(err, ovmf.ErrTooLong):
+		err = fault.Hintf(err, "a kernel is measured with OVMF's AmdSev build; ./build.sh firmware gets it")
+	}
+	return in, result, err
 }
 
 // check checks that the options fit together, and takes those that name no file.

@@ -16,6 +16,7 @@ import (
 // sealOptions are the options of the verb as they were given.
 type sealOptions struct {
 	seal.Options
+	launches
 	json bool
 }
 
@@ -34,6 +35,7 @@ func (a *app) seal() *cobra.Command {
 	flags.StringSliceVar(&o.Allow, "allow", nil, "seal the root even if the audit finds this: "+strings.Join(seal.AuditNames(), ", "))
 	flags.StringVar(&o.Line.Append, "append", "", "text for the end of the command line")
 	flags.BoolVar(&o.Line.NoACPI, "no-acpi", false, "for firmware that is not cocoroot's own, which never reads the host's ACPI tables: acpi=off on the command line keeps their code from running, and leaves the guest one CPU, and a reset where it would power off")
+	o.launches.register(c)
 	flags.BoolVar(&o.Force, "force", false, "replace existing files")
 	flags.BoolVar(&o.json, "json", false, "print the manifest; progress as JSON on standard error, one object a line")
 	need(c, "output")
@@ -44,6 +46,10 @@ func (a *app) seal() *cobra.Command {
 		if err := o.Check(c.Flags().Changed); err != nil {
 			return err
 		}
+		if err := o.launches.check(); err != nil {
+			return err
+		}
+		o.Measure = o.digests
 		return a.sealRoot(c.Context(), o)
 	}
 	return c
@@ -95,5 +101,8 @@ func (o sealOptions) tell(a *app, m manifest.Manifest) error {
 		fmt.Fprintf(a.stdout, "%s: the key, to be injected as %s; keep it secret\n", o.KeyOut, m.Key)
 	}
 	fmt.Fprintf(a.stdout, "%s: the manifest\n", o.ManifestOut)
+	for i, d := range m.Digests {
+		fmt.Fprintf(a.stdout, "%s: launch digest %s\n", o.all[i], d.Digest)
+	}
 	return nil
 }

@@ -38,6 +38,17 @@ type Manifest struct {
 	Key efi.GUID `json:"key"`
 	// Cmdline is the whole command line, without a line break.
 	Cmdline string `json:"cmdline"`
+	// Digests are what launches of it measure, with the firmware, the kernel
+	// and the archive that were named when it was sealed.
+	Digests []Digest `json:"digests,omitempty"`
+}
+
+// Digest is what one launch measures.
+type Digest struct {
+	Mode     string `json:"mode"` // sev, sev-es, sev-snp
+	VCPUs    int    `json:"vcpus,omitempty"`
+	VCPUType string `json:"vcpu_type,omitempty"`
+	Digest   string `json:"digest"` // in hex
 }
 
 // Marshal returns the manifest as indented JSON with a line break at its end.

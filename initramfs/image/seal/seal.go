@@ -43,7 +43,10 @@ type Options struct {
 	RootOwned                                 bool     // all files of a folder belong to root
 	Level                                     int      // of zstd
 	Line                                      cmdline.Options
-	Force                                     bool // replace existing files
+	// Measure returns what launches with this command line measure; nil for
+	// none.
+	Measure func(line string) ([]manifest.Digest, error)
+	Force   bool // replace existing files
 
 	hasModules bool // the root, known once it is made
 }
@@ -133,6 +136,11 @@ func Seal(ctx context.Context, o Options, tell Observer) (m manifest.Manifest, e
 	}
 	if m.Cmdline, err = cmdline.Build(p, o.lineOptions()); err != nil {
 		return m, err
+	}
+	if o.Measure != nil {
+		if m.Digests, err = o.Measure(m.Cmdline); err != nil {
+			return m, err
+		}
 	}
 	if _, err := line.Write([]byte(m.Cmdline + "\n")); err != nil {
 		return m, fmt.Errorf("cannot write %s: %w", o.CmdlineOut, err)

@@ -1,0 +1,77 @@
+package main
+
+import (
+	"encoding/hex"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"cocoroot/initramfs/fault"
+	"cocoroot/initramfs/image/manifest"
+	"cocoroot/initramfs/launch"
+	"cocoroot/initramfs/measure"
+)
+
+// launches are the options about what is measured of a sealed image.
+type launches struct {
+	all                      []string
+	firmware, kernel, initrd string
+}
+
+func (l *launches) register(c *cobra.Command) {
+	flags := c.Flags()
+	flags.StringArrayVar(&l.all, "measure", nil, "write the launch digest into the manifest: MODE:VCPUS:TYPE, such as sev-snp:4:EPYC-Milan, or sev; may be repeated")
+	flags.StringVar(&l.firmware, "firmware", "", "with --measure: the firmware that launches it")
+	flags.StringVar(&l.kernel, "kernel", "", "with --measure: the kernel")
+	flags.StringVar(&l.initrd, "initrd", "", "with --measure: the archive that cocoroot initrd wrote")
+}
+
+// check refuses what cannot be measured, before the long work of sealing.
+func (l *launches) check() error {
+	files := map[string]string{"--firmware": l.firmware, "--kernel": l.kernel, "--initrd": l.initrd}
+	var lacks []string
+	for _, name := range []string{"--firmware", "--kernel", "--initrd"} {
+		switch {
+		case len(l.all) == 0 && files[name] != "":
+			return fault.Usagef("%s is for --measure", name)
+		case len(l.all) > 0 && files[name] == "":
+			lacks = append(lacks, name)
+		}
+	}
+	if err := missingOptions(lacks...); err != nil {
+		return err
+	}
+	_, err := l.digests("")
+	return err
+}
+
+// digests measures each launch with a command line.
+func (l *launches) digests(line string) ([]manifest.Digest, error) {
+	var all []manifest.Digest
+	for _, text := range l.all {
+		name, cpus, _ := strings.Cut(text, ":")
+		count, kind, _ := strings.Cut(cpus, ":")
+		o := measureOptions{firmware: l.firmware, kernel: l.kernel, initrd: l.initrd, cmdline: line, vmm: measure.QEMU}
+		given := []string{"kernel", "initrd", "cmdline"}
+		var err error
+		if o.mode, err = launch.ParseMode(name); err == nil && cpus != "" {
+			given = append(given, "vcpus", "vcpu-type")
+			if o.vcpus, err = strconv.Atoi(count); err == nil {
+				o.signature, err = measure.LookupCPUType(kind)
+			}
+		}
+		if err != nil {
+			return nil, fault.Usagef("--measure: %.80q is not MODE:VCPUS:TYPE: %w", text, err)
+		}
+		o.given = func(option string) bool { return slices.Contains(given, option) }
+		_, result, err := o.measure()
+		if err != nil {
+			return nil, fmt.Errorf("cannot measure %s: %w", text, err)
+		}
+		all = append(all, manifest.Digest{Mode: name, VCPUs: o.vcpus, VCPUType: kind, Digest: hex.EncodeToString(result.Digest)})
+	}
+	return all, nil
+}
