@@ -15,7 +15,6 @@ import (
 	"io"
 	"path"
 	"sort"
-	"strings"
 
 	"github.com/klauspost/compress/zstd"
 	"github.com/u-root/u-root/pkg/cpio"
@@ -96,25 +95,27 @@ func (c Contents) records() ([]cpio.Record, error) {
 	if err := checkInit(c.Init, mainPackage); err != nil {
 		return nil, err
 	}
-	list := make([]modules.Entry, len(c.Modules))
+	list := "" // which modules.ParseList reads
 	members := []cpio.Record{
 		// A Go program does not start without the descriptors 0 to 2.
 		cpio.CharDev("dev/console", 0o600, 5, 1),
 		cpio.CharDev("dev/null", 0o666, 1, 3),
 		cpio.StaticFile("init", string(c.Init), 0o755),
 	}
-	for i, m := range c.Modules {
+	for _, m := range c.Modules {
 		if isFake(m.Data) {
 			return nil, fmt.Errorf("%s: %w", m.Path, ErrFake)
 		}
-		list[i] = m.Entry
+		if m.Optional {
+			list += modules.Optional
+		}
+		list += m.Path + "\n"
 		members = append(members, cpio.StaticFile(m.Path[1:], string(m.Data), 0o644))
 	}
-	text, err := formatList(list)
-	if err != nil {
+	if _, err := modules.ParseList(list); err != nil {
 		return nil, err
 	}
-	members = append(members, cpio.StaticFile(modules.ListPath[1:], text, 0o644))
+	members = append(members, cpio.StaticFile(modules.ListPath[1:], list, 0o644))
 	members = append(members, extra...)
 	members = append(members, folders(members)...)
 	sort.Slice(members, func(i, j int) bool { return members[i].Name < members[j].Name })
@@ -133,21 +134,6 @@ func (c Contents) records() ([]cpio.Record, error) {
 // load (initramfs/oracle/fixtures/faketsm). The kernel's build writes a
 // module's own name into it, whatever its file is called.
 func isFake(module []byte) bool { return bytes.Contains(module, []byte("name=fake_tsm\x00")) }
-
-// formatList writes the list that modules.ParseList reads.
-func formatList(list []modules.Entry) (string, error) {
-	var b strings.Builder
-	for _, e := range list {
-		if e.Optional {
-			b.WriteString(modules.Optional)
-		}
-		b.WriteString(e.Path + "\n")
-	}
-	if _, err := modules.ParseList(b.String()); err != nil {
-		return "", err
-	}
-	return b.String(), nil
-}
 
 // folders returns the folders that the members lie in.
 func folders(members []cpio.Record) []cpio.Record {

@@ -23,7 +23,8 @@ import (
 	"fmt"
 	"io"
 	"strings"
-	"sync"
+
+	"golang.org/x/sync/errgroup"
 
 	"cocoroot/initramfs/files"
 	"cocoroot/unlock/efi"
@@ -82,16 +83,11 @@ func NewHashesTable(kernel, initrd io.Reader, cmdline string) (HashesTable, erro
 	if initrd == nil {
 		initrd = strings.NewReader("")
 	}
-	var errKernel, errInitrd error
-	var both sync.WaitGroup // at once: they are most of the work
-	both.Go(func() { errKernel = hashAll(&t.Kernel, kernel) })
-	both.Go(func() { errInitrd = hashAll(&t.Initrd, initrd) })
-	both.Wait()
-	if errKernel != nil {
-		return HashesTable{}, fmt.Errorf("cannot hash the kernel: %w", errKernel)
-	}
-	if errInitrd != nil {
-		return HashesTable{}, fmt.Errorf("cannot hash the initrd: %w", errInitrd)
+	var both errgroup.Group // at once: they are most of the work
+	both.Go(func() error { return hashAll(&t.Kernel, kernel, "kernel") })
+	both.Go(func() error { return hashAll(&t.Initrd, initrd, "initrd") })
+	if err := both.Wait(); err != nil {
+		return HashesTable{}, err
 	}
 	t.Cmdline = sha256.Sum256(append([]byte(cmdline), 0))
 	return t, nil
@@ -107,10 +103,10 @@ func CheckCmdline(cmdline string) error {
 	return nil
 }
 
-func hashAll(sum *[sha256.Size]byte, r io.Reader) error {
+func hashAll(sum *[sha256.Size]byte, r io.Reader, what string) error {
 	h := sha256.New()
 	if _, err := io.Copy(h, r); err != nil {
-		return err
+		return fmt.Errorf("cannot hash the %s: %w", what, err)
 	}
 	h.Sum(sum[:0])
 	return nil

@@ -68,27 +68,35 @@ func MountAPI() error {
 // Mount mounts the image on device read-only and puts the writable layer of
 // the policy over it.
 func Mount(device string, p policy.Policy) error {
-	for _, dir := range []string{newRoot, lower, upper} {
-		if err := os.MkdirAll(dir, 0o700); err != nil {
-			return fmt.Errorf("cannot mount the image: %w", err)
-		}
+	image := newRoot
+	if p.Overlay.RAM {
+		image = lower
 	}
-	image := lower
-	if !p.Overlay.RAM {
-		image = newRoot
-	}
-	if _, err := mount.Mount(device, image, string(p.FSType), p.RootFlags, unix.MS_RDONLY); err != nil {
+	if err := mountImage(device, image, p); err != nil {
 		return fmt.Errorf("cannot mount the image: %w", err)
-	}
-	if p.FSType == policy.EROFS {
-		if err := refuseCompression(filepath.Join(erofsDir, filepath.Base(device))); err != nil {
-			return fmt.Errorf("cannot mount the image: %w", err)
-		}
 	}
 	if !p.Overlay.RAM {
 		return nil
 	}
-	return mountOverlay(p.Overlay)
+	if err := mountOverlay(p.Overlay); err != nil {
+		return fmt.Errorf("cannot mount the writable layer: %w", err)
+	}
+	return nil
+}
+
+func mountImage(device, at string, p policy.Policy) error {
+	for _, dir := range []string{newRoot, lower, upper} {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return err
+		}
+	}
+	if _, err := mount.Mount(device, at, string(p.FSType), p.RootFlags, unix.MS_RDONLY); err != nil {
+		return err
+	}
+	if p.FSType != policy.EROFS {
+		return nil
+	}
+	return refuseCompression(filepath.Join(erofsDir, filepath.Base(device)))
 }
 
 // erofsDir has a folder for each mounted erofs, named as its device (Linux 5.16
@@ -127,21 +135,16 @@ func mountOverlay(o policy.Overlay) error {
 		data += ",size=" + o.Size
 	}
 	if _, err := mount.Mount("cocoroot", upper, "tmpfs", data, 0); err != nil {
-		return fmt.Errorf("cannot mount the writable layer: %w", err)
+		return err
 	}
 	for _, dir := range []string{upper + "/upper", upper + "/work"} {
 		if err := os.Mkdir(dir, 0o755); err != nil {
-			return fmt.Errorf("cannot mount the writable layer: %w", err)
+			return err
 		}
 	}
 	data = "lowerdir=" + lower + ",upperdir=" + upper + "/upper,workdir=" + upper + "/work"
 	if _, err := mount.Mount("overlay", newRoot, "overlay", data, 0); err != nil {
-		return fmt.Errorf("cannot mount the writable layer: %w", err)
+		return err
 	}
-	for _, layer := range []string{lower, upper} {
-		if err := mount.Unmount(layer, false, true); err != nil {
-			return fmt.Errorf("cannot hide the layers of the root: %w", err)
-		}
-	}
-	return nil
+	return errors.Join(mount.Unmount(lower, false, true), mount.Unmount(upper, false, true))
 }

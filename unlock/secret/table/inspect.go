@@ -58,17 +58,18 @@ func IsTable(b []byte) bool { return bytes.HasPrefix(b, secret.TableGUID[:]) }
 // MaxEntries are ErrTooMany, which init takes for a table it cannot wipe.
 func Inspect(table []byte, area int) Listing {
 	l := Listing{Size: len(table), PaddingZero: true}
-	if len(table) < headerSize {
+	var length uint32
+	switch {
+	case len(table) < headerSize:
 		l.Fault = errLength
-		return l
-	}
-	if efi.GUID(table) != secret.TableGUID {
+	case efi.GUID(table) != secret.TableGUID:
 		l.Fault = ErrHeader
-		return l
+	default:
+		if length = binary.LittleEndian.Uint32(table[16:]); length < headerSize || uint64(length) > uint64(len(table)) {
+			l.Fault = fmt.Errorf("%w: %d of %d bytes", errLength, length, len(table))
+		}
 	}
-	length := binary.LittleEndian.Uint32(table[16:])
-	if length < headerSize || uint64(length) > uint64(len(table)) {
-		l.Fault = fmt.Errorf("%w: %d of %d bytes", errLength, length, len(table))
+	if l.Fault != nil {
 		return l
 	}
 	l.Length = int(length)
@@ -148,17 +149,12 @@ func (l Listing) Convention() string {
 
 // NameOf says who uses a GUID, or returns "".
 func NameOf(g efi.GUID) string {
-	switch g.String() {
-	case "736869e5-84f0-4973-92ec-06879ce3da0b":
-		return "disk key (cocoroot, grub, libvirt, sevctl, Coconut SVSM)"
-	case "736870e5-84f0-4973-92ec-06879ce3da0b":
-		return "the example of the kernel's documentation"
-	case "e6f5a162-d67f-4750-a67c-5d065f2a9910":
-		return "Confidential Containers, offline bundle"
-	case "1ee27366-0c87-43a6-af48-28543eaf7cb0":
-		return "Confidential Containers, online connection"
-	}
-	return ""
+	return map[string]string{
+		"736869e5-84f0-4973-92ec-06879ce3da0b": "disk key (cocoroot, grub, libvirt, sevctl, Coconut SVSM)",
+		"736870e5-84f0-4973-92ec-06879ce3da0b": "the example of the kernel's documentation",
+		"e6f5a162-d67f-4750-a67c-5d065f2a9910": "Confidential Containers, offline bundle",
+		"1ee27366-0c87-43a6-af48-28543eaf7cb0": "Confidential Containers, online connection",
+	}[g.String()]
 }
 
 func allZero(b []byte) bool { return len(bytes.Trim(b, "\x00")) == 0 }

@@ -9,45 +9,40 @@ import (
 	"cocoroot/unlock/verity"
 )
 
-// The superblock as veritysetup writes it, version 1, all numbers
-// little-endian (struct verity_sb in cryptsetup's lib/verity/verity.c;
-// offsets and sizes in bytes):
-//
-//	  0    8  signature "verity\0\0"
-//	  8    4  version, 1
-//	 12    4  hash type, 1: the salt goes before the block
-//	 16   16  UUID, in the order of its text
-//	 32   32  hash algorithm, padded with zeros
-//	 64    4  data block size
-//	 68    4  hash block size
-//	 72    8  number of data blocks
-//	 80    2  salt size
-//	 82    6  zero
-//	 88  256  salt, padded with zeros
-//	344  168  zero
-const (
-	superblockSignature = "verity\x00\x00"
-	superblockVersion   = 1
-	hashType            = 1
-	hashAlgorithm       = "sha256"
-)
+// A superblock as veritysetup writes it, all numbers little-endian (struct
+// verity_sb in cryptsetup's lib/verity/verity.c; 512 bytes).
+type superblock struct {
+	Signature                    [8]byte  // "verity\0\0"
+	Version                      uint32   // 1
+	HashType                     uint32   // 1: the salt goes before the block
+	UUID                         [16]byte // in the order of its text
+	Algorithm                    [32]byte // padded with zeros
+	DataBlockSize, HashBlockSize uint32   // bytes
+	DataBlocks                   uint64
+	SaltSize                     uint16 // bytes
+	_                            [6]byte
+	Salt                         [verity.MaxSaltSize]byte // padded with zeros
+	_                            [168]byte
+}
+
+const superblockSignature = "verity\x00\x00"
 
 // Superblock returns the block before the tree: 512 bytes of superblock,
 // zeros up to BlockSize. It lets stock tools find the parameters and is part
 // of nothing that is verified.
 func Superblock(p verity.Params, uuid [16]byte) []byte {
-	sb := make([]byte, verity.BlockSize)
-	copy(sb[0:8], superblockSignature)
-	binary.LittleEndian.PutUint32(sb[8:], superblockVersion)
-	binary.LittleEndian.PutUint32(sb[12:], hashType)
-	copy(sb[16:32], uuid[:])
-	copy(sb[32:64], hashAlgorithm)
-	binary.LittleEndian.PutUint32(sb[64:], verity.BlockSize)
-	binary.LittleEndian.PutUint32(sb[68:], verity.BlockSize)
-	binary.LittleEndian.PutUint64(sb[72:], p.DataBlocks)
-	binary.LittleEndian.PutUint16(sb[80:], uint16(len(p.Salt)))
-	copy(sb[88:88+verity.MaxSaltSize], p.Salt)
-	return sb
+	sb := superblock{
+		Version: 1, HashType: 1, UUID: uuid, DataBlockSize: verity.BlockSize, HashBlockSize: verity.BlockSize,
+		DataBlocks: p.DataBlocks, SaltSize: uint16(len(p.Salt)),
+	}
+	copy(sb.Signature[:], superblockSignature)
+	copy(sb.Algorithm[:], "sha256")
+	copy(sb.Salt[:], p.Salt)
+	block := make([]byte, verity.BlockSize)
+	if _, err := binary.Encode(block, binary.LittleEndian, sb); err != nil {
+		panic(err) // it has a fixed size, and room
+	}
+	return block
 }
 
 // errSuperblock is returned for a block that is not a superblock as Superblock
@@ -61,12 +56,14 @@ func ParseSuperblock(block []byte) (p verity.Params, uuid [16]byte, err error) {
 	if len(block) != verity.BlockSize || !bytes.HasPrefix(block, []byte(superblockSignature)) {
 		return p, uuid, errSuperblock
 	}
-	size := binary.LittleEndian.Uint16(block[80:])
-	if size > verity.MaxSaltSize {
-		return p, uuid, fmt.Errorf("%w: a salt of %d bytes", errSuperblock, size)
+	var sb superblock
+	if _, err := binary.Decode(block, binary.LittleEndian, &sb); err != nil {
+		return p, uuid, fmt.Errorf("%w: %w", errSuperblock, err)
 	}
-	p = verity.Params{DataBlocks: binary.LittleEndian.Uint64(block[72:]), Salt: bytes.Clone(block[88 : 88+int(size)])}
-	copy(uuid[:], block[16:])
+	if sb.SaltSize > verity.MaxSaltSize {
+		return p, uuid, fmt.Errorf("%w: a salt of %d bytes", errSuperblock, sb.SaltSize)
+	}
+	p, uuid = verity.Params{DataBlocks: sb.DataBlocks, Salt: sb.Salt[:sb.SaltSize]}, sb.UUID
 	if p.DataBlocks == 0 || p.DataBlocks > verity.MaxDataBlocks {
 		return verity.Params{}, uuid, fmt.Errorf("%w: %d data blocks", errSuperblock, p.DataBlocks)
 	}
