@@ -125,21 +125,14 @@ func (t HashesTable) Marshal() []byte {
 	return b[:TableSize]
 }
 
-// ParseHashesTable reads a table back. It accepts what Marshal returns and
-// nothing else: a table that lacks one of the three entries, or has others, lets
-// something boot that was not hashed.
-func ParseHashesTable(b []byte) (HashesTable, error) {
-	var t HashesTable
-	if len(b) != TableSize {
-		return t, fmt.Errorf("%w: %d bytes; want %d", errTable, len(b), TableSize)
+// CheckHashesTable refuses what Marshal does not write, for a table without one
+// of the three entries, or with others, lets something boot that was not hashed.
+func CheckHashesTable(b []byte) error {
+	list, err := ListHashes(b)
+	if err == nil && (len(list) != len(entries) || !bytes.Equal(HashesTable{list[0].Sum, list[1].Sum, list[2].Sum}.Marshal(), b)) {
+		err = fmt.Errorf("%w: its GUIDs, lengths or padding differ", errTable)
 	}
-	for i, sum := range []*[sha256.Size]byte{&t.Cmdline, &t.Initrd, &t.Kernel} {
-		copy(sum[:], b[tableHead+i*tableEntry+tableHead:])
-	}
-	if !bytes.Equal(t.Marshal(), b) {
-		return HashesTable{}, fmt.Errorf("%w: its GUIDs, lengths or padding differ", errTable)
-	}
-	return t, nil
+	return err
 }
 
 // HashFiles makes the table of hashes from files. An empty name means none.

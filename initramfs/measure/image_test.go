@@ -138,3 +138,12 @@ func SNP(f Firmware, table *HashesTable, cpus CPUs) (Result, error) {
 func snpWithSVSM(f Firmware, s SVSM, cpus CPUs) (Result, error) {
 	return Input{Firmware: f, SVSM: &s, CPUs: cpus}.Digest("sev-snp")
 }
+
+// ParseHashesTable reads a table back.
+func ParseHashesTable(b []byte) (HashesTable, error) {
+	if err := CheckHashesTable(b); err != nil {
+		return HashesTable{}, err
+	}
+	list, err := ListHashes(b)
+	return HashesTable{list[0].Sum, list[1].Sum, list[2].Sum}, err
+}

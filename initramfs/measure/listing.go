@@ -22,7 +22,7 @@ func IsHashesTable(b []byte) bool {
 
 // ListHashes reads a table, complete or not, as OVMF's verifier does, and the
 // entries up to the first one that is wrong. It is for telling what is in a
-// table; ParseHashesTable says whether to use it.
+// table; CheckHashesTable says whether to use it.
 func ListHashes(b []byte) ([]ListedHash, error) {
 	if len(b) < tableHead || !IsHashesTable(b) {
 		return nil, fmt.Errorf("%w: it does not begin with a table's GUID and length", errTable)

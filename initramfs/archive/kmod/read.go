@@ -2,6 +2,7 @@ package kmod
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"io/fs"
 	"path"
@@ -21,11 +22,11 @@ func readModule(fsys fs.FS, file string) ([]byte, error) {
 		return nil, fmt.Errorf("cannot read a kernel module: %w", err)
 	}
 	plain, err := decompress(packed)
+	if err == nil && !bytes.HasPrefix(plain, []byte("\x7fELF")) {
+		err = errors.New("it is not an ELF file")
+	}
 	if err != nil {
 		return nil, fmt.Errorf("cannot use the kernel module %s: %w: %w", file, ErrFile, err)
-	}
-	if !bytes.HasPrefix(plain, []byte("\x7fELF")) {
-		return nil, fmt.Errorf("cannot use the kernel module %s: %w: it is not an ELF file", file, ErrFile)
 	}
 	return plain, nil
 }
