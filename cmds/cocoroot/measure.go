@@ -3,7 +3,6 @@ package main
 import (
 	"cmp"
 	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"slices"
@@ -229,10 +228,8 @@ func (o *measureOptions) table() (*measure.HashesTable, error) {
 	return t, err
 }
 
-func parseSHA256(s string) ([sha256.Size]byte, error) {
-	b, err := hex.DecodeString(s)
-	if err != nil || len(b) != sha256.Size {
-		return [sha256.Size]byte{}, fmt.Errorf("%.80q is not a SHA-256: 64 hex digits", s)
-	}
-	return [sha256.Size]byte(b), nil
+func parseSHA256(s string) (sum [sha256.Size]byte, err error) {
+	b, err := digits(len(sum))(s)
+	copy(sum[:], b)
+	return sum, err
 }

@@ -21,41 +21,51 @@ import (
 
 // attestation are the options that say which SEV-SNP guest may have the secrets.
 type attestation struct {
-	owner, challenge, generation       string
-	key, vlek, certs, minTCB           string
-	crls, require, chips               []string
-	hostData, idKey, familyID, imageID string
+	want             snp.Expect
+	owner, challenge string
+	key, vlek, certs string
+	minTCB           string
+	crls             []string
 }
 
 // register adds the options, which are all for SEV-SNP.
 func (o *attestation) register(c *cobra.Command) {
+	o.want.Generation, _ = snp.FindGeneration("Genoa")
 	flags := c.Flags()
 	flags.StringVar(&o.owner, "owner", "", "SEV-SNP: the owner's key (NAME.key) whose public half the guest was sealed with")
-	flags.StringVar(&o.generation, "generation", "Genoa", "SEV-SNP: processor, one of "+strings.Join(snp.Generations(), ", ")+"; the root of all Milan chips' keys can be had with software alone (arXiv 2605.12990)")
+	option(c, &o.want.Generation, "generation", "SEV-SNP: processor, one of "+strings.Join(snp.Generations(), ", ")+" (default: Genoa); "+milan, snp.FindGeneration)
 	flags.StringVar(&o.certs, "certs", "", "SEV-SNP: folder that release certs wrote")
 	flags.StringVar(&o.key, "vcek", "", "SEV-SNP: the chip's certificate, DER or PEM (default: from --certs, or what the guest's host gave)")
 	flags.StringVar(&o.vlek, "vlek", "", "SEV-SNP: the cloud's certificate instead, for reports that it signs")
 	flags.StringArrayVar(&o.crls, "crl", nil, "SEV-SNP: revocation list that has to be good, beside that in --certs; may be repeated")
 	flags.StringVar(&o.minTCB, "min-tcb", "", "SEV-SNP: least firmware, such as snp=28,microcode=84; of bootloader, tee, snp, microcode, fmc (default: AMD's for snp)")
-	flags.StringSliceVar(&o.require, "require", nil, "SEV-SNP: what else has to be so: "+strings.Join(snp.RequirementNames(), ", "))
-	flags.StringArrayVar(&o.chips, "chip", nil, "SEV-SNP: ID of a chip that may run the guest, in hex; may be repeated (default: any)")
-	flags.StringVar(&o.hostData, "host-data", "", "SEV-SNP: HOST_DATA, 64 hex digits")
-	flags.StringVar(&o.idKey, "id-key", "", "SEV-SNP: ID_KEY_DIGEST, 96 hex digits")
-	flags.StringVar(&o.familyID, "family-id", "", "SEV-SNP: FAMILY_ID, 32 hex digits")
-	flags.StringVar(&o.imageID, "image-id", "", "SEV-SNP: IMAGE_ID, 32 hex digits")
+	option(c, &o.want.Require, "require", "SEV-SNP: what else has to be so, of "+strings.Join(snp.RequirementNames(), ", ")+"; may be repeated", func(s string) ([]snp.Requirement, error) {
+		r, err := snp.FindRequirement(s)
+		return append(o.want.Require, r), err
+	})
+	option(c, &o.want.Chips, "chip", "SEV-SNP: ID of a chip that may run the guest, in hex; may be repeated (default: any)", func(s string) ([][]byte, error) {
+		id, err := hex.DecodeString(s)
+		return append(o.want.Chips, id), err
+	})
+	option(c, &o.want.HostData, "host-data", "SEV-SNP: HOST_DATA, 64 hex digits", digits(32))
+	option(c, &o.want.IDKey, "id-key", "SEV-SNP: ID_KEY_DIGEST, 96 hex digits", digits(48))
+	option(c, &o.want.FamilyID, "family-id", "SEV-SNP: FAMILY_ID, 32 hex digits", digits(16))
+	option(c, &o.want.ImageID, "image-id", "SEV-SNP: IMAGE_ID, 32 hex digits", digits(16))
 	choices(c, "generation", snp.Generations()...)
 	choices(c, "require", snp.RequirementNames()...)
 	only(c, attested, "generation", "certs", "vcek", "vlek", "crl", "min-tcb", "require", "chip", "host-data", "id-key", "family-id", "image-id")
 	needFor(c, attested, "owner")
 }
 
-// expectation parses the options.
-func (o *attestation) expect(a *app, digests []string) (e snp.Expect, err error) {
-	if e.Generation, err = snp.FindGeneration(o.generation); err != nil {
-		return e, fault.Usagef("--generation: %w", err)
-	}
-	if e.Generation.Name == "Milan" && len(o.chips) == 0 {
-		a.warn("whoever has got the root of Milan's keys (arXiv 2605.12990) can sign any report; --chip names chips that you know")
+// milan is why it has to be named.
+const milan = "on a Milan chip, software of the host can extract the seed of its keys (arXiv 2605.12990)"
+
+// expect returns what the options demand.
+func (o *attestation) expect(a *app, launched []string) (snp.Expect, error) {
+	e := o.want
+	var err error
+	if e.Generation.Name == "Milan" && len(e.Chips) == 0 {
+		a.warn("%s, and then sign any report as that chip; --chip names those that you know", milan)
 	}
 	switch e.MinTCB = e.Generation.Floor; {
 	case o.minTCB != "":
@@ -63,43 +73,18 @@ func (o *attestation) expect(a *app, digests []string) (e snp.Expect, err error)
 			return e, fault.Usagef("--min-tcb: %w", err)
 		}
 	case e.MinTCB == snp.TCB{}:
-		return e, fault.Usagef("--min-tcb is needed for %s: which firmware is the least there is not known here, AMD's security bulletins have it", o.generation)
+		return e, fault.Usagef("--min-tcb is needed for %s: which firmware is the least there is not known here, AMD's security bulletins have it", e.Generation.Name)
 	}
-	for _, name := range o.require {
-		r, err := snp.FindRequirement(name)
+	for _, s := range launched {
+		d, err := digits(len(snp.Digest{}))(strings.TrimSpace(s))
 		if err != nil {
-			return e, fault.Usagef("--require: %w", err)
-		}
-		e.Require = append(e.Require, r)
-	}
-	for _, s := range digests {
-		d, err := digits("digest", s, len(snp.Digest{}))
-		if err != nil {
-			return e, err
+			return e, fault.Usagef("--digest: %w", err)
 		}
 		e.Digests = append(e.Digests, snp.Digest(d))
 	}
-	for _, s := range o.chips {
-		id, err := digits("chip", s, e.Generation.ChipSize())
-		if err != nil {
-			return e, err
-		}
-		e.Chips = append(e.Chips, id)
-	}
-	for _, f := range []struct {
-		name, value string
-		to          *[]byte
-		size        int
-	}{
-		{"host-data", o.hostData, &e.HostData, 32},
-		{"id-key", o.idKey, &e.IDKey, 48},
-		{"family-id", o.familyID, &e.FamilyID, 16},
-		{"image-id", o.imageID, &e.ImageID, 16},
-	} {
-		if f.value != "" {
-			if *f.to, err = digits(f.name, f.value, f.size); err != nil {
-				return e, err
-			}
+	for _, id := range e.Chips {
+		if len(id) != e.Generation.ChipSize() {
+			return e, fault.Usagef("--chip: %x has %d bytes, and a chip's ID of %s %d", id, len(id), e.Generation.Name, e.Generation.ChipSize())
 		}
 	}
 	if o.key != "" && o.vlek != "" {
@@ -109,13 +94,15 @@ func (o *attestation) expect(a *app, digests []string) (e snp.Expect, err error)
 	return e, nil
 }
 
-// digits reads an option in hexadecimal digits.
-func digits(option, s string, size int) ([]byte, error) {
-	b, err := hex.DecodeString(strings.TrimSpace(s))
-	if err != nil || len(b) != size {
-		return nil, fault.Usagef("--%s: %.200q is not %d hex digits", option, s, 2*size)
+// digits returns a function that reads so many bytes in hexadecimal digits.
+func digits(size int) func(string) ([]byte, error) {
+	return func(s string) ([]byte, error) {
+		b, err := hex.DecodeString(s)
+		if err != nil || len(b) != size {
+			return nil, fmt.Errorf("%.200q is not %d hex digits", s, 2*size)
+		}
+		return b, nil
 	}
-	return b, nil
 }
 
 // evidence reads the certificates that go with a report.
@@ -160,7 +147,7 @@ func (r *releaser) attest(a *app, e snp.Expect, q snp.Request) error {
 
 // refusalHints are the next steps after refusals, by the check.
 var refusalHints = map[string]string{
-	"generation":         "--generation names another; Milan's keys can be had with software alone (arXiv 2605.12990), so it has to be named",
+	"generation":         "--generation names another; " + milan + ", so it has to be named",
 	"signer":             "--vlek accepts reports that a cloud's key signs",
 	"revocation":         "cocoroot release certs gets a new list",
 	"certified firmware": "the certificate is for other firmware; cocoroot release certs gets the one for this report",
@@ -327,9 +314,6 @@ func (a *app) verifyRequest(r *releaser, o packetOutput, args []string) error {
 	e, err := r.expect(a, r.digests)
 	if err != nil {
 		return err
-	}
-	if r.challenge == "" {
-		return missingOptions("--challenge")
 	}
 	q, err := readRequest(args[0])
 	if err != nil {

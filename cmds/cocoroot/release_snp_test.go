@@ -127,7 +127,7 @@ func (r *asked) guest(c release.Channel) <-chan string {
 	digest, _ := hex.DecodeString(r.digest)
 	out := make(chan string, 1)
 	go func() {
-		got, err := release.Guest{Owner: public, Wait: 30 * time.Second, Attest: func(data [64]byte) ([]byte, []byte, error) {
+		got, err := release.Guest{Owner: public[:], Wait: 30 * time.Second, Attest: func(data [64]byte) ([]byte, []byte, error) {
 			report := r.chip.Report()
 			report.ReportData, report.Measurement = data[:], digest
 			return r.chip.Sign(report), nil, nil
@@ -258,14 +258,15 @@ func TestVerifyAttestedRefuses(t *testing.T) {
 		"old firmware":          {r.verify("--min-tcb", "microcode=85"), fault.Mismatch, "--min-tcb"},
 		"no such firmware":      {r.verify("--min-tcb", "ucode=85"), fault.Usage, "--min-tcb"},
 		"SMT":                   {r.verify("--require", "no-smt"), fault.Mismatch, "no-smt"},
-		"unknown requirement":   {r.verify("--require", "no-smt,no-such"), fault.Usage, "no-such"},
+		"unknown requirement":   {r.verify("--require", "no-such"), fault.Usage, "no-such"},
 		"another owner":         {r.verify("--owner", r.path("stranger.key")), fault.Mismatch, "owner"},
 		"no owner":              {r.verify("--owner", short), fault.Failed, "not an owner's key"},
 		"a VLEK":                {r.verify("--vcek", "", "--vlek", r.path("vcek")), fault.Mismatch, "VLEK"},
 		"two keys":              {r.verify("--vlek", r.path("vcek")), fault.Usage, "--vlek"},
 		"no certificate":        {r.verify("--vcek", ""), fault.Failed, "release certs"},
 		"host data":             {r.verify("--host-data", strings.Repeat("11", 32)), fault.Mismatch, "host data"},
-		"short host data":       {r.verify("--host-data", "11"), fault.Usage, "--host-data"},
+		"a chip of 8 bytes":     {r.verify("--chip", "0011223344556677"), fault.Usage, "--chip"},
+		"short host data":       {r.verify("--host-data", "11"), fault.Usage, "host-data"},
 		"a list that is none":   {r.verify("--crl", short), fault.Mismatch, "revocation"},
 		"SEV's digest":          {r.verify("--digest", strings.Repeat("ab", 32)), fault.Usage, "96 hex digits"},
 		"SEV's option":          {r.verify("--allow-debug"), fault.Usage, "--allow-debug is for SEV and SEV-ES"},

@@ -8,9 +8,12 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"cocoroot/initramfs/fault"
 	"cocoroot/initramfs/image/manifest"
 	"cocoroot/initramfs/image/rootfs"
 	"cocoroot/initramfs/image/seal"
+	"cocoroot/initramfs/release/snp"
+	"cocoroot/unlock/policy"
 )
 
 // sealOptions are the options of the verb as they were given.
@@ -22,6 +25,7 @@ type sealOptions struct {
 
 func (a *app) seal() *cobra.Command {
 	var o sealOptions
+	o.Release.Channel = policy.Channel{Kind: policy.Serial, Name: "ttyS2"}
 	c := verb("seal ROOTFS -o IMAGE", "make an encrypted, verifiable image of a folder, a tar, an OCI image or a file system",
 		"  cocoroot seal root/ -o image\n  docker save app | cocoroot seal - -o image --init /bin/app --disk serial:root", oneArg("the root file system"))
 	flags := c.Flags()
@@ -35,6 +39,8 @@ func (a *app) seal() *cobra.Command {
 	flags.StringSliceVar(&o.Allow, "allow", nil, "seal the root even if the audit finds this: "+strings.Join(seal.AuditNames(), ", "))
 	flags.StringVar(&o.Line.Append, "append", "", "text for the end of the command line")
 	flags.BoolVar(&o.Line.NoACPI, "no-acpi", false, "for firmware that is not cocoroot's own, which never reads the host's ACPI tables: acpi=off on the command line keeps their code from running, and leaves the guest one CPU, and a reset where it would power off")
+	option(c, &o.Release.Owner, "owner", "the owner's public key (NAME.pub): the guest, on SEV-SNP, asks for its secrets (default: they are injected, on SEV and SEV-ES)", snp.ReadPublic)
+	option(c, &o.Release.Channel, "channel", "with --owner: how the guest asks: serial:ttyS2, virtio:NAME, tcp:ADDRESS:PORT or vsock:CID:PORT (default: serial:ttyS2)", policy.ParseChannel)
 	o.launches.register(c)
 	flags.BoolVar(&o.Force, "force", false, "replace existing files")
 	flags.BoolVar(&o.json, "json", false, "print the manifest; progress as JSON on standard error, one object a line")
@@ -42,6 +48,12 @@ func (a *app) seal() *cobra.Command {
 	choices(c, "fs", "squashfs", "erofs", "ext4")
 	choices(c, "allow", seal.AuditNames()...)
 	c.RunE = func(c *cobra.Command, args []string) error {
+		if !o.Release.Asks() {
+			if c.Flags().Changed("channel") {
+				return fault.Usagef("--channel is for --owner")
+			}
+			o.Release = policy.Release{}
+		}
 		o.Root = args[0]
 		if err := o.Check(c.Flags().Changed); err != nil {
 			return err

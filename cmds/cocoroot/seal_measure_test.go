@@ -10,6 +10,50 @@ import (
 	"cocoroot/initramfs/image/manifest"
 )
 
+// The line says whom the guest asks, and how; without an owner it says nothing
+// of it.
+func TestSealForOwner(t *testing.T) {
+	me := filepath.Join(t.TempDir(), "me")
+	if code, _, stderr := call(t, "owner", "new", "-o", me); code != fault.OK {
+		t.Fatal(stderr)
+	}
+	public, err := os.ReadFile(me + ".pub")
+	if err != nil {
+		t.Fatal(err)
+	}
+	line := func(args ...string) string {
+		image := filepath.Join(t.TempDir(), "image")
+		sealOK(t, append([]string{aRoot(t), "-o", image}, args...)...)
+		b, err := os.ReadFile(image + ".cmdline")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(b)
+	}
+	owner := " cocoroot.owner=" + strings.TrimSpace(string(public))
+	for channel, args := range map[string][]string{
+		"serial:ttyS2":     {"--owner", me + ".pub"},
+		"tcp:10.0.2.2:443": {"--owner", me + ".pub", "--channel", "tcp:10.0.2.2:443"},
+	} {
+		if got := line(args...); !strings.Contains(got, owner+" cocoroot.channel="+channel) {
+			t.Errorf("%q: %q", args, got)
+		}
+	}
+	if got := line(); strings.Contains(got, "cocoroot.owner") || strings.Contains(got, "cocoroot.channel") {
+		t.Errorf("without an owner: %q", got)
+	}
+	for name, args := range map[string][]string{
+		"the private half": {"--owner", me + ".key"},
+		"no owner":         {"--channel", "serial:ttyS2"},
+		"no such channel":  {"--owner", me + ".pub", "--channel", "serial:sda"},
+	} {
+		code, _, stderr := call(t, append([]string{"seal", "/nonexistent", "-o", me + ".image"}, args...)...)
+		if code != fault.Usage {
+			t.Errorf("%s: %d, %q; want a usage error", name, code, stderr)
+		}
+	}
+}
+
 // The manifest has the digests that cocoroot measure computes later.
 func TestSealMeasures(t *testing.T) {
 	fd, empty, _ := measureFiles(t)

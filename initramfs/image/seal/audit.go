@@ -87,6 +87,7 @@ func (o Options) draftLine(kind policy.FSType) (line, init string, err error) {
 // policy returns what the command line is to say.
 func (o Options) policy(kind policy.FSType, image verity.Params) (policy.Policy, error) {
 	p := policy.Defaults()
+	p.Release = o.Release
 	p.FSType, p.Image, p.Console = kind, image, slices.Contains(o.Allow, audit.ConsoleLogin)
 	if o.hasModules && !strings.Contains(o.Line.Append, "cocoroot.modules=") { // which is for the owner to say
 		p.Modules = policy.Open

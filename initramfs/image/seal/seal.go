@@ -37,11 +37,12 @@ type Options struct {
 	KeyFile, KeyOut, PassphraseFile, SeedFile string // one of the first three; none: a new key, Image.key
 	PBKDFMemory, PBKDFIterations              uint32 // of argon2id, for a passphrase; KiB, passes
 	PBKDFParallel                             uint8
-	Disk, Init                                string   // where the guest finds the image; what it starts
-	Allow                                     []string // findings of the audit
-	FS, OCIImage                              string   // squashfs, erofs or ext4; a tag or a digest
-	RootOwned                                 bool     // all files of a folder belong to root
-	Level                                     int      // of zstd
+	Disk, Init                                string         // where the guest finds the image; what it starts
+	Allow                                     []string       // findings of the audit
+	FS, OCIImage                              string         // squashfs, erofs or ext4; a tag or a digest
+	RootOwned                                 bool           // all files of a folder belong to root
+	Level                                     int            // of zstd
+	Release                                   policy.Release // zero: the secrets are injected
 	Line                                      cmdline.Options
 	// Measure returns what launches with this command line measure; nil for
 	// none.

@@ -12,7 +12,6 @@ package snp
 import (
 	"crypto/ed25519"
 	"crypto/hpke"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"slices"
@@ -21,6 +20,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"cocoroot/initramfs/files"
+	"cocoroot/unlock/policy"
 	"cocoroot/unlock/release"
 	"cocoroot/unlock/secmem"
 )
@@ -82,26 +82,20 @@ func (o *Owner) Close() error { return o.seed.Close() }
 func (o *Owner) Files(name string) []files.File {
 	return []files.File{
 		files.Secret(name+".key", o.seed.Bytes()),
-		files.Public(name+".pub", []byte(FormatPublic(o.Public)+"\n")),
+		files.Public(name+".pub", []byte(policy.Owner(o.Public).String()+"\n")),
 	}
 }
 
-// prefix begins the text of a public key, as cocoroot.owner= takes it.
-const prefix = "ed25519:"
-
-// FormatPublic returns the text of a public key.
-func FormatPublic(k ed25519.PublicKey) string { return prefix + hex.EncodeToString(k) }
-
 // ReadPublic reads the public half, NAME.pub.
-func ReadPublic(path string) (ed25519.PublicKey, error) {
+func ReadPublic(path string) (policy.Owner, error) {
 	b, err := files.Read(path, 1<<10)
 	if err != nil {
-		return nil, err
+		return policy.Owner{}, err
 	}
-	digits, ok := strings.CutPrefix(strings.TrimSuffix(string(b), "\n"), prefix)
-	key, err := hex.DecodeString(digits)
-	if !ok || err != nil || len(key) != ed25519.PublicKeySize {
-		return nil, fmt.Errorf("cannot use %s: %w: it is not %s and 64 hex digits", path, ErrOwner, prefix)
+	key, err := policy.ParseOwner(strings.TrimSuffix(string(b), "\n"))
+	if err != nil {
+		// The error would show the text, which may be a private half.
+		return key, fmt.Errorf("cannot use %s: %w: it is not NAME.pub of cocoroot owner new", path, ErrOwner)
 	}
 	return key, nil
 }

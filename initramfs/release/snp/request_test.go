@@ -258,7 +258,7 @@ func TestOwnerFiles(t *testing.T) {
 	}
 	defer back.Close()
 	public, err := ReadPublic(name + ".pub")
-	if err != nil || !back.Public.Equal(o.Public) || !o.Public.Equal(public) {
+	if err != nil || !back.Public.Equal(o.Public) || [32]byte(o.Public) != public {
 		t.Errorf("keys %x, %x, %x, %v", o.Public, back.Public, public, err)
 	}
 	if _, err := ReadOwner(name + ".pub"); err == nil {
