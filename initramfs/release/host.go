@@ -139,7 +139,7 @@ func Explain(err error) error {
 	case errors.Is(err, ErrNoSEV):
 		return fault.Hintf(err, "start QEMU with KVM, -object sev-guest,… and -machine confidential-guest-support=…")
 	case errors.Is(err, ErrSNP):
-		return fault.Hintf(err, "an SVSM inside the guest fetches its secrets there; see the README, \"SEV-SNP: how the key gets in\"")
+		return fault.Hintf(err, "a guest that was sealed with --owner asks for its secrets: use --channel, and not --qmp")
 	case errors.Is(err, ErrEarly):
 		return fault.Hintf(err, "the machine is not set up yet; try again in a moment")
 	case errors.Is(err, ErrLate):
