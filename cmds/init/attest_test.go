@@ -8,12 +8,9 @@ import (
 	"testing"
 	"time"
 
-	"github.com/google/go-sev-guest/proto/sevsnp"
-
 	"cocoroot/initramfs/release/snptest"
 	"cocoroot/unlock/policy"
 	"cocoroot/unlock/release"
-	"cocoroot/unlock/secret/table"
 )
 
 // kept is an entry that the workload keeps.
@@ -97,7 +94,6 @@ func TestNoReport(t *testing.T) {
 			t.Error("the guest asked without a report")
 		}
 	})
-	_ = sevsnp.Report{}
 }
 
 // An answer that is not the owner's to this request, or whose table is malformed,
@@ -205,5 +201,3 @@ func manyEntries(n int) []byte {
 	}
 	return tableWithLength(20+len(all), all)
 }
-
-var _ = table.Entry{}
