@@ -377,7 +377,7 @@ func (a *app) runAttested(c *cobra.Command, r *releaser, o channel, pairs []stri
 		}
 		p, want, err := r.answer(a, e, q, pairs, func() error { return nil })
 		if err != nil {
-			carrier.Refuse()
+			carrier.Refuse(ctx)
 			return err
 		}
 		got, err := carrier.Inject(ctx, p)

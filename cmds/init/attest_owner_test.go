@@ -115,7 +115,7 @@ func (r *released) release(ctx context.Context, t *testing.T, use func() error) 
 		err = use()
 	}
 	if err != nil {
-		carrier.Refuse()
+		carrier.Refuse(ctx)
 		return err
 	}
 	packet, confirm, err := r.owner.Seal(request, r.table)

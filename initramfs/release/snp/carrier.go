@@ -180,10 +180,21 @@ func (c *Carrier) Inject(ctx context.Context, p Packet) (confirm []byte, err err
 }
 
 // Refuse tells the guest that it gets nothing, without a reason, so that it ends
-// now and not at its deadline.
-func (c *Carrier) Refuse() {
+// now and not at its deadline. It stays for a few seconds: QEMU drops what the
+// guest has not read when the other end hangs up.
+func (c *Carrier) Refuse(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	no := release.Append(nil, release.Refusal, nil)
 	if c.conn != nil {
 		c.conn.SetWriteDeadline(time.Now().Add(patience))
-		c.conn.Write(release.Append(nil, release.Refusal, nil))
+		c.conn.Write(no)
 	}
+	// The end of the guest or of the time ends it.
+	_ = c.talk(ctx, func(k release.Kind, _ []byte) ([]byte, bool, error) {
+		if k == release.Hello {
+			return no, false, nil
+		}
+		return nil, false, nil
+	})
 }

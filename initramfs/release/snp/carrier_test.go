@@ -203,7 +203,7 @@ func TestRefuse(t *testing.T) {
 	if _, err := c.Collect(t.Context(), make([]byte, 32)); err != nil {
 		t.Fatal(err)
 	}
-	c.Refuse()
+	c.Refuse(t.Context())
 	if got := <-out; !strings.Contains(got, "does not release") {
 		t.Errorf("the guest: %s", got)
 	}
