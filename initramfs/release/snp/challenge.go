@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"time"
 
 	"cocoroot/initramfs/fault"
@@ -81,9 +82,17 @@ func (c Challenge) fresh(now time.Time) error {
 
 func used(path string) string { return path + ".used" }
 
-// UseChallenge uses a challenge up. Of several that try, one succeeds.
+// UseChallenge uses a challenge up, for good. Of several that try, one succeeds.
 func UseChallenge(path string) error {
-	if err := os.Rename(path, used(path)); err != nil {
+	err := os.Rename(path, used(path))
+	if err == nil {
+		var dir *os.File
+		if dir, err = os.Open(filepath.Dir(path)); err == nil {
+			err = dir.Sync()
+			dir.Close()
+		}
+	}
+	if err != nil {
 		return fault.New(fault.Mismatch, fmt.Errorf("cannot use up the challenge %s: %w", path, err), "nothing was released")
 	}
 	return nil
