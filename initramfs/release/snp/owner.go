@@ -66,14 +66,19 @@ func ReadOwner(path string) (*Owner, error) {
 
 func newOwner(seed *secmem.Buffer) *Owner {
 	o := &Owner{seed: seed}
-	secmem.WithoutResidue(func() {
-		o.Public = slices.Clone(o.private().Public().(ed25519.PublicKey))
-	})
+	o.use(func(k ed25519.PrivateKey) { o.Public = slices.Clone(k.Public().(ed25519.PublicKey)) })
 	return o
 }
 
-// private returns the key for use inside secmem.WithoutResidue.
-func (o *Owner) private() ed25519.PrivateKey { return ed25519.NewKeyFromSeed(o.seed.Bytes()) }
+// use runs f with the private key, and wipes the copy that it gets. What the
+// library keeps of it goes with the process.
+func (o *Owner) use(f func(ed25519.PrivateKey)) {
+	secmem.WithoutResidue(func() {
+		k := ed25519.NewKeyFromSeed(o.seed.Bytes())
+		defer clear(k)
+		f(k)
+	})
+}
 
 // Close wipes the private half.
 func (o *Owner) Close() error { return o.seed.Close() }
@@ -109,25 +114,22 @@ func (o *Owner) Seal(r Request, table []byte) (Packet, [release.ConfirmSize]byte
 		return Packet{}, confirm, fmt.Errorf("cannot seal a table of %d bytes: at most %d", len(table), MaxTable)
 	}
 	p := Packet{Transcript: release.Transcript(r.body)}
-	var err error
-	secmem.WithoutResidue(func() {
-		var enc, sealed, done []byte
-		var s *hpke.Sender
-		if enc, s, err = hpke.NewSender(r.key, hpke.HKDFSHA256(), hpke.AES256GCM(), release.Info(p.Transcript)); err != nil {
-			return
-		}
-		if sealed, err = s.Seal(nil, table); err != nil {
-			return
-		}
-		if done, err = s.Export("done", release.ConfirmSize); err != nil {
-			return
-		}
-		copy(confirm[:], done)
-		sealed = append(enc, sealed...)
-		p.Answer = slices.Concat(ed25519.Sign(o.private(), release.Signed(p.Transcript, sealed)), sealed)
-	})
+	enc, s, err := hpke.NewSender(r.key, hpke.HKDFSHA256(), hpke.AES256GCM(), release.Info(p.Transcript))
 	if err != nil {
 		return Packet{}, confirm, fmt.Errorf("cannot seal the answer: %w", err)
 	}
+	sealed, err := s.Seal(nil, table)
+	if err != nil {
+		return Packet{}, confirm, fmt.Errorf("cannot seal the answer: %w", err)
+	}
+	done, err := s.Export("done", release.ConfirmSize)
+	if err != nil {
+		return Packet{}, confirm, fmt.Errorf("cannot seal the answer: %w", err)
+	}
+	copy(confirm[:], done)
+	sealed = append(enc, sealed...)
+	o.use(func(k ed25519.PrivateKey) {
+		p.Answer = slices.Concat(ed25519.Sign(k, release.Signed(p.Transcript, sealed)), sealed)
+	})
 	return p, confirm, nil
 }
