@@ -34,6 +34,7 @@ type answering struct {
 
 	mu        sync.Mutex
 	requests  [][]byte
+	hangsUp   bool // in the middle of the answer
 	answers   [][]byte
 	want      []byte // the confirmation
 	confirmed bool
@@ -126,7 +127,10 @@ func (a *answering) serve(t testing.TB, conn net.Conn) {
 			} else {
 				out = a.owner(t, k, body)
 			}
-			if _, err := conn.Write(out); err != nil {
+			if a.hangsUp && k == release.Ask {
+				out = out[:len(out)/2]
+			}
+			if _, err := conn.Write(out); err != nil || a.hangsUp && k == release.Ask {
 				return
 			}
 		}
@@ -135,7 +139,7 @@ func (a *answering) serve(t testing.TB, conn net.Conn) {
 
 // asks makes the guest one that asks its owner over the channel, with a processor
 // that is FAKE.
-func (g *guest) asks(t *testing.T, psp *snptest.PSP, a *answering, channel string) *guest {
+func (g *guest) asks(t testing.TB, psp *snptest.PSP, a *answering, channel string) *guest {
 	t.Helper()
 	if psp == nil {
 		psp = &snptest.PSP{Chip: snptest.NewChip("Genoa-B1", snptest.TCB{Bootloader: 9, SNP: 23, Microcode: 72})}

@@ -168,6 +168,10 @@ func TestHostOfTheChannel(t *testing.T) {
 			return release.Append(nil, release.Challenge, testChallenge)
 		}, "RELEASE"},
 		"says nothing": {func(*answering, release.Kind, []byte) []byte { return nil }, "RELEASE"},
+		"hangs up in the middle of the answer": {func(a *answering, k release.Kind, body []byte) []byte {
+			a.hangsUp = true
+			return a.owner(nil, k, body)
+		}, "RELEASE"},
 		"floods": {func(*answering, release.Kind, []byte) []byte {
 			return bytes.Repeat([]byte("CCR1 is no frame"), 5<<20/16)
 		}, "RELEASE"},
@@ -178,7 +182,7 @@ func TestHostOfTheChannel(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			g, a := askingGuest(t, nil, "serial:ttyS2")
-			g.cmdline += " cocoroot.timeout=4s"
+			g.cmdline += " cocoroot.timeout=3s"
 			a.sends = func(k release.Kind, body []byte) []byte { return tc.reply(a, k, body) }
 			g.fails(t, tc.want)
 		})

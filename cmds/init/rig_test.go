@@ -204,7 +204,7 @@ type guest struct {
 }
 
 // boots returns a guest that boots the image.
-func (s sealedImage) boots(t *testing.T) *guest {
+func (s sealedImage) boots(t testing.TB) *guest {
 	t.Helper()
 	return &guest{
 		image: s.path, cmdline: s.cmdline, entries: []table.Entry{entry(t, policy.DefaultKey, s.key)},
