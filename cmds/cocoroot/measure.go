@@ -32,8 +32,6 @@ type measureOptions struct {
 	vmType               measure.VMType
 	features             measure.Features
 	vmm                  measure.VMM
-	svsm                 string
-	varsSize             uint64
 	given                func(name string) bool
 	asJSON               bool
 }
@@ -59,8 +57,6 @@ func (a *app) measure() *cobra.Command {
 	option(c, &o.vmType, "vm-type", "sev-es: legacy or init2 (default: legacy as QEMU's, init2 with guest features)", parseVMType)
 	option(c, &o.features, "guest-features", "SEV features of the guest (default: 0x1 for sev-snp, 0 for sev-es)", measure.ParseFeatures)
 	option(c, &o.vmm, "vmm", "sev-snp without a kernel: who starts the virtual CPUs: qemu, ec2 or gce (default: qemu)", measure.ParseVMM)
-	flags.StringVar(&o.svsm, "svsm", "", "sev-snp: raw image of a Coconut SVSM that starts before the firmware")
-	flags.Uint64Var(&o.varsSize, "vars-size", 0, "with --svsm: size of OVMF_VARS.fd in bytes")
 	flags.BoolVar(&o.asJSON, "json", false, "print every intermediate value too")
 	need(c, "mode", "firmware")
 	choices(c, "mode", launch.Modes()...)
@@ -131,9 +127,7 @@ func (o *measureOptions) check() (in measure.Input, err error) {
 		{o.given("vcpu-type") && o.given("vcpu-sig"), "there are two kinds of vCPU, --vcpu-type and --vcpu-sig"},
 		{o.given("vm-type") && snp, "--vm-type is not for mode sev-snp, which has one VM type"},
 		{o.given("guest-features") && sev, "--guest-features is not for mode sev"},
-		{o.given("svsm") && (!snp || o.hasKernel()), "--svsm is for mode sev-snp without a kernel: with an SVSM, QEMU measures no kernel hashes"},
-		{o.vmm != measure.QEMU && (!snp || o.hasKernel() || o.given("svsm")), "another --vmm than qemu is for mode sev-snp without kernel and SVSM: only qemu measures those"},
-		{o.given("svsm") != o.given("vars-size"), "--svsm and --vars-size belong together"},
+		{o.vmm != measure.QEMU && (!snp || o.hasKernel()), "another --vmm than qemu is for mode sev-snp without a kernel: only qemu measures one"},
 		{len(o.cmdline) > policy.MaxLength, fmt.Sprintf("a command line has at most %d bytes", policy.MaxLength)},
 	} {
 		if wrong.is {
@@ -175,31 +169,20 @@ func (o *measureOptions) read(in *measure.Input) error {
 	var err, tableErr error
 	var hashing sync.WaitGroup // kernel and initrd are most of the work
 	hashing.Go(func() { in.Table, tableErr = o.table() })
-	err = o.readImages(in)
+	in.Firmware, err = o.readFirmware()
 	hashing.Wait()
 	return cmp.Or(err, tableErr)
 }
 
-// readImages reads the firmware and the SVSM.
-func (o *measureOptions) readImages(in *measure.Input) error {
+func (o *measureOptions) readFirmware() (f measure.Firmware, err error) {
 	image, err := files.Read(o.firmware, files.MaxImage)
 	if err != nil {
-		return err
+		return f, err
 	}
-	if in.Firmware, err = measure.NewFirmware(image); err != nil {
-		return fault.Hintf(fmt.Errorf("cannot measure %s: %w", o.firmware, err), "--firmware takes the OVMF file that the guest starts with")
+	if f, err = measure.NewFirmware(image); err != nil {
+		return f, fault.Hintf(fmt.Errorf("cannot measure %s: %w", o.firmware, err), "--firmware takes the OVMF file that the guest starts with")
 	}
-	if o.given("svsm") {
-		if image, err = files.Read(o.svsm, files.MaxImage); err != nil {
-			return err
-		}
-		s, err := measure.NewSVSM(image, in.Firmware, o.varsSize)
-		if err != nil {
-			return fmt.Errorf("cannot measure %s: %w", o.svsm, err)
-		}
-		in.SVSM = &s
-	}
-	return nil
+	return f, nil
 }
 
 // table makes the table of hashes; nil without a kernel.

@@ -12,7 +12,7 @@ import (
 	"cocoroot/unlock/secmem"
 )
 
-// MaxImage bounds the image of a firmware or of an SVSM, in bytes.
+// MaxImage bounds the image of a firmware, in bytes.
 const MaxImage = 64 << 20
 
 // Read reads a file of at most limit bytes that holds no secret.

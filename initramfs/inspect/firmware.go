@@ -50,9 +50,6 @@ func lookFirmware(s *subject, r *Report) error {
 	if fw.HasReset {
 		r.add("reset_address", address(uint64(fw.ResetAddress)))
 	}
-	if fw.HasSVSMEntry {
-		r.add("svsm_entry", address(uint64(fw.SVSMEntry)))
-	}
 	var entries, sections []string
 	for _, e := range fw.Entries {
 		entries = append(entries, fmt.Sprintf("%s, %d bytes: %s", e.GUID, e.Size, cmp.Or(e.Name(), "not known here")))
@@ -62,16 +59,11 @@ func lookFirmware(s *subject, r *Report) error {
 	}
 	r.add("footer_entries", entries)
 	r.add("metadata_sections", sections)
-	if fw.HasSVSMEntry {
-		r.Kind, r.title = "svsm", "an SVSM that starts before the firmware"
-		return nil
-	}
 	whose := "another's"
 	if r.Foreign = s.Own.Check(sha256.Sum256(image)); r.Foreign == nil {
 		whose = strings.TrimSuffix("cocoroot's own, "+s.Own.Version(), ", ")
 	}
 	r.add("origin", whose)
-	r.add("loads_shim", string(ovmf.FindShim(image)))
 	judgeFirmware(r, image, fw)
 	return nil
 }

@@ -97,7 +97,7 @@ func kinds() []kind {
 	}
 }
 
-const knownKinds = "known are: firmware (OVMF, SVSM), kernel, archive (cpio; plain, gzip or zstd), command line, hashes table, " +
+const knownKinds = "known are: firmware (OVMF), kernel, archive (cpio; plain, gzip or zstd), command line, hashes table, " +
 	"secret table, key, transport key, sealed image, manifest, packet, its header and its secret, launch report, session blob, " +
 	"challenge, owner's key, SEV certificates, launch script, libvirt domain"
 

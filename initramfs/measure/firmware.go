@@ -12,8 +12,8 @@ import (
 
 const pageSize = 4096
 
-// errFirmware is returned for an image, of a firmware or of an SVSM, that
-// cannot be launched in the way asked for.
+// errFirmware is returned for an image that cannot be launched in the way asked
+// for.
 var errFirmware = errors.New("this image cannot be measured")
 
 // Firmware is a whole OVMF image whose footer has been read.

@@ -7,19 +7,15 @@ import "testing"
 func seeds() [][]byte {
 	return [][]byte{
 		buildImage("seed", pageSize, goodSections(), resetEntry(0x80b004), hashesEntry(0x810c00, 0x400), metadataEntry()),
-		buildImage("seed", pageSize, goodSections()[:1], svsmEntry(0), metadataEntry()),
+		buildImage("seed", pageSize, goodSections()[:1], metadataEntry()),
 		buildImage("seed", pageSize, nil, resetEntry(0)),
 	}
 }
 
-// FuzzLaunch measures an image in each mode, as a firmware and as an SVSM.
+// FuzzLaunch measures an image in each mode.
 func FuzzLaunch(f *testing.F) {
 	for _, s := range seeds() {
 		f.Add(s)
-	}
-	good, err := NewFirmware(goodFirmware())
-	if err != nil {
-		f.Fatal(err)
 	}
 	table, es, snp := newTestTable(f), testCPUs(f, 2, 0), testCPUs(f, 2, SNPActive)
 	f.Fuzz(func(t *testing.T, image []byte) {
@@ -43,11 +39,6 @@ func FuzzLaunch(f *testing.F) {
 		if r, err := SNP(fw, table, snp); err == nil && (len(r.Digest) != 48 || len(r.Steps) != 3+len(fw.footer.Sections)) {
 			t.Errorf("SNP = %+v", r)
 		}
-		if s, err := NewSVSM(image, good, 0); err == nil {
-			if _, err := snpWithSVSM(good, s, snp); err != nil || s.base+uint64(len(image)) != good.base() {
-				t.Errorf("NewSVSM accepted what snpWithSVSM does not take: %v", err)
-			}
-		}
 	})
 }
 
@@ -69,11 +60,8 @@ func TestFuzzLaunchSeeds(t *testing.T) {
 		count(SEV(f, newTestTable(t)))
 		count(SEVES(f, nil, testCPUs(t, 2, 0), Legacy))
 		count(SNP(f, newTestTable(t), testCPUs(t, 2, SNPActive)))
-		if s, err := NewSVSM(image, f, 0); err == nil {
-			count(snpWithSVSM(f, s, testCPUs(t, 2, SNPActive)))
-		}
 	}
-	if digests != 4 || errs != 6 {
+	if digests != 3 || errs != 6 {
 		t.Errorf("the seeds give %d digests and %d errors; want one digest a mode and 6 errors", digests, errs)
 	}
 }

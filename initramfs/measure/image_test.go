@@ -33,10 +33,6 @@ func secretEntry(base, size uint32) entry {
 	return entry{"4c2eb361-7d9b-4cc3-8081-127c90d3d294", words(base, size)}
 }
 
-func svsmEntry(offset uint32) entry {
-	return entry{"a789a612-0597-4c4b-a49f-cbb1fe9d1ddd", words(offset)}
-}
-
 // metadataAt is where buildImage puts the metadata, in bytes from the end.
 const metadataAt = 2048
 
@@ -113,16 +109,7 @@ func goodFirmware() []byte {
 		resetEntry(0x80b004), hashesEntry(0x810c00, 0x400), metadataEntry())
 }
 
-// goodSVSM starts 0x40 bytes into its image.
-func goodSVSM() []byte {
-	return buildImage("cocoroot/svsm", 12288, []ovmf.Section{
-		{Area: ovmf.Area{Base: 0, Size: 0x9000}, Type: ovmf.SecMem},
-		{Area: ovmf.Area{Base: 0x9e000, Size: 0x1000}, Type: ovmf.Secrets},
-		{Area: ovmf.Area{Base: 0x9f000, Size: 0x1000}, Type: ovmf.CPUID},
-	}, resetEntry(0xfffffff0), svsmEntry(0x40), metadataEntry())
-}
-
-// SEV, SEVES, SNP and snpWithSVSM measure in one mode.
+// SEV, SEVES and SNP measure in one mode.
 func SEV(f Firmware, table *HashesTable) (Result, error) {
 	return Input{Firmware: f, Table: table}.Digest("sev")
 }
@@ -133,10 +120,6 @@ func SEVES(f Firmware, table *HashesTable, cpus CPUs, t VMType) (Result, error) 
 
 func SNP(f Firmware, table *HashesTable, cpus CPUs) (Result, error) {
 	return Input{Firmware: f, Table: table, CPUs: cpus}.Digest("sev-snp")
-}
-
-func snpWithSVSM(f Firmware, s SVSM, cpus CPUs) (Result, error) {
-	return Input{Firmware: f, SVSM: &s, CPUs: cpus}.Digest("sev-snp")
 }
 
 // ParseHashesTable reads a table back.

@@ -15,7 +15,6 @@ type Input struct {
 	Table    *HashesTable // nil without a kernel
 	CPUs     CPUs         // not for sev
 	VMType   VMType       // sev-es
-	SVSM     *SVSM        // sev-snp, without a kernel
 }
 
 // VMType is the kind of virtual machine that QEMU asks KVM for.
@@ -45,7 +44,7 @@ func (t VMType) String() string {
 
 // Step is one thing that the launch measured, and the digest after it.
 type Step struct {
-	// Name is firmware, svsm, hashes_table (SEV and SEV-ES), vmsa, or the
+	// Name is firmware, hashes_table (SEV and SEV-ES), vmsa, or the
 	// type of a section: sec_mem, secrets, cpuid, svsm_caa, kernel_hashes.
 	Name     string   `json:"name"`
 	PageType pageType `json:"page_type,omitempty"` // SEV-SNP's; 0 in other modes
@@ -74,10 +73,7 @@ func (r *Result) add(name string, t pageType, address, size uint64, digest []byt
 //
 // SEV measures the firmware, then the table of hashes (AMD SEV API 55766,
 // LAUNCH_MEASURE), and SEV-ES the VMSA of each virtual CPU after that. SEV-SNP
-// measures pages: the firmware, the sections of its metadata, the VMSAs. With
-// an SVSM the sections are those of its own metadata, and the CPUs start there:
-// the firmware's metadata counts for nothing, and a kernel's hashes have no
-// place.
+// measures pages: the firmware, the sections of its metadata, the VMSAs.
 func (in Input) Digest(mode string) (Result, error) {
 	if err := in.check(mode); err != nil {
 		return Result{}, err
@@ -96,12 +92,12 @@ func (in Input) Digest(mode string) (Result, error) {
 // check refuses what cannot be launched in the mode.
 func (in Input) check(mode string) error {
 	snp, f := mode == "sev-snp", in.Firmware
-	if snp && in.SVSM == nil {
+	if snp {
 		if err := f.checkSections(); err != nil {
 			return err
 		}
 	}
-	if in.Table != nil && in.SVSM == nil {
+	if in.Table != nil {
 		if err := f.checkHashes(snp); err != nil {
 			return err
 		}
@@ -109,24 +105,18 @@ func (in Input) check(mode string) error {
 	if mode == "sev" {
 		return nil
 	}
-	if in.SVSM == nil && f.footer.ResetAddress == 0 {
+	if f.footer.ResetAddress == 0 {
 		return fmt.Errorf("%w: its footer has no SEV-ES reset address; it is not a build for SEV-ES or SEV-SNP", errFirmware)
 	}
 	return in.CPUs.check(snp)
 }
 
 // vmsas sets the VMSAs: the boot processor starts at the reset vector and the
-// others where the firmware says, or all of them in the SVSM.
+// others where the firmware says.
 func (in Input) vmsas(r *Result, fpu bool) {
-	if s := in.SVSM; s != nil {
-		r.BSP = protectedModeVMSA(uint32(s.base)+s.own.footer.SVSMEntry, in.CPUs)
-		r.AP = r.BSP
-	} else {
-		r.BSP = realModeVMSA(bootEIP, in.CPUs, fpu)
-		r.AP = realModeVMSA(in.Firmware.footer.ResetAddress, in.CPUs, fpu)
-	}
-	if in.CPUs.count == 1 {
-		r.AP = nil
+	r.BSP = newVMSA(bootEIP, in.CPUs, fpu)
+	if in.CPUs.count > 1 {
+		r.AP = newVMSA(in.Firmware.footer.ResetAddress, in.CPUs, fpu)
 	}
 }
 
@@ -159,10 +149,6 @@ func (in Input) snp(r *Result) {
 	l := ledger{result: r}
 	l.pages("firmware", in.Firmware.base(), in.Firmware.image)
 	sections := in.Firmware.footer.Sections
-	if s := in.SVSM; s != nil {
-		l.pages("svsm", s.base, s.own.image)
-		sections = s.own.footer.Sections
-	}
 	if in.CPUs.vmm == EC2 { // has the CPUID pages last, and the others in the order of the metadata
 		last := map[ovmf.SectionType]int{ovmf.CPUID: 1}
 		sections = slices.SortedStableFunc(slices.Values(sections), func(a, b ovmf.Section) int { return cmp.Compare(last[a.Type], last[b.Type]) })
@@ -190,7 +176,7 @@ func (in Input) section(l *ledger, s ovmf.Section) {
 		kind = pageCPUID
 	case s.Type == ovmf.SecMem && in.CPUs.vmm == GCE:
 		kind = pageUnmeasured
-	case s.Type == ovmf.KernelHashes && in.Table != nil && in.SVSM == nil:
+	case s.Type == ovmf.KernelHashes && in.Table != nil:
 		page := make([]byte, pageSize) // as checkSections demands
 		copy(page[in.Firmware.footer.Hashes.Base%pageSize:], in.Table.Marshal())
 		l.pages(s.Type.String(), uint64(s.Base), page)

@@ -96,39 +96,6 @@ func TestBadFirmware(t *testing.T) {
 	}
 }
 
-func TestBadSVSM(t *testing.T) {
-	f, err := NewFirmware(goodFirmware())
-	if err != nil {
-		t.Fatal(err)
-	}
-	section := func(base, size uint32, typ ovmf.SectionType) []byte {
-		return buildImage("svsm", 8192, []ovmf.Section{{Area: ovmf.Area{Base: base, Size: size}, Type: typ}}, svsmEntry(0), metadataEntry())
-	}
-	room := f.base() - 8192
-	for name, tt := range map[string]struct {
-		image []byte
-		vars  uint64
-		want  error
-	}{
-		"good":                   {goodSVSM(), 0, nil},
-		"no footer":              {make([]byte, 8192), 0, ovmf.ErrNoFooter},
-		"a firmware":             {goodFirmware(), 0, errFirmware},
-		"no metadata":            {buildImage("svsm", 8192, nil, svsmEntry(0)), 0, errFirmware},
-		"entry after its end":    {buildImage("svsm", 8192, nil, svsmEntry(8192), metadataEntry()), 0, ovmf.ErrFooter},
-		"unknown section type":   {section(0x1000, 0x1000, 9), 0, errFirmware},
-		"section below the SVSM": {section(0, uint32(room)&^0xfff, ovmf.SecMem), 0, nil},
-		"section in the SVSM":    {section(uint32(room), 0x1000, ovmf.SecMem), 0, errFirmware},
-		"variables of half page": {goodSVSM(), 2048, errFirmware},
-		"too many variables":     {goodSVSM(), 1 << 32, errFirmware},
-		"variables wrap":         {goodSVSM(), 1<<64 - 4096, errFirmware},
-		"no room below them":     {goodSVSM(), room, errFirmware},
-	} {
-		if _, err := NewSVSM(tt.image, f, tt.vars); !errors.Is(err, tt.want) {
-			t.Errorf("%s: NewSVSM error = %v; want %v", name, err, tt.want)
-		}
-	}
-}
-
 // TestCPUsOfTheWrongMode checks that no mode measures CPUs which its guests
 // cannot have.
 func TestCPUsOfTheWrongMode(t *testing.T) {
@@ -136,20 +103,13 @@ func TestCPUsOfTheWrongMode(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s, err := NewSVSM(goodSVSM(), f, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
 	es := func(c CPUs) error { _, err := SEVES(f, nil, c, Init2); return err }
 	snp := func(c CPUs) error { _, err := SNP(f, nil, c); return err }
-	svsm := func(c CPUs) error { _, err := snpWithSVSM(f, s, c); return err }
 	for name, err := range map[string]error{
 		"sev-es without CPUs":       es(CPUs{}),
 		"sev-es with SNPActive":     es(testCPUs(t, 1, SNPActive)),
 		"sev-snp without CPUs":      snp(CPUs{}),
 		"sev-snp without SNPActive": snp(testCPUs(t, 1, 1<<5)),
-		"SVSM without CPUs":         svsm(CPUs{}),
-		"SVSM without SNPActive":    svsm(testCPUs(t, 1, 0)),
 	} {
 		if !errors.Is(err, ErrCPUs) {
 			t.Errorf("%s: error = %v; want ErrCPUs", name, err)

@@ -1,7 +1,6 @@
 // Package ovmf reads the footer of an OVMF firmware image: the GUIDed table
 // at its end in which a build for SEV says where it wants the secrets, the
-// kernel hashes and the pages that the launch measures. The image of an SVSM
-// (Coconut's) ends in such a footer too.
+// kernel hashes and the pages that the launch measures.
 //
 // The addresses differ from build to build, so nothing in this program
 // assumes one: who writes into a guest's memory, or predicts its launch
@@ -28,10 +27,6 @@ var (
 	secretGUID   = efi.MustParse("4c2eb361-7d9b-4cc3-8081-127c90d3d294")
 	hashesGUID   = efi.MustParse("7255371f-3a3b-4b04-927b-1da6efa8d454")
 	metadataGUID = efi.MustParse("dc886566-984a-4798-a75e-5585a7bf67cc")
-
-	// svsmGUID is only in the footer of an SVSM's image (Coconut's QEMU,
-	// target/i386/sev.c).
-	svsmGUID = efi.MustParse("a789a612-0597-4c4b-a49f-cbb1fe9d1ddd")
 )
 
 var (
@@ -90,7 +85,7 @@ type Entry struct {
 func (e Entry) Name() string {
 	return map[efi.GUID]string{
 		secretGUID: "secret area", hashesGUID: "area of the kernel hashes",
-		resetGUID: "SEV-ES reset address", metadataGUID: "SEV metadata", svsmGUID: "SVSM entry",
+		resetGUID: "SEV-ES reset address", metadataGUID: "SEV metadata",
 	}[e.GUID]
 }
 
@@ -104,11 +99,6 @@ type Firmware struct {
 	// HasReset is false when the footer has no such entry.
 	ResetAddress uint32
 	HasReset     bool
-
-	// SVSMEntry is where an SVSM starts, in bytes from the start of its
-	// image; HasSVSMEntry is false for all other images.
-	SVSMEntry    uint32
-	HasSVSMEntry bool
 
 	// Entries is every entry of the footer, known or not, from its end on.
 	Entries []Entry

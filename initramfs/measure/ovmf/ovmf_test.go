@@ -96,13 +96,6 @@ func TestParseEmptyFooter(t *testing.T) {
 	}
 }
 
-func TestParseSVSM(t *testing.T) {
-	got, err := Parse(image(nil, entry{svsmGUID, words(0x20)}))
-	if err != nil || !got.HasSVSMEntry || got.SVSMEntry != 0x20 {
-		t.Errorf("Parse(footer of an SVSM) = %+v, %v; want the entry 0x20", got, err)
-	}
-}
-
 func TestParseRefuses(t *testing.T) {
 	edit := func(at int, with ...byte) []byte { // at counts from the end
 		b := good()
@@ -140,8 +133,6 @@ func TestParseRefuses(t *testing.T) {
 		{"secret area in the firmware", image(nil, entry{secretGUID, words(0xffffe800, 0xc00)}), ErrFooter},
 		{"areas overlap", image(nil, secret, entry{hashesGUID, words(0x80cbff, 0x400)}), ErrFooter},
 		{"one area inside the other", image(nil, secret, entry{hashesGUID, words(0x80c100, 0x10)}), ErrFooter},
-		{"SVSM entry of 8 bytes", image(nil, entry{svsmGUID, words(1, 2)}), ErrFooter},
-		{"SVSM entry after the image", image(nil, entry{svsmGUID, words(4096)}), ErrFooter},
 		{"metadata before the image", image(metadata(1), entry{metadataGUID, words(4097)}), ErrFooter},
 		{"metadata head past the image", image(metadata(1), entry{metadataGUID, words(15)}), ErrFooter},
 		{"metadata offset 2^32-1", image(metadata(1), entry{metadataGUID, words(1<<32 - 1)}), ErrFooter},

@@ -84,7 +84,7 @@ func lastEntry(b []byte) (guid efi.GUID, data, rest []byte, err error) {
 func (f *Firmware) take(guid efi.GUID, data, image []byte) (err error) {
 	var fromEnd uint32
 	into, known := map[efi.GUID]any{
-		secretGUID: &f.Secret, hashesGUID: &f.Hashes, resetGUID: &f.ResetAddress, svsmGUID: &f.SVSMEntry, metadataGUID: &fromEnd,
+		secretGUID: &f.Secret, hashesGUID: &f.Hashes, resetGUID: &f.ResetAddress, metadataGUID: &fromEnd,
 	}[guid]
 	if !known {
 		return nil
@@ -102,11 +102,6 @@ func (f *Firmware) take(guid efi.GUID, data, image []byte) (err error) {
 		return f.check(f.Hashes)
 	case resetGUID:
 		f.HasReset = true
-	case svsmGUID:
-		f.HasSVSMEntry = true
-		if uint64(f.SVSMEntry) >= uint64(len(image)) {
-			return fmt.Errorf("the SVSM's entry at %#x lies after its image", f.SVSMEntry)
-		}
 	case metadataGUID:
 		f.Sections, err = f.metadata(image, fromEnd)
 	}
