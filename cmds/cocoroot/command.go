@@ -7,11 +7,12 @@ import (
 	"os"
 	"strings"
 
-	"cocoroot/initramfs/fault"
-
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 	"golang.org/x/sys/unix"
+
+	"cocoroot/initramfs/fault"
+	"cocoroot/initramfs/files"
 )
 
 // verb returns a command that does something. Its use is how it is called,
@@ -79,6 +80,14 @@ func option[T any](c *cobra.Command, to *T, name, usage string, parse func(strin
 	c.Flags().Var(parsed[T]{to, parse}, name, usage)
 }
 
+// repeated adds an option that may be given several times.
+func repeated[T any](c *cobra.Command, to *[]T, name, usage string, parse func(string) (T, error)) {
+	option(c, to, name, usage, func(s string) ([]T, error) {
+		v, err := parse(s)
+		return append(*to, v), err
+	})
+}
+
 // parsed is the value of an option. It implements pflag.Value.
 type parsed[T any] struct {
 	to    *T
@@ -107,6 +116,18 @@ func (o *output) register(c *cobra.Command, what string) {
 	c.Flags().StringVarP(&o.path, "output", "o", "", what)
 	c.Flags().BoolVar(&o.force, "force", false, "replace what exists")
 	need(c, "output")
+}
+
+// publish writes the one file, unless there is an error already, and says what it
+// is.
+func (o *output) publish(w io.Writer, b []byte, what string, err error) error {
+	if err == nil {
+		err = files.Write(o.force, files.Public(o.path, b))
+	}
+	if err == nil {
+		fmt.Fprintf(w, "%s: %s\n", o.path, what)
+	}
+	return err
 }
 
 // need names options that must be given.

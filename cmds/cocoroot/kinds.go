@@ -36,6 +36,21 @@ func needFor(c *cobra.Command, kind string, names ...string) {
 	}
 }
 
+// either returns what runs one of the two, by the kind of release that the options
+// are for.
+func either(inject, attest func(*cobra.Command, []string) error) func(*cobra.Command, []string) error {
+	return func(c *cobra.Command, args []string) error {
+		kind, err := chosen(c)
+		switch {
+		case err != nil:
+			return err
+		case kind == attested:
+			return attest(c, args)
+		}
+		return inject(c, args)
+	}
+}
+
 // chosen returns the kind of release that the options are for. It is what they
 // say, and never guessed.
 func chosen(c *cobra.Command) (kind string, err error) {

@@ -54,11 +54,9 @@ func (m *monitor) talk(ctx context.Context, f func(context.Context, *qmp.Client)
 	return release.Explain(f(ctx, c))
 }
 
-// run is talk for a whole verb.
-func (m *monitor) run(f func(context.Context, *qmp.Client, []string) error) func(*cobra.Command, []string) error {
-	return func(c *cobra.Command, args []string) error {
-		return m.talk(c.Context(), func(ctx context.Context, q *qmp.Client) error { return f(ctx, q, args) })
-	}
+// run is talk for a whole verb without arguments.
+func (m *monitor) run(f func(context.Context, *qmp.Client) error) func(*cobra.Command, []string) error {
+	return func(c *cobra.Command, _ []string) error { return m.talk(c.Context(), f) }
 }
 
 func (a *app) releasePlatform() *cobra.Command {
@@ -69,19 +67,13 @@ func (a *app) releasePlatform() *cobra.Command {
 	m.register(c.Flags())
 	out.register(c, "where to write the certificates, in the order of sevctl export")
 	need(c, "qmp")
-	c.RunE = m.run(func(ctx context.Context, q *qmp.Client, _ []string) error {
+	c.RunE = m.run(func(ctx context.Context, q *qmp.Client) error {
 		p, err := release.QueryPlatform(ctx, q)
-		if err != nil {
-			return err
-		}
-		if err := files.Write(out.force, files.Public(out.path, append(p.PDH, p.Chain...))); err != nil {
-			return err
-		}
-		fmt.Fprintf(a.stdout, "%s: PDH, PEK, OCA and CEK, for cocoroot secret session\n", out.path)
+		said := "PDH, PEK, OCA and CEK, for cocoroot secret session"
 		if len(p.CPU0ID) > 0 {
-			fmt.Fprintf(a.stdout, "the CEK with AMD's signature: https://kdsintf.amd.com/cek/id/%X\n", p.CPU0ID)
+			said += fmt.Sprintf("\nthe CEK with AMD's signature: https://kdsintf.amd.com/cek/id/%X", p.CPU0ID)
 		}
-		return nil
+		return out.publish(a.stdout, append(p.PDH, p.Chain...), said, err)
 	})
 	return c
 }
@@ -98,31 +90,16 @@ func (a *app) releaseCollect() *cobra.Command {
 	challenge := flags.String("challenge", "", "SEV-SNP: the owner's challenge, or a copy of it")
 	out.register(c, "where to write the report")
 	needFor(c, attested, "challenge")
-	collect := m.run(func(ctx context.Context, q *qmp.Client, _ []string) error {
+	c.RunE = either(m.run(func(ctx context.Context, q *qmp.Client) error {
 		r, err := release.Collect(ctx, q)
 		if err != nil {
 			return err
 		}
 		b, err := r.Encode()
-		if err != nil {
-			return err
-		}
-		if err := files.Write(out.force, files.Public(out.path, b)); err != nil {
-			return err
-		}
-		fmt.Fprintf(a.stdout, "%s: firmware %s, policy %s; for cocoroot release verify\n", out.path, r.API(), r.Policy)
-		return nil
+		return out.publish(a.stdout, b, fmt.Sprintf("firmware %s, policy %s; for cocoroot release verify", r.API(), r.Policy), err)
+	}), func(c *cobra.Command, _ []string) error {
+		return a.collectRequest(c, o, *challenge, out)
 	})
-	c.RunE = func(c *cobra.Command, args []string) error {
-		kind, err := chosen(c)
-		switch {
-		case err != nil:
-			return err
-		case kind == attested:
-			return a.collectRequest(c, o, *challenge, out)
-		}
-		return collect(c, args)
-	}
 	return c
 }
 
@@ -136,14 +113,7 @@ func (a *app) releaseInject() *cobra.Command {
 	o.register(c, &m)
 	cont := flags.Bool("cont", false, "then start the guest")
 	only(c, injected, "cont")
-	c.RunE = func(c *cobra.Command, args []string) error {
-		kind, err := chosen(c)
-		switch {
-		case err != nil:
-			return err
-		case kind == attested:
-			return a.injectAnswer(c, o, args[0])
-		}
+	c.RunE = either(func(c *cobra.Command, args []string) error {
 		b, err := files.Read(args[0], packet.MaxFile)
 		if err != nil {
 			return err
@@ -155,7 +125,9 @@ func (a *app) releaseInject() *cobra.Command {
 		return m.talk(c.Context(), func(ctx context.Context, q *qmp.Client) error {
 			return inject(ctx, a.stdout, q, p, measurement, *cont)
 		})
-	}
+	}, func(c *cobra.Command, args []string) error {
+		return a.injectAnswer(c, o, args[0])
+	})
 	return c
 }
 

@@ -39,14 +39,8 @@ func (o *attestation) register(c *cobra.Command) {
 	flags.StringVar(&o.vlek, "vlek", "", "SEV-SNP: the cloud's certificate instead, for reports that it signs")
 	flags.StringArrayVar(&o.crls, "crl", nil, "SEV-SNP: revocation list that has to be good, beside that in --certs; may be repeated")
 	flags.StringVar(&o.minTCB, "min-tcb", "", "SEV-SNP: least firmware, such as snp=28,microcode=84; of bootloader, tee, snp, microcode, fmc (default: AMD's for snp)")
-	option(c, &o.want.Require, "require", "SEV-SNP: what else has to be so, of "+strings.Join(snp.RequirementNames(), ", ")+"; may be repeated", func(s string) ([]snp.Requirement, error) {
-		r, err := snp.FindRequirement(s)
-		return append(o.want.Require, r), err
-	})
-	option(c, &o.want.Chips, "chip", "SEV-SNP: ID of a chip that may run the guest, in hex; may be repeated (default: any)", func(s string) ([][]byte, error) {
-		id, err := hex.DecodeString(s)
-		return append(o.want.Chips, id), err
-	})
+	repeated(c, &o.want.Require, "require", "SEV-SNP: what else has to be so, of "+strings.Join(snp.RequirementNames(), ", ")+"; may be repeated", snp.FindRequirement)
+	repeated(c, &o.want.Chips, "chip", "SEV-SNP: ID of a chip that may run the guest, in hex; may be repeated (default: any)", hex.DecodeString)
 	option(c, &o.want.HostData, "host-data", "SEV-SNP: HOST_DATA, 64 hex digits", digits(32))
 	option(c, &o.want.IDKey, "id-key", "SEV-SNP: ID_KEY_DIGEST, 96 hex digits", digits(48))
 	option(c, &o.want.FamilyID, "family-id", "SEV-SNP: FAMILY_ID, 32 hex digits", digits(16))
@@ -61,7 +55,7 @@ func (o *attestation) register(c *cobra.Command) {
 const milan = "on a Milan chip, software of the host can extract the seed of its keys (arXiv 2605.12990)"
 
 // expect returns what the options demand.
-func (o *attestation) expect(a *app, launched []string) (snp.Expect, error) {
+func (o *attestation) expect(a *app, digests [][]byte) (snp.Expect, error) {
 	e := o.want
 	var err error
 	if e.Generation.Name == "Milan" && len(e.Chips) == 0 {
@@ -75,10 +69,9 @@ func (o *attestation) expect(a *app, launched []string) (snp.Expect, error) {
 	case e.MinTCB == snp.TCB{}:
 		return e, fault.Usagef("--min-tcb is needed for %s: which firmware is the least there is not known here, AMD's security bulletins have it", e.Generation.Name)
 	}
-	for _, s := range launched {
-		d, err := digits(len(snp.Digest{}))(strings.TrimSpace(s))
-		if err != nil {
-			return e, fault.Usagef("--digest: %w", err)
+	for _, d := range digests {
+		if len(d) != len(snp.Digest{}) {
+			return e, fault.Usagef("--digest: %x is not 96 hex digits, which %s has", d, attested)
 		}
 		e.Digests = append(e.Digests, snp.Digest(d))
 	}
@@ -280,13 +273,7 @@ func (a *app) collectRequest(c *cobra.Command, o channel, challenge string, out 
 			return err
 		}
 		b, err := q.Encode()
-		if err == nil {
-			err = files.Write(out.force, files.Public(out.path, b))
-		}
-		if err == nil {
-			fmt.Fprintf(a.stdout, "%s: for cocoroot release verify; the guest waits\n", out.path)
-		}
-		return err
+		return out.publish(a.stdout, b, "for cocoroot release verify; the guest waits", err)
 	})
 }
 
@@ -327,17 +314,8 @@ func (a *app) verifyRequest(r *releaser, o packetOutput, args []string) error {
 		return err
 	}
 	b, err := p.Encode()
-	if err != nil {
-		return err
-	}
-	path := o.path + "_packet.json"
-	if err := files.Write(o.force, files.Public(path, b)); err != nil {
-		return err
-	}
-	w := r.prose(a)
-	fmt.Fprintf(w, "%s: for cocoroot release inject; it is for this one boot\n", path)
-	fmt.Fprintf(w, "the guest will confirm it with %x\n", confirm)
-	return nil
+	o.path += "_packet.json"
+	return o.publish(r.prose(a), b, fmt.Sprintf("for cocoroot release inject; it is for this one boot\nthe guest will confirm it with %x", confirm), err)
 }
 
 // answer verifies a request and, on a match alone, reads the secrets and seals

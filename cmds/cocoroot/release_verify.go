@@ -10,7 +10,6 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
-	"github.com/spf13/pflag"
 
 	"cocoroot/initramfs/fault"
 	"cocoroot/initramfs/files"
@@ -18,37 +17,56 @@ import (
 	"cocoroot/initramfs/release"
 	"cocoroot/initramfs/release/packet"
 	"cocoroot/initramfs/release/session"
+	"cocoroot/initramfs/release/snp"
 )
 
 // demands are the options that say which guest may have the secret.
 type demands struct {
-	digests              []string
+	digests              [][]byte
+	want                 release.Expectation
 	debug, sharing, noES bool
-	minAPI               string
-	minBuild             uint8
 	asJSON               bool
 }
 
-func (d *demands) register(flags *pflag.FlagSet) {
-	flags.StringArrayVar(&d.digests, "digest", nil, "launch digest to expect, 64 hex digits (SEV-SNP: 96), as cocoroot measure prints it; may be repeated, one has to match")
+func (d *demands) register(c *cobra.Command) {
+	flags := c.Flags()
+	repeated(c, &d.digests, "digest", "launch digest to expect, 64 hex digits (SEV-SNP: 96), as cocoroot measure prints it; may be repeated, one has to match", parseDigest)
 	flags.BoolVar(&d.debug, "allow-debug", false, "accept a policy without NODBG: the host may read the guest's memory")
 	flags.BoolVar(&d.sharing, "allow-key-sharing", false, "accept a policy without NOKS: another guest may have the same memory key")
 	flags.BoolVar(&d.noES, "allow-no-es", false, "accept a policy without ES: the host sees the guest's registers")
-	flags.StringVar(&d.minAPI, "min-api", "", "least API version of the platform's firmware, MAJOR.MINOR")
-	flags.Uint8Var(&d.minBuild, "min-build", 0, "least build of the platform's firmware")
+	option(c, &d.want.MinAPI, "min-api", "least API version of the platform's firmware, MAJOR.MINOR", parseAPI)
+	flags.Uint8Var(&d.want.MinBuild, "min-build", 0, "least build of the platform's firmware")
 	flags.BoolVar(&d.asJSON, "json", false, "print JSON")
 }
 
-// expectation parses the options.
-func (d *demands) expectation() (release.Expectation, error) {
-	e := release.Expectation{Policy: session.Strict, MinBuild: d.minBuild}
-	for _, s := range d.digests {
-		b, err := hex.DecodeString(strings.TrimSpace(s))
-		if err == nil && len(b) == 48 {
-			return e, fault.Usagef("--digest: a digest of 96 digits is SEV-SNP's, and these options are for %s", injected)
+// parseDigest reads a launch digest of either kind of release.
+func parseDigest(s string) ([]byte, error) {
+	b, err := hex.DecodeString(strings.TrimSpace(s))
+	if err != nil || len(b) != len(session.Digest{}) && len(b) != len(snp.Digest{}) {
+		return nil, errors.New("it is not 64 hex digits, nor 96")
+	}
+	return b, nil
+}
+
+func parseAPI(s string) (version [2]uint8, err error) {
+	major, minor, _ := strings.Cut(s, ".")
+	for i, text := range []string{major, minor} {
+		n, err := strconv.ParseUint(text, 10, 8)
+		if err != nil {
+			return version, errors.New("it is not of the form MAJOR.MINOR")
 		}
-		if err != nil || len(b) != len(session.Digest{}) {
-			return e, fault.Usagef("--digest: %.80q is not 64 hex digits", s)
+		version[i] = uint8(n)
+	}
+	return version, nil
+}
+
+// expectation returns what the options demand on SEV and SEV-ES.
+func (d *demands) expectation() (release.Expectation, error) {
+	e := d.want
+	e.Policy = session.Strict
+	for _, b := range d.digests {
+		if len(b) != len(session.Digest{}) {
+			return e, fault.Usagef("--digest: a digest of 96 digits is SEV-SNP's, and these options are for %s", injected)
 		}
 		e.Digests = append(e.Digests, session.Digest(b))
 	}
@@ -57,16 +75,6 @@ func (d *demands) expectation() (release.Expectation, error) {
 			e.Policy &^= bit
 		}
 	}
-	if d.minAPI == "" {
-		return e, nil
-	}
-	major, minor, ok := strings.Cut(d.minAPI, ".")
-	a, errA := strconv.ParseUint(major, 10, 8)
-	b, errB := strconv.ParseUint(minor, 10, 8)
-	if !ok || errA != nil || errB != nil {
-		return e, fault.Usagef("--min-api: %.20q is not of the form MAJOR.MINOR", d.minAPI)
-	}
-	e.MinMajor, e.MinMinor = uint8(a), uint8(b)
 	return e, nil
 }
 
@@ -80,7 +88,7 @@ type releaser struct {
 
 // register adds the options of both.
 func (r *releaser) register(c *cobra.Command) {
-	r.demands.register(c.Flags())
+	r.demands.register(c)
 	r.secrets.register(c.Flags())
 	r.attestation.register(c)
 	need(c, "digest")
@@ -145,14 +153,7 @@ func (a *app) releaseVerify() *cobra.Command {
 	c.Flags().StringVar(&r.challenge, "challenge", "", "SEV-SNP: the challenge that the report was collected with; it is used up")
 	only(c, injected, "raw")
 	needFor(c, attested, "challenge")
-	c.RunE = func(c *cobra.Command, args []string) error {
-		kind, err := chosen(c)
-		if err != nil {
-			return err
-		}
-		if kind == attested {
-			return a.verifyRequest(&r, o, args)
-		}
+	c.RunE = either(func(_ *cobra.Command, args []string) (err error) {
 		if r.expected, err = r.expectation(); err != nil {
 			return err
 		}
@@ -169,7 +170,9 @@ func (a *app) releaseVerify() *cobra.Command {
 			return err
 		}
 		return o.write(r.prose(a), p, report.Measurement)
-	}
+	}, func(_ *cobra.Command, args []string) error {
+		return a.verifyRequest(&r, o, args)
+	})
 	return c
 }
 
@@ -185,14 +188,7 @@ func (a *app) releaseRun() *cobra.Command {
 	o.register(c, &m)
 	cont := c.Flags().Bool("cont", false, "then start the guest")
 	only(c, injected, "cont")
-	c.RunE = func(c *cobra.Command, pairs []string) error {
-		kind, err := chosen(c)
-		if err != nil {
-			return err
-		}
-		if kind == attested {
-			return a.runAttested(c, &r, o, pairs)
-		}
+	c.RunE = either(func(c *cobra.Command, pairs []string) (err error) {
 		if r.expected, err = r.expectation(); err != nil {
 			return err
 		}
@@ -208,6 +204,8 @@ func (a *app) releaseRun() *cobra.Command {
 			}
 			return inject(ctx, r.prose(a), q, p, report.Measurement, *cont)
 		})
-	}
+	}, func(c *cobra.Command, pairs []string) error {
+		return a.runAttested(c, &r, o, pairs)
+	})
 	return c
 }

@@ -3,6 +3,7 @@ package release
 import (
 	"errors"
 	"fmt"
+	"slices"
 
 	"cocoroot/initramfs/release/session"
 )
@@ -18,9 +19,10 @@ var (
 type Expectation struct {
 	Digests []session.Digest // one of them
 	Policy  session.Policy   // bits that have to be set
-	// API is the least version; Build counts on its own, as it is numbered
-	// across versions. Zero demands nothing.
-	MinMajor, MinMinor, MinBuild uint8
+	// MinAPI is the least version, major and minor; MinBuild counts on its own,
+	// as builds are numbered across versions. Zero demands nothing.
+	MinAPI   [2]uint8
+	MinBuild uint8
 }
 
 // Verify returns the digest that the security processor measured. When the
@@ -39,8 +41,8 @@ func Verify(r Report, keys *session.Keys, e Expectation) (session.Digest, error)
 	if missing := e.Policy &^ r.Policy; missing != 0 {
 		return session.Digest{}, fmt.Errorf("%w: it is %s, and lacks %s", ErrPolicy, r.Policy, missing)
 	}
-	if r.APIMajor < e.MinMajor || r.APIMajor == e.MinMajor && r.APIMinor < e.MinMinor {
-		return session.Digest{}, fmt.Errorf("%w: it is %s, not at least %d.%d", ErrVersion, r.API(), e.MinMajor, e.MinMinor)
+	if slices.Compare([]uint8{r.APIMajor, r.APIMinor}, e.MinAPI[:]) < 0 {
+		return session.Digest{}, fmt.Errorf("%w: it is %s, not at least %d.%d", ErrVersion, r.API(), e.MinAPI[0], e.MinAPI[1])
 	}
 	if r.Build < e.MinBuild {
 		return session.Digest{}, fmt.Errorf("%w: it is %s, not at least build %d", ErrVersion, r.API(), e.MinBuild)
