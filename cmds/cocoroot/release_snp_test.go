@@ -27,7 +27,6 @@ type asked struct {
 	dir    string
 	chip   *snptest.Chip
 	digest string
-	late   time.Duration // before the guest speaks
 }
 
 func newAsked(t *testing.T) *asked {
@@ -178,7 +177,7 @@ func TestReleaseAttested(t *testing.T) {
 		t.Errorf("again with the same challenge: %d, %q", code, stderr)
 	}
 	// Another guest's packet is not sent.
-	channel, got = r.socket()
+	channel, _ = r.socket()
 	r.ok("release", "challenge", "-o", r.path("other"))
 	r.ok("release", "collect", "--channel", channel, "--challenge", r.path("other"), "-o", r.path("report2"))
 	if code, _, stderr := r.call("release", "inject", r.path("vm_packet.json"), "--channel", channel); code != fault.Secret || !strings.Contains(stderr, "another") {

@@ -12,8 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ErrCommands is returned for a file that is not an archive of u-root's.
-var ErrCommands = errors.New("not an archive of u-root's commands with its shell")
+var errCommands = errors.New("not an archive of u-root's commands with its shell")
 
 // u-root's builder puts all commands into one program, and beside it one link
 // per command (mkuimage, in its busybox mode).
@@ -53,11 +52,11 @@ func commands(archived []byte) ([]cpio.Record, error) {
 		return nil
 	})
 	if err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrCommands, err)
+		return nil, fmt.Errorf("%w: %w", errCommands, err)
 	}
 	for _, name := range []string{commandProgram, commandShell} {
 		if !slices.ContainsFunc(out, func(r cpio.Record) bool { return r.Name == name }) {
-			return nil, fmt.Errorf("%w: it has no %s", ErrCommands, name)
+			return nil, fmt.Errorf("%w: it has no %s", errCommands, name)
 		}
 	}
 	return out, nil

@@ -104,8 +104,8 @@ func TestCommandsAreChecked(t *testing.T) {
 		"link elsewhere":      pack(t, program, shell, cpio.Symlink("bbin/ls", "/etc/passwd")),
 		"another file":        pack(t, program, shell, cpio.StaticFile("bbin/ls", "x", 0o755)),
 	} {
-		if err := Write(io.Discard, Contents{Init: init, Commands: file}); !errors.Is(err, ErrCommands) {
-			t.Errorf("%s: Write error = %v; want ErrCommands", name, err)
+		if err := Write(io.Discard, Contents{Init: init, Commands: file}); !errors.Is(err, errCommands) {
+			t.Errorf("%s: Write error = %v; want errCommands", name, err)
 		}
 	}
 }

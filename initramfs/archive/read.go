@@ -34,8 +34,8 @@ const (
 	hexOfNumber = 8
 )
 
-// ErrArchive is returned for what the kernel would not unpack to its end.
-var ErrArchive = errors.New("not a complete cpio archive")
+// errArchive is for what the kernel would not unpack to its end.
+var errArchive = errors.New("not a complete cpio archive")
 
 // Listing is what is in an archive.
 type Listing struct {
@@ -60,20 +60,20 @@ func IsArchive(head []byte) bool {
 // List reads an archive, from anyone, in one pass. It holds init, the list of
 // modules and one module in memory, and nothing else of the content.
 //
-// The listing has what was read before an error, which is an ErrArchive or r's.
+// The listing has what was read before an error.
 func List(r io.Reader) (Listing, error) {
 	plain, format, err := files.Decompress(r, window)
 	l := Listing{Compression: format}
 	if err != nil {
-		return l, fmt.Errorf("%w: %w", ErrArchive, err)
+		return l, fmt.Errorf("%w: %w", errArchive, err)
 	}
 	defer plain.Close()
 	if format != "none" && format != "gzip" && format != "zstd" { // which IsArchive knows
-		return l, fmt.Errorf("%w: it is compressed as %s", ErrArchive, format)
+		return l, fmt.Errorf("%w: it is compressed as %s", errArchive, format)
 	}
 	s := &stream{r: io.LimitReader(plain, maxPlain)}
 	if err := l.read(s); err != nil {
-		return l, fmt.Errorf("%w: %w", ErrArchive, err)
+		return l, fmt.Errorf("%w: %w", errArchive, err)
 	}
 	l.judge(s)
 	return l, nil

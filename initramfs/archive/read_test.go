@@ -135,8 +135,8 @@ func TestListIsBounded(t *testing.T) {
 		runtime.ReadMemStats(&before)
 		_, err := List(file)
 		runtime.ReadMemStats(&after)
-		if !errors.Is(err, ErrArchive) {
-			t.Errorf("%s: List error = %v; want ErrArchive", name, err)
+		if !errors.Is(err, errArchive) {
+			t.Errorf("%s: List error = %v; want errArchive", name, err)
 		}
 		if n := after.TotalAlloc - before.TotalAlloc; n > 70<<20 {
 			t.Errorf("%s: %d bytes allocated", name, n)
@@ -178,8 +178,8 @@ func FuzzList(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
 		l, err := List(bytes.NewReader(b))
-		if err != nil && !errors.Is(err, ErrArchive) {
-			t.Errorf("List error = %v; want ErrArchive", err)
+		if err != nil && !errors.Is(err, errArchive) {
+			t.Errorf("List error = %v; want errArchive", err)
 		}
 		if err == nil && (l.Init == nil || l.Init.Package == "") && len(l.Problems) == 0 {
 			t.Error("an archive without our init has no problem")

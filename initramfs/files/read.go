@@ -74,9 +74,6 @@ func CheckRaw(path string) error {
 	return nil
 }
 
-// ErrNotFile is returned for what has no size, or no end.
-var ErrNotFile = errors.New("it is neither a regular file nor a block device")
-
 // Open opens a regular file or a block device, and returns its length in bytes.
 func Open(path string) (*os.File, int64, error) {
 	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0) // a FIFO would keep us waiting
@@ -85,7 +82,7 @@ func Open(path string) (*os.File, int64, error) {
 	}
 	fi, err := f.Stat()
 	if err == nil && !fi.Mode().IsRegular() && fi.Mode()&(os.ModeDevice|os.ModeCharDevice) != os.ModeDevice {
-		err = ErrNotFile
+		err = errors.New("it is neither a regular file nor a block device")
 	}
 	var size int64
 	if err == nil {

@@ -25,8 +25,7 @@ const MaxReport = 16 << 10
 // reportVersion is the only version of the report so far.
 const reportVersion = 1
 
-// ErrReport is returned for what is not a report.
-var ErrReport = errors.New("not a launch report")
+var errReport = errors.New("not a launch report")
 
 // Report is what the host says of a launch. It holds no secret.
 type Report struct {
@@ -57,13 +56,13 @@ func (r Report) Encode() ([]byte, error) {
 func ParseReport(b []byte) (Report, error) {
 	var r Report
 	if err := strictjson.DecodeKind(b, MaxReport, &r, packet.Kind, ""); err != nil {
-		return Report{}, fmt.Errorf("%w: %w", ErrReport, err)
+		return Report{}, fmt.Errorf("%w: %w", errReport, err)
 	}
 	if r.Version != reportVersion {
-		return Report{}, fmt.Errorf("%w: version %d; this program knows version %d", ErrReport, r.Version, reportVersion)
+		return Report{}, fmt.Errorf("%w: version %d; this program knows version %d", errReport, r.Version, reportVersion)
 	}
 	if r.Measurement == (session.Measurement{}) {
-		return Report{}, fmt.Errorf("%w: no measurement", ErrReport)
+		return Report{}, fmt.Errorf("%w: no measurement", errReport)
 	}
 	return r, nil
 }

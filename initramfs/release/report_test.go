@@ -52,7 +52,7 @@ func reports(t testing.TB) map[string]bool {
 func TestFuzzParseReportSeeds(t *testing.T) {
 	for text, want := range reports(t) {
 		r, err := ParseReport([]byte(text))
-		if (err == nil) != want || err != nil && (!errors.Is(err, ErrReport) || r != Report{}) {
+		if (err == nil) != want || err != nil && (!errors.Is(err, errReport) || r != Report{}) {
 			t.Errorf("ParseReport(%.300q) = %+v, %v; want taken: %v", text, r, err, want)
 		}
 	}

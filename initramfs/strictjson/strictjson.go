@@ -19,7 +19,7 @@ import (
 // Errors returned by Decode, besides those of encoding/json.
 var (
 	ErrTooLong = errors.New("too long")
-	ErrTrailer = errors.New("something follows it")
+	errTrailer = errors.New("something follows it")
 	ErrKind    = errors.New("it is of another kind")
 )
 
@@ -35,7 +35,7 @@ func Decode(b []byte, limit int, v any) error {
 		return Plain(err)
 	}
 	if _, err := d.Token(); err != io.EOF {
-		return ErrTrailer
+		return errTrailer
 	}
 	return nil
 }

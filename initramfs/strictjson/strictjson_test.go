@@ -18,8 +18,8 @@ func TestDecode(t *testing.T) {
 		{`{"a": 1, "b": 2`, false, nil},
 		{`{"a": "1"}`, false, nil},
 		{``, false, nil},
-		{`{"a": 1, "b": 2}{}`, false, ErrTrailer},
-		{`{"a": 1, "b": 2}}`, false, ErrTrailer},
+		{`{"a": 1, "b": 2}{}`, false, errTrailer},
+		{`{"a": 1, "b": 2}}`, false, errTrailer},
 		{`{"a": 1, "b": 2}               `, false, ErrTooLong},
 	} {
 		var v pair
@@ -35,7 +35,7 @@ func TestDecodeKind(t *testing.T) {
 		`{"kind": "x"}`:            nil,
 		`{}`:                       nil,
 		`{"kind": "y", "more": 1}`: ErrKind,
-		`{"kind": "x"}{}`:          ErrTrailer,
+		`{"kind": "x"}{}`:          errTrailer,
 	} {
 		var v struct{ Kind string }
 		if err := DecodeKind([]byte(text), 30, &v, "x", ""); !errors.Is(err, want) {

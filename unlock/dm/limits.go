@@ -12,8 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ErrLimit means that reads could be larger than dm-crypt takes in one piece.
-var ErrLimit = errors.New("reads cannot be kept small enough")
+var errLimit = errors.New("reads cannot be kept small enough")
 
 // A read of more than 128 KiB is split by dm-crypt (Linux 6.12 and later,
 // DM_CRYPT_DEFAULT_MAX_READ_SIZE in drivers/md/dm-crypt.c), and each part is
@@ -54,7 +53,7 @@ func limitReads(queue, split string, write func(string, []byte, os.FileMode) err
 	case err != nil:
 		return err
 	case n != 0 && n < splitKiB<<10:
-		return fmt.Errorf("%w: dm_crypt.max_read_size=%d", ErrLimit, n)
+		return fmt.Errorf("%w: dm_crypt.max_read_size=%d", errLimit, n)
 	}
 	// The order matters: a change of the first raises the second.
 	limits := []struct {
@@ -69,14 +68,14 @@ func limitReads(queue, split string, write func(string, []byte, os.FileMode) err
 			continue
 		}
 		if err := write(path, strconv.AppendUint(nil, l.most, 10), 0); err != nil {
-			return fmt.Errorf("%w: %w", ErrLimit, err)
+			return fmt.Errorf("%w: %w", errLimit, err)
 		}
 	}
 	for _, l := range limits {
 		if n, err := readNumber(filepath.Join(queue, l.name)); err != nil {
 			return err
 		} else if n > l.most {
-			return fmt.Errorf("%w: the kernel keeps %s at %d", ErrLimit, l.name, n)
+			return fmt.Errorf("%w: the kernel keeps %s at %d", errLimit, l.name, n)
 		}
 	}
 	return nil
@@ -86,11 +85,11 @@ func limitReads(queue, split string, write func(string, []byte, os.FileMode) err
 func readNumber(path string) (uint64, error) {
 	text, err := os.ReadFile(path)
 	if err != nil {
-		return 0, fmt.Errorf("%w: %w", ErrLimit, err)
+		return 0, fmt.Errorf("%w: %w", errLimit, err)
 	}
 	n, err := strconv.ParseUint(strings.TrimSuffix(string(text), "\n"), 10, 64)
 	if err != nil {
-		return 0, fmt.Errorf("%w: %s is %.32q", ErrLimit, path, text)
+		return 0, fmt.Errorf("%w: %s is %.32q", errLimit, path, text)
 	}
 	return n, nil
 }

@@ -19,11 +19,11 @@ func TestLimitReads(t *testing.T) {
 		"smaller already":          {"64", "32", "0", "64", "32", nil},
 		"no reading ahead":         {"1280", "0", "0", "128", "0", nil},
 		"the host's optimum":       {"2147483647", "4194304", "0", "128", "64", nil},
-		"dm-crypt splits more":     {"1280", "128", "4096", "1280", "128", ErrLimit},
+		"dm-crypt splits more":     {"1280", "128", "4096", "1280", "128", errLimit},
 		"dm-crypt told the same":   {"1280", "128", "131072", "128", "64", nil},
-		"no such queue":            {"", "128", "0", "", "128", ErrLimit},
-		"no number":                {"1280", "much", "0", "128", "much", ErrLimit},
-		"a number and more, at it": {"128 ", "64", "0", "128 ", "64", ErrLimit},
+		"no such queue":            {"", "128", "0", "", "128", errLimit},
+		"no number":                {"1280", "much", "0", "128", "much", errLimit},
+		"a number and more, at it": {"128 ", "64", "0", "128 ", "64", errLimit},
 	} {
 		t.Run(name, func(t *testing.T) {
 			queue := t.TempDir()
@@ -64,8 +64,8 @@ func TestLimitReadsReadsBack(t *testing.T) {
 			}
 			return os.WriteFile(path, data, mode)
 		}
-		if err := limitReads(queue, filepath.Join(queue, "absent"), write); !errors.Is(err, ErrLimit) {
-			t.Errorf("%s: limitReads = %v; want ErrLimit", stubborn, err)
+		if err := limitReads(queue, filepath.Join(queue, "absent"), write); !errors.Is(err, errLimit) {
+			t.Errorf("%s: limitReads = %v; want errLimit", stubborn, err)
 		}
 	}
 }

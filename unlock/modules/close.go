@@ -8,8 +8,7 @@ import (
 	"path/filepath"
 )
 
-// ErrOpen means that the kernel still loads modules.
-var ErrOpen = errors.New("the kernel cannot be kept from loading more modules")
+var errOpen = errors.New("the kernel cannot be kept from loading more modules")
 
 // Close has the kernel load no more modules, and unload none, until the next
 // boot. Nobody who gets hold of the image's root can add code to the kernel in
@@ -28,14 +27,14 @@ func closeIn(proc string) error {
 		}
 	}
 	if err != nil {
-		return fmt.Errorf("%w: %w", ErrOpen, err)
+		return fmt.Errorf("%w: %w", errOpen, err)
 	}
 	text, err := os.ReadFile(path)
 	if err != nil {
-		return fmt.Errorf("%w: %w", ErrOpen, err)
+		return fmt.Errorf("%w: %w", errOpen, err)
 	}
 	if string(text) != "1\n" {
-		return fmt.Errorf("%w: %s is %.8q", ErrOpen, path, text)
+		return fmt.Errorf("%w: %s is %.8q", errOpen, path, text)
 	}
 	return nil
 }

@@ -37,8 +37,8 @@ func TestClose(t *testing.T) {
 	if err := closeIn(proc()); err != nil {
 		t.Errorf("a kernel without modules: %v", err)
 	}
-	if err := closeIn(proc(list)); !errors.Is(err, ErrOpen) {
-		t.Errorf("a kernel with modules and no switch: %v; want ErrOpen", err)
+	if err := closeIn(proc(list)); !errors.Is(err, errOpen) {
+		t.Errorf("a kernel with modules and no switch: %v; want errOpen", err)
 	}
 	// What is written is not kept.
 	keeps := proc(list)
@@ -48,7 +48,7 @@ func TestClose(t *testing.T) {
 	if err := os.Symlink("/dev/null", filepath.Join(keeps, off)); err != nil {
 		t.Fatal(err)
 	}
-	if err := closeIn(keeps); !errors.Is(err, ErrOpen) {
-		t.Errorf("a switch that stays: %v; want ErrOpen", err)
+	if err := closeIn(keeps); !errors.Is(err, errOpen) {
+		t.Errorf("a switch that stays: %v; want errOpen", err)
 	}
 }

@@ -16,10 +16,6 @@ import (
 	"cocoroot/unlock/policy"
 )
 
-// ErrCompression means that an erofs may have files that cannot be read without
-// showing the host some of what is in them.
-var ErrCompression = errors.New("this kernel reads compressed erofs, whose plaintext the host could get to see")
-
 // Folders that the boot uses. All of them are hidden or moved when the image's
 // init starts.
 const (
@@ -115,7 +111,7 @@ func refuseCompression(dir string) error {
 		return err
 	}
 	if _, err := os.Stat(filepath.Join(dir, "sync_decompress")); !errors.Is(err, os.ErrNotExist) {
-		return fmt.Errorf("%w; seal the root as squashfs or ext4", ErrCompression)
+		return errors.New("this kernel reads compressed erofs, whose plaintext the host could get to see; seal the root as squashfs or ext4")
 	}
 	return nil
 }

@@ -1,9 +1,9 @@
 package root
 
 import (
-	"errors"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 )
 
@@ -18,7 +18,7 @@ func TestRefuseCompression(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dir, "sync_decompress"), nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if err := refuseCompression(dir); !errors.Is(err, ErrCompression) {
-		t.Errorf("a kernel that can: %v; want ErrCompression", err)
+	if err := refuseCompression(dir); err == nil || !strings.Contains(err.Error(), "reads compressed erofs") {
+		t.Errorf("a kernel that can: %v; want an error", err)
 	}
 }

@@ -17,9 +17,6 @@ var (
 	// ErrRecovery is for an ext4 that the guest, which cannot write to it,
 	// could not mount.
 	ErrRecovery = errors.New("the ext4 was not unmounted: its journal must be replayed first")
-	// ErrFeature is for a file system with something in it that the guest's
-	// kernel or this package does not read.
-	ErrFeature = errors.New("the file system has a feature that is not supported")
 	// ErrCorrupt is for a file system that contradicts itself.
 	ErrCorrupt = errors.New("the file system is corrupt")
 )
@@ -48,7 +45,8 @@ var (
 // Detect returns which file system an image holds, and its length in bytes as
 // its superblock has it. Bytes may follow, which do not belong to it.
 //
-// The errors are ErrUnknown, ErrRecovery, ErrFeature, ErrCorrupt and r's.
+// The errors are ErrUnknown, ErrRecovery, ErrCorrupt, r's, and one for what the
+// guest's kernel or this package does not read.
 func Detect(r io.ReaderAt) (kind policy.FSType, length int64, err error) {
 	head := make([]byte, headSize) // with zeros where the image is shorter
 	if _, err := r.ReadAt(head, 0); err != nil && err != io.EOF {
@@ -74,9 +72,11 @@ func corrupt(format string, args ...any) error {
 	return fmt.Errorf("%w: %s", ErrCorrupt, fmt.Sprintf(format, args...))
 }
 
-// unsupported is an ErrFeature.
+var errFeature = errors.New("the file system has a feature that is not supported")
+
+// unsupported is an errFeature.
 func unsupported(format string, args ...any) error {
-	return fmt.Errorf("%w: %s", ErrFeature, fmt.Sprintf(format, args...))
+	return fmt.Errorf("%w: %s", errFeature, fmt.Sprintf(format, args...))
 }
 
 // parseSquashfs reads a superblock of squashfs 4.0, and returns the length of the

@@ -52,14 +52,14 @@ func metadataOf(h *tar.Header) (metadata, error) {
 		case strings.HasPrefix(key, "LIBARCHIVE.xattr."): // the name as in a URL, the value in base64
 			unescaped, err := url.PathUnescape(strings.TrimPrefix(key, "LIBARCHIVE.xattr."))
 			if err != nil {
-				return m, fmt.Errorf("%w: %.80q has the malformed record %.80q", ErrTar, h.Name, key)
+				return m, fmt.Errorf("%w: %.80q has the malformed record %.80q", errTar, h.Name, key)
 			}
 			if _, twice := h.PAXRecords["SCHILY.xattr."+unescaped]; twice {
 				continue
 			}
 			decoded, err := base64.RawStdEncoding.DecodeString(strings.TrimRight(value, "="))
 			if err != nil {
-				return m, fmt.Errorf("%w: %.80q has the malformed record %.80q", ErrTar, h.Name, key)
+				return m, fmt.Errorf("%w: %.80q has the malformed record %.80q", errTar, h.Name, key)
 			}
 			name, value = unescaped, string(decoded)
 		case key == "RHT.security.selinux": // GNU tar's
@@ -74,7 +74,7 @@ func metadataOf(h *tar.Header) (metadata, error) {
 		}
 		list += len(name) + 1
 		if name == "" || len(name) > maxAttrName || len(value) > maxAttrValue || list > maxAttrList || strings.Contains(name, "\x00") {
-			return m, fmt.Errorf("%w: %.80q has an extended attribute that Linux does not have room for: %.80q with %d bytes", ErrTar, h.Name, name, len(value))
+			return m, fmt.Errorf("%w: %.80q has an extended attribute that Linux does not have room for: %.80q with %d bytes", errTar, h.Name, name, len(value))
 		}
 		switch prefix, _, _ := strings.Cut(name, "."); {
 		case prefix == "user" || prefix == "trusted" || prefix == "security":

@@ -100,7 +100,7 @@ func eachEntry(ctx context.Context, l layer, f func(i int, h *tar.Header, r io.R
 		if err == nil {
 			err = checkHeader(h)
 		} else if errors.Is(err, tar.ErrHeader) || errors.Is(err, io.ErrUnexpectedEOF) {
-			err = fmt.Errorf("%w: %w", ErrTar, err)
+			err = fmt.Errorf("%w: %w", errTar, err)
 		}
 		if err == nil {
 			err = f(i, h, in)
@@ -122,16 +122,16 @@ func checkHeader(h *tar.Header) error {
 	case tar.TypeCont, '\x00': // POSIX.1-1988: as a file
 		h.Typeflag = tar.TypeReg
 	default:
-		return fmt.Errorf("%w: %.80q is an entry of the unknown type %q", ErrTar, h.Name, h.Typeflag)
+		return fmt.Errorf("%w: %.80q is an entry of the unknown type %q", errTar, h.Name, h.Typeflag)
 	}
 	device := h.Typeflag == tar.TypeChar || h.Typeflag == tar.TypeBlock
 	switch {
 	case h.Uid < 0 || h.Gid < 0 || h.Uid > maxID || h.Gid > maxID:
-		return fmt.Errorf("%w: %.80q has the owner %d:%d", ErrTar, h.Name, h.Uid, h.Gid)
+		return fmt.Errorf("%w: %.80q has the owner %d:%d", errTar, h.Name, h.Uid, h.Gid)
 	case h.Typeflag == tar.TypeSymlink && (h.Linkname == "" || len(h.Linkname) > maxTarget || strings.Contains(h.Linkname, "\x00")):
-		return fmt.Errorf("%w: %.80q is a symbolic link to %d bytes; Linux has 1 to %d", ErrTar, h.Name, len(h.Linkname), maxTarget)
+		return fmt.Errorf("%w: %.80q is a symbolic link to %d bytes; Linux has 1 to %d", errTar, h.Name, len(h.Linkname), maxTarget)
 	case device && (h.Devmajor < 0 || h.Devmajor > maxMajor || h.Devminor < 0 || h.Devminor > maxMinor):
-		return fmt.Errorf("%w: %.80q is the device %d:%d; Linux has up to %d:%d", ErrTar, h.Name, h.Devmajor, h.Devminor, maxMajor, maxMinor)
+		return fmt.Errorf("%w: %.80q is the device %d:%d; Linux has up to %d:%d", errTar, h.Name, h.Devmajor, h.Devminor, maxMajor, maxMinor)
 	}
 	return nil
 }

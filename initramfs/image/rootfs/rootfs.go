@@ -33,12 +33,8 @@ import (
 
 // Errors returned by Make.
 var (
-	// ErrInput is for bytes that are no root file system.
-	ErrInput = errors.New("not a folder, a tar, an OCI image layout, a squashfs, an erofs or an ext4")
 	// ErrFormat is for a kind of file system that cannot be made of a source.
 	ErrFormat = errors.New("cannot make this file system from this source")
-	// ErrTar is for a tar, or a layer, whose entries make no tree.
-	ErrTar = errors.New("the tar is malformed")
 	// ErrOCI is for an OCI image layout that is incomplete, contradicts
 	// itself, or does not say which image is meant.
 	ErrOCI = errors.New("cannot use the OCI image layout")
@@ -47,6 +43,11 @@ var (
 	// ErrACL is for a folder with POSIX ACLs that is to be a squashfs: without
 	// them, the modes of its files say something else.
 	ErrACL = errors.New("squashfs cannot keep a POSIX ACL")
+)
+
+var (
+	errInput = errors.New("not a folder, a tar, an OCI image layout, a squashfs, an erofs or an ext4")
+	errTar   = errors.New("the tar is malformed")
 )
 
 // Stdin is the name of the source that is read from Options.Stdin.

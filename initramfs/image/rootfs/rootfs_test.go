@@ -415,8 +415,8 @@ func TestMemory(t *testing.T) {
 	for i := 0; i < 3 && err == nil; i++ {
 		err = tr.readLayer(t.Context(), i, layerOf(makeTar(t, file(strings.Repeat(fmt.Sprintf("%d/", i), 250)+"f", ""))))
 	}
-	if !errors.Is(err, ErrTar) {
-		t.Errorf("three layers of 250 folders each in 150 KiB: %v; want ErrTar", err)
+	if !errors.Is(err, errTar) {
+		t.Errorf("three layers of 250 folders each in 150 KiB: %v; want errTar", err)
 	}
 }
 
@@ -523,8 +523,8 @@ func TestMalformedTars(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			oracle.Tool(t, mksquashfs)
 			_, err := Make(t.Context(), write(t, "root.tar", data), t.TempDir(), Options{})
-			if !errors.Is(err, ErrTar) {
-				t.Errorf("Make = %v; want ErrTar", err)
+			if !errors.Is(err, errTar) {
+				t.Errorf("Make = %v; want errTar", err)
 			}
 		})
 	}
@@ -551,8 +551,8 @@ func TestRefusedSources(t *testing.T) {
 		"text": write(t, "text", []byte("hello")), "nothing": write(t, "nothing", nil), "noise": write(t, "noise", bytes.Repeat([]byte("x"), 9000)),
 		"device": "/dev/zero", "gzip of text": write(t, "gz", compress(t, "gz", []byte("hello"))),
 	} {
-		if _, err := Make(t.Context(), source, dir, Options{}); !errors.Is(err, ErrInput) {
-			t.Errorf("%s: %v; want ErrInput", name, err)
+		if _, err := Make(t.Context(), source, dir, Options{}); !errors.Is(err, errInput) {
+			t.Errorf("%s: %v; want errInput", name, err)
 		}
 	}
 	if _, err := Make(t.Context(), filepath.Join(dir, "absent"), dir, Options{}); !errors.Is(err, fs.ErrNotExist) {
@@ -694,8 +694,8 @@ func FuzzTree(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, lower, upper []byte) {
 		if tree, err := flatten(t, lower, upper); err == nil {
-			if err := tree.write(t.Context(), []layer{layerOf(lower), layerOf(upper)}, io.Discard); err != nil && !errors.Is(err, ErrTar) && !errors.Is(err, tar.ErrHeader) {
-				t.Errorf("write = %v; want ErrTar", err)
+			if err := tree.write(t.Context(), []layer{layerOf(lower), layerOf(upper)}, io.Discard); err != nil && !errors.Is(err, errTar) && !errors.Is(err, tar.ErrHeader) {
+				t.Errorf("write = %v; want errTar", err)
 			}
 		}
 	})

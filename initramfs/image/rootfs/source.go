@@ -63,7 +63,7 @@ func open(ctx context.Context, name, dir string, o Options) (*source, error) {
 		}
 		return look(f, name)
 	}
-	return nil, fmt.Errorf("cannot use %s: %w", name, ErrInput)
+	return nil, fmt.Errorf("cannot use %s: %w", name, errInput)
 }
 
 // spool copies what can be read only once. A pipe to which nobody writes does
@@ -109,7 +109,7 @@ func look(f *os.File, name string) (*source, error) {
 	if err := checkTar(f); err != nil {
 		head := make([]byte, 4)
 		if _, readErr := f.ReadAt(head, 0); readErr == nil && files.IsQcow2(head) {
-			err = fmt.Errorf("%w: %s", ErrInput, files.Raw)
+			err = fmt.Errorf("%w: %s", errInput, files.Raw)
 		}
 		f.Close()
 		return nil, fmt.Errorf("cannot use %s: %w", name, err)
@@ -141,12 +141,12 @@ func checkTar(f *os.File) error {
 	var block [512]byte
 	if _, err := io.ReadFull(r, block[:]); err != nil {
 		if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
-			return ErrInput
+			return errInput
 		}
 		return fmt.Errorf("cannot decompress it: %w", err)
 	}
 	if string(block[257:262]) != "ustar" && block != [512]byte{} {
-		return ErrInput
+		return errInput
 	}
 	return nil
 }

@@ -63,7 +63,7 @@ type tree struct {
 // keep counts bytes of memory.
 func (t *tree) keep(n int) error {
 	if t.kept += n; t.kept > maxKept {
-		return fmt.Errorf("%w: its names take more than %d bytes of memory", ErrTar, maxKept)
+		return fmt.Errorf("%w: its names take more than %d bytes of memory", errTar, maxKept)
 	}
 	return nil
 }
@@ -72,23 +72,23 @@ func (t *tree) keep(n int) error {
 // that leads out of the tree is refused; a slash at its start is none.
 func split(name string) ([]string, error) {
 	if len(name) > maxPath || strings.Contains(name, "\x00") {
-		return nil, fmt.Errorf("%w: a name of %d bytes", ErrTar, len(name))
+		return nil, fmt.Errorf("%w: a name of %d bytes", errTar, len(name))
 	}
 	var parts []string
 	for part := range strings.SplitSeq(name, "/") {
 		switch part {
 		case "", ".":
 		case "..":
-			return nil, fmt.Errorf("%w: %.80q leads out of the root", ErrTar, name)
+			return nil, fmt.Errorf("%w: %.80q leads out of the root", errTar, name)
 		default:
 			if len(part) > maxName {
-				return nil, fmt.Errorf("%w: %.80q is a name of %d bytes; Linux has up to %d", ErrTar, part, len(part), maxName)
+				return nil, fmt.Errorf("%w: %.80q is a name of %d bytes; Linux has up to %d", errTar, part, len(part), maxName)
 			}
 			parts = append(parts, part)
 		}
 	}
 	if len(parts) > maxDepth {
-		return nil, fmt.Errorf("%w: %.80q is more than %d folders deep", ErrTar, name, maxDepth)
+		return nil, fmt.Errorf("%w: %.80q is more than %d folders deep", errTar, name, maxDepth)
 	}
 	return parts, nil
 }
@@ -98,7 +98,7 @@ func split(name string) ([]string, error) {
 // layer that is whole, no name is a whiteout.
 func (t *tree) apply(at place, h *tar.Header, r io.Reader, whole bool) error {
 	if t.entries++; t.entries > maxEntries {
-		return fmt.Errorf("%w: more than %d entries", ErrTar, maxEntries)
+		return fmt.Errorf("%w: more than %d entries", errTar, maxEntries)
 	}
 	parts, err := split(h.Name)
 	if err != nil {
@@ -181,7 +181,7 @@ func (t *tree) add(in *inode, parts []string) error {
 	isFolder := in.header.Typeflag == tar.TypeDir
 	if len(parts) == 0 {
 		if !isFolder {
-			return fmt.Errorf("%w: its root is no folder", ErrTar)
+			return fmt.Errorf("%w: its root is no folder", errTar)
 		}
 		t.root.inode = in
 		return nil
@@ -214,7 +214,7 @@ func (t *tree) linked(layer int, name string) (*inode, error) {
 		return nil, err
 	}
 	if len(parts) == 0 {
-		return nil, fmt.Errorf("%w: a hard link to the root", ErrTar)
+		return nil, fmt.Errorf("%w: a hard link to the root", errTar)
 	}
 	folder, err := t.folder(layer, parts[:len(parts)-1], false)
 	if err != nil {
@@ -225,7 +225,7 @@ func (t *tree) linked(layer int, name string) (*inode, error) {
 			return n.inode, nil
 		}
 	}
-	return nil, fmt.Errorf("%w: a hard link to %.80q, which is no file before it", ErrTar, name)
+	return nil, fmt.Errorf("%w: a hard link to %.80q, which is no file before it", errTar, name)
 }
 
 // folder walks to a folder. A symbolic link on the way is followed inside the
@@ -251,10 +251,10 @@ func (t *tree) folder(layer int, parts []string, create bool) (*node, error) {
 			return nil, nil
 		case next == nil:
 			if len(at) > maxDepth {
-				return nil, fmt.Errorf("%w: more than %d folders deep", ErrTar, maxDepth)
+				return nil, fmt.Errorf("%w: more than %d folders deep", errTar, maxDepth)
 			}
 			if len(part) > maxName { // of a link
-				return nil, fmt.Errorf("%w: %.80q is a name of %d bytes; Linux has up to %d", ErrTar, part, len(part), maxName)
+				return nil, fmt.Errorf("%w: %.80q is a name of %d bytes; Linux has up to %d", errTar, part, len(part), maxName)
 			}
 			if err := t.keep(folderSize + len(part)); err != nil {
 				return nil, err
@@ -263,7 +263,7 @@ func (t *tree) folder(layer int, parts []string, create bool) (*node, error) {
 			here.children[part] = next
 		case next.children == nil && next.inode.header.Typeflag == tar.TypeSymlink:
 			if follow--; follow < 0 || len(parts) > maxPath {
-				return nil, fmt.Errorf("%w: symbolic links lead in a circle", ErrTar)
+				return nil, fmt.Errorf("%w: symbolic links lead in a circle", errTar)
 			}
 			if strings.HasPrefix(next.inode.header.Linkname, "/") {
 				at = at[:1]
@@ -271,7 +271,7 @@ func (t *tree) folder(layer int, parts []string, create bool) (*node, error) {
 			parts = append(strings.Split(next.inode.header.Linkname, "/"), parts...)
 			continue
 		case next.children == nil:
-			return nil, fmt.Errorf("%w: %.80q is no folder", ErrTar, part)
+			return nil, fmt.Errorf("%w: %.80q is no folder", errTar, part)
 		}
 		at = append(at, next)
 	}
@@ -284,7 +284,7 @@ func walk(n *node, prefix string, f func(name string, n *node) error) error {
 		child := n.children[name]
 		path := prefix + name
 		if len(path) > maxPath {
-			return fmt.Errorf("%w: a name of %d bytes", ErrTar, len(path))
+			return fmt.Errorf("%w: a name of %d bytes", errTar, len(path))
 		}
 		if err := f(path, child); err != nil {
 			return err

@@ -47,9 +47,7 @@ const (
 	saltSize   = 32 // bytes of verity salt, as many as veritysetup takes
 )
 
-// ErrSourceSize is returned for a source that does not have the announced
-// number of bytes, or one that no image can hold.
-var ErrSourceSize = errors.New("cannot seal a source of this size")
+var errSourceSize = errors.New("cannot seal a source of this size")
 
 // Options says how an image is sealed.
 type Options struct {
@@ -86,7 +84,7 @@ func ImageSize(size int64) (int64, error) {
 func dataBlocks(size int64) (uint64, error) {
 	const most = (verity.MaxDataBlocks - dataOffset/blockSize) * blockSize
 	if size <= 0 || size > most {
-		return 0, fmt.Errorf("%w: %d bytes are not 1 to %d", ErrSourceSize, size, int64(most))
+		return 0, fmt.Errorf("%w: %d bytes are not 1 to %d", errSourceSize, size, int64(most))
 	}
 	return uint64(dataOffset/blockSize + (size+blockSize-1)/blockSize), nil
 }

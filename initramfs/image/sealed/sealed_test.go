@@ -124,13 +124,13 @@ func TestWriteHidesTheSource(t *testing.T) {
 func TestWriteRefusesSizes(t *testing.T) {
 	src := source(2*blockSize + 5)
 	for _, size := range []int64{0, -1, 1 << 62, int64(len(src)) - 1, int64(len(src)) + 1, blockSize, 3 * blockSize, chunkSize + 1} {
-		if _, err := Write(context.Background(), &memory{}, bytes.NewReader(src), size, options()); !errors.Is(err, ErrSourceSize) {
-			t.Errorf("Write(%d bytes, size %d) = %v; want ErrSourceSize", len(src), size, err)
+		if _, err := Write(context.Background(), &memory{}, bytes.NewReader(src), size, options()); !errors.Is(err, errSourceSize) {
+			t.Errorf("Write(%d bytes, size %d) = %v; want errSourceSize", len(src), size, err)
 		}
 	}
 	for _, size := range []int64{0, -1, 1 << 44} {
-		if n, err := ImageSize(size); !errors.Is(err, ErrSourceSize) {
-			t.Errorf("ImageSize(%d) = %d, %v; want ErrSourceSize", size, n, err)
+		if n, err := ImageSize(size); !errors.Is(err, errSourceSize) {
+			t.Errorf("ImageSize(%d) = %d, %v; want errSourceSize", size, n, err)
 		}
 	}
 }

@@ -131,7 +131,7 @@ func (w *image) next(ctx context.Context, buf []byte) (chunk, error) {
 		return chunk{}, w.atEnd()
 	}
 	if read, err := io.ReadFull(w.src, buf[:n]); err == io.EOF || err == io.ErrUnexpectedEOF {
-		return chunk{}, fmt.Errorf("%w: it ends after %d of the announced %d bytes", ErrSourceSize, w.taken+int64(read), w.size)
+		return chunk{}, fmt.Errorf("%w: it ends after %d of the announced %d bytes", errSourceSize, w.taken+int64(read), w.size)
 	} else if err != nil {
 		return chunk{}, fmt.Errorf("cannot read the source: %w", err)
 	}
@@ -148,7 +148,7 @@ func (w *image) atEnd() error {
 	var more [1]byte
 	switch _, err := io.ReadFull(w.src, more[:]); {
 	case err == nil:
-		return fmt.Errorf("%w: it goes on after the announced %d bytes", ErrSourceSize, w.size)
+		return fmt.Errorf("%w: it goes on after the announced %d bytes", errSourceSize, w.size)
 	case err != io.EOF:
 		return fmt.Errorf("cannot read the source: %w", err)
 	}

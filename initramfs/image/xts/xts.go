@@ -21,7 +21,6 @@ package xts
 
 import (
 	"crypto/aes"
-	"errors"
 	"fmt"
 
 	"golang.org/x/crypto/xts"
@@ -38,9 +37,6 @@ const (
 	Granule = 8 * aes.BlockSize
 )
 
-// ErrKey is returned for a key that is not KeySize bytes long.
-var ErrKey = errors.New("not an AES-256-XTS key of 64 bytes")
-
 // A Cipher encrypts sectors under one key, on any number of goroutines at a
 // time. It must be closed, and not be used after that.
 type Cipher struct {
@@ -51,7 +47,7 @@ type Cipher struct {
 // New returns a cipher with a copy of the key, which stays the caller's.
 func New(key []byte) (*Cipher, error) {
 	if len(key) != KeySize {
-		return nil, fmt.Errorf("cannot encrypt: %w: it has %d", ErrKey, len(key))
+		return nil, fmt.Errorf("cannot encrypt: an AES-256-XTS key has %d bytes, and this one %d", KeySize, len(key))
 	}
 	if !fast() {
 		return newSlow(key)

@@ -46,19 +46,18 @@ func Holes() []string {
 }
 
 var (
-	// ErrForeign is returned by Check for any other firmware.
-	ErrForeign   = errors.New("this firmware is not cocoroot's own")
-	errNoneKnown = fmt.Errorf("%w: this program was built without one, and knows none", ErrForeign)
+	errForeign   = errors.New("this firmware is not cocoroot's own")
+	errNoneKnown = fmt.Errorf("%w: this program was built without one, and knows none", errForeign)
 )
 
 // Check takes the SHA-256 of a whole image. It returns nil for our own, and an
-// ErrForeign.
+// error for any other.
 func (o Own) Check(sum [sha256.Size]byte) error {
 	switch {
 	case !o.known:
 		return errNoneKnown
 	case sum != o.sum:
-		return ErrForeign
+		return errForeign
 	}
 	return nil
 }

@@ -16,12 +16,12 @@ func TestOwn(t *testing.T) {
 	}
 	other := ours
 	other[31] ^= 1
-	if err := own.Check(other); !errors.Is(err, ErrForeign) {
-		t.Errorf("Check of one bit else = %v; want ErrForeign", err)
+	if err := own.Check(other); !errors.Is(err, errForeign) {
+		t.Errorf("Check of one bit else = %v; want errForeign", err)
 	}
 	none, err := ParseOwn("")
-	if err != nil || !errors.Is(none.Check(ours), ErrForeign) || !errors.Is(none.Check([32]byte{}), ErrForeign) {
-		t.Errorf("a program without firmware: %v, %v, %v; want ErrForeign of each", err, none.Check(ours), none.Check([32]byte{}))
+	if err != nil || !errors.Is(none.Check(ours), errForeign) || !errors.Is(none.Check([32]byte{}), errForeign) {
+		t.Errorf("a program without firmware: %v, %v, %v; want errForeign of each", err, none.Check(ours), none.Check([32]byte{}))
 	}
 	good := fmt.Sprintf("%x", ours)
 	for _, bad := range []string{" ", "x", good[1:], good + "0", good[:62] + "xx", "edk2 " + good, strings.Repeat("0", 4096)} {

@@ -21,8 +21,7 @@ const Kind = "sev"
 // fileVersion is the only version of the file so far.
 const fileVersion = 1
 
-// ErrFile is returned for what is not a packet's file.
-var ErrFile = errors.New("not a packet's file")
+var errFile = errors.New("not a packet's file")
 
 // File is a packet with the measurement that it is bound to, so that the host
 // can tell a stale one before it is used up. Header and secret are under the
@@ -49,17 +48,17 @@ func Encode(p Packet, m session.Measurement) ([]byte, error) {
 func Decode(b []byte) (Packet, session.Measurement, error) {
 	var f File
 	if err := strictjson.DecodeKind(b, MaxFile, &f, Kind, ""); err != nil {
-		return Packet{}, f.Measurement, fmt.Errorf("%w: %w", ErrFile, err)
+		return Packet{}, f.Measurement, fmt.Errorf("%w: %w", errFile, err)
 	}
 	if f.Version != fileVersion {
-		return Packet{}, f.Measurement, fmt.Errorf("%w: version %d; this program knows version %d", ErrFile, f.Version, fileVersion)
+		return Packet{}, f.Measurement, fmt.Errorf("%w: version %d; this program knows version %d", errFile, f.Version, fileVersion)
 	}
 	if f.Measurement == (session.Measurement{}) {
-		return Packet{}, f.Measurement, fmt.Errorf("%w: no measurement", ErrFile)
+		return Packet{}, f.Measurement, fmt.Errorf("%w: no measurement", errFile)
 	}
 	p, err := Parse(f.Header, f.Secret)
 	if err != nil {
-		return Packet{}, f.Measurement, fmt.Errorf("%w: %w", ErrFile, err)
+		return Packet{}, f.Measurement, fmt.Errorf("%w: %w", errFile, err)
 	}
 	return p, f.Measurement, nil
 }

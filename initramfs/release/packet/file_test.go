@@ -40,7 +40,7 @@ func seedFiles(t testing.TB) map[string]bool {
 func TestFuzzDecodeSeeds(t *testing.T) {
 	for text, want := range seedFiles(t) {
 		_, m, err := Decode([]byte(text))
-		if (err == nil) != want || (err != nil && !errors.Is(err, ErrFile) && !errors.Is(err, session.ErrMeasurement)) {
+		if (err == nil) != want || (err != nil && !errors.Is(err, errFile) && !errors.Is(err, session.ErrMeasurement)) {
 			t.Errorf("Decode(%.60q) error = %v; want taken: %v", text, err, want)
 		}
 		if want && m.Nonce[0] != 1 {

@@ -27,10 +27,9 @@ const (
 	alignment = 16
 )
 
-// Errors returned by Seal and Parse.
 var (
-	ErrHeader  = errors.New("a packet header has 52 bytes and no flags")
-	ErrPayload = errors.New("a packet's payload is a multiple of 16 bytes, at most 16 KiB")
+	errHeader  = errors.New("a packet header has 52 bytes and no flags")
+	errPayload = errors.New("a packet's payload is a multiple of 16 bytes, at most 16 KiB")
 )
 
 // Packet is a header and an encrypted table.
@@ -56,7 +55,7 @@ func (h Header) Bytes() []byte {
 func ParseHeader(b []byte) (Header, error) {
 	var h Header
 	if len(b) != HeaderSize || binary.LittleEndian.Uint32(b) != 0 {
-		return h, ErrHeader
+		return h, errHeader
 	}
 	copy(h.IV[:], b[4:])
 	copy(h.MAC[:], b[20:])
@@ -67,7 +66,7 @@ func ParseHeader(b []byte) (Header, error) {
 func Parse(header, payload []byte) (Packet, error) {
 	h, err := ParseHeader(header)
 	if n := len(payload); err == nil && (n == 0 || n%alignment != 0 || n > MaxPayload) {
-		err = fmt.Errorf("%w: this one has %d", ErrPayload, n)
+		err = fmt.Errorf("%w: this one has %d", errPayload, n)
 	}
 	return Packet{h, payload}, err
 }
@@ -85,7 +84,7 @@ func Seal(keys *session.Keys, table []byte, m session.Measurement) (Packet, erro
 func seal(keys *session.Keys, table []byte, m session.Measurement, iv [aes.BlockSize]byte) (Packet, error) {
 	size := (len(table) + alignment - 1) / alignment * alignment
 	if size == 0 || size > MaxPayload {
-		return Packet{}, fmt.Errorf("cannot encrypt the secret table: %w: this one has %d", ErrPayload, size)
+		return Packet{}, fmt.Errorf("cannot encrypt the secret table: %w: this one has %d", errPayload, size)
 	}
 	block, err := aes.NewCipher(keys.TEK.Bytes())
 	if err != nil {

@@ -88,7 +88,7 @@ func TestSeal(t *testing.T) {
 	if errA != nil || errB != nil || a.Header.IV == b.Header.IV || bytes.Equal(a.Payload, b.Payload) {
 		t.Errorf("two packets have the same IV or payload: %+v, %v; %+v, %v", a, errA, b, errB)
 	}
-	for size, want := range map[int]error{0: ErrPayload, MaxPayload: nil, MaxPayload + 1: ErrPayload} {
+	for size, want := range map[int]error{0: errPayload, MaxPayload: nil, MaxPayload + 1: errPayload} {
 		if _, err := Seal(keys, make([]byte, size), session.Measurement{}); !errors.Is(err, want) {
 			t.Errorf("Seal of %d bytes: %v; want %v", size, err, want)
 		}
@@ -103,13 +103,13 @@ var packets = []struct {
 	{make([]byte, 52), make([]byte, 16), nil},
 	{make([]byte, 52), make([]byte, MaxPayload), nil},
 	{bytes.Repeat([]byte{0, 0, 0, 0, 9, 9, 9, 9, 9, 9, 9, 9, 9}, 4), make([]byte, 32), nil},
-	{make([]byte, 51), make([]byte, 16), ErrHeader},
-	{make([]byte, 53), make([]byte, 16), ErrHeader},
-	{append([]byte{1}, make([]byte, 51)...), make([]byte, 16), ErrHeader},
-	{nil, nil, ErrHeader},
-	{make([]byte, 52), nil, ErrPayload},
-	{make([]byte, 52), make([]byte, 17), ErrPayload},
-	{make([]byte, 52), make([]byte, MaxPayload+16), ErrPayload},
+	{make([]byte, 51), make([]byte, 16), errHeader},
+	{make([]byte, 53), make([]byte, 16), errHeader},
+	{append([]byte{1}, make([]byte, 51)...), make([]byte, 16), errHeader},
+	{nil, nil, errHeader},
+	{make([]byte, 52), nil, errPayload},
+	{make([]byte, 52), make([]byte, 17), errPayload},
+	{make([]byte, 52), make([]byte, MaxPayload+16), errPayload},
 }
 
 // TestFuzzParseSeeds checks that the seeds reach every end of the parser.

@@ -14,13 +14,6 @@ import (
 // KeySize is the size in bytes of each transport key.
 const KeySize = 16
 
-var (
-	// ErrKeySize is returned for a key file that does not hold 16 raw bytes.
-	ErrKeySize = errors.New("a transport key has 16 raw bytes")
-	// ErrSameKey is returned for a pair that is one key.
-	ErrSameKey = errors.New("TIK and TEK are the same key")
-)
-
 // Keys are the transport keys of one session, in locked memory. Whoever has
 // them can read what the owner injects, and can forge a measurement.
 type Keys struct {
@@ -50,7 +43,7 @@ func ReadKeys(tik, tek string) (*Keys, error) {
 		k.TEK, err = readKey(tek)
 	}
 	if err == nil && hmac.Equal(k.TIK.Bytes(), k.TEK.Bytes()) {
-		err = fmt.Errorf("cannot use %s and %s: %w", tik, tek, ErrSameKey)
+		err = fmt.Errorf("cannot use %s and %s: TIK and TEK are the same key", tik, tek)
 	}
 	if err != nil {
 		k.Close()
@@ -64,7 +57,7 @@ func readKey(path string) (*secmem.Buffer, error) {
 	short := err == nil && len(b.Bytes()) != KeySize
 	if short || errors.Is(err, secmem.ErrTooLong) || errors.Is(err, secmem.ErrEmpty) {
 		b.Close()
-		return nil, fmt.Errorf("cannot use %s: %w", path, ErrKeySize)
+		return nil, fmt.Errorf("cannot use %s: a transport key has %d raw bytes", path, KeySize)
 	}
 	return b, err
 }

@@ -198,20 +198,21 @@ func TestReadKeys(t *testing.T) {
 		return path
 	}
 	good := put("good", 16)
-	for n, want := range map[int]error{0: ErrKeySize, 15: ErrKeySize, 17: ErrKeySize, 32: ErrKeySize, 16: nil} {
+	refused := func(err error) bool { return err != nil && strings.Contains(err.Error(), "has 16 raw bytes") }
+	for _, n := range []int{0, 15, 17, 32, 16} {
 		k, err := ReadKeys(good, put("key", n))
-		if !errors.Is(err, want) || (k != nil) != (want == nil) {
-			t.Errorf("ReadKeys with a TEK of %d bytes: %v; want %v", n, err, want)
+		if refused(err) != (n != 16) || (k != nil) != (n == 16) {
+			t.Errorf("ReadKeys with a TEK of %d bytes: %v", n, err)
 		}
 		if k != nil {
 			k.Close()
 		}
-		if _, err := ReadKeys(put("key", n), good); !errors.Is(err, want) {
-			t.Errorf("ReadKeys with a TIK of %d bytes: %v; want %v", n, err, want)
+		if _, err := ReadKeys(put("key", n), good); refused(err) != (n != 16) {
+			t.Errorf("ReadKeys with a TIK of %d bytes: %v", n, err)
 		}
 	}
-	if k, err := ReadKeys(good, good); !errors.Is(err, ErrSameKey) || k != nil {
-		t.Errorf("ReadKeys of one key twice: %v, %v; want ErrSameKey", k, err)
+	if k, err := ReadKeys(good, good); err == nil || !strings.Contains(err.Error(), "the same key") || k != nil {
+		t.Errorf("ReadKeys of one key twice: %v, %v; want an error", k, err)
 	}
 }
 

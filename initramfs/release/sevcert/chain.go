@@ -10,8 +10,7 @@ import (
 
 // Errors returned for a chain.
 var (
-	ErrMissing  = errors.New("a certificate of the chain is missing")
-	ErrConflict = errors.New("two certificates of one kind have different keys")
+	ErrMissing = errors.New("a certificate of the chain is missing")
 	// ErrCEK means that the chip's certificate bears no signature of AMD: the
 	// platform itself exports it so.
 	ErrCEK = errors.New("the CEK is not signed by AMD")
@@ -50,7 +49,7 @@ func (b *Bundle) Add(data []byte) error {
 			return err
 		}
 		if known := b.all[c.Usage]; len(known) > 0 && !known[0].sameKey(c) {
-			return fmt.Errorf("%w: %s", ErrConflict, c.Usage)
+			return fmt.Errorf("two certificates of one kind have different keys: %s", c.Usage)
 		}
 		b.all[c.Usage] = append(b.all[c.Usage], c)
 		data = rest
