@@ -26,6 +26,7 @@ func TestBoots(t *testing.T) {
 		"boot-test: standard input /dev/null", // the console is the host's
 		"boot-test: mounts / /dev /proc /run /run/cocoroot/secrets /sys /sys/kernel/security",
 		"boot-test: entries " + otherGUID.String(),
+		"boot-test: kept " + otherGUID.String(),
 		"boot-test: root is writable",
 		"boot-test: late file read",
 		"key=value",
