@@ -6,9 +6,14 @@ import (
 	"github.com/spf13/cobra"
 
 	"cocoroot/initramfs/fault"
+	"cocoroot/initramfs/files"
 	"cocoroot/initramfs/launch"
 	"cocoroot/initramfs/measure"
+	"cocoroot/unlock/policy"
 )
+
+// maxID bounds the files of an ID block, in bytes: 4096 in base64, with line breaks.
+const maxID = 8 << 10
 
 // guestOptions are the options of launch and of template, as they were given.
 type guestOptions struct {
@@ -16,7 +21,8 @@ type guestOptions struct {
 	cmdline, version string
 	disks            []string
 	sev              launch.SEV
-	unchecked        bool // firmware
+	idBlock, idAuth  string // files
+	unchecked        bool   // firmware
 	given            func(name string) bool
 }
 
@@ -33,6 +39,16 @@ func (o *guestOptions) register(cmd *cobra.Command) {
 	flags.StringVar(&c.QEMU, "qemu", "qemu-system-x86_64", "QEMU program")
 	flags.StringVar(&o.version, "qemu-version", "", "QEMU's version on the host, such as 10.0 (default: as the program says here)")
 	flags.StringVar(&c.QMPSocket, "qmp-socket", "", "where QEMU makes its QMP socket, for cocoroot release; in a folder of mode 0700")
+	flags.StringVar(&c.ChannelSocket, "channel", "", "sev-snp: where QEMU makes the socket of the port at which a guest with cocoroot.owner= asks, for cocoroot release; in a folder of mode 0700")
+	option(cmd, &s.HostData, "host-data", "sev-snp: HOST_DATA of the guest's reports, 64 hex digits", func(text string) ([32]byte, error) {
+		b, err := digits(32)(text)
+		if err != nil {
+			return [32]byte{}, err
+		}
+		return [32]byte(b), nil
+	})
+	flags.StringVar(&o.idBlock, "id-block", "", "sev-snp: file with an ID block in base64, as snpguest generate id-block writes it; goes with --id-auth")
+	flags.StringVar(&o.idAuth, "id-auth", "", "sev-snp: file with that block's authentication information in base64")
 	flags.Uint64Var(&s.Policy, "policy", 0, "the guest's policy (default: 0x3 for sev and 0x7 for sev-es, which forbid debugging and key sharing; 0x30000 for sev-snp)")
 	flags.StringVar(&s.CPUType, "vcpu-type", "", "QEMU's -cpu, such as EPYC-Milan, or host; as in cocoroot measure (sev: default EPYC)")
 	option(cmd, &s.VMType, "vm-type", "sev-es: legacy or init2, as in cocoroot measure (default: legacy)", parseVMType)
@@ -92,6 +108,42 @@ func (o *guestOptions) confidential(mode launch.Mode, socket bool) error {
 		s.CPUType = "EPYC" // for sev, which measures none; every processor with SEV has what it has
 	}
 	o.config.SEV = s
+	return o.readID()
+}
+
+// readID reads the ID block, if there is one.
+func (o *guestOptions) readID() error {
+	if (o.idBlock == "") != (o.idAuth == "") {
+		return fault.Usagef("options --id-block and --id-auth belong together")
+	}
+	if o.idBlock == "" {
+		return nil
+	}
+	block, err := files.Read(o.idBlock, maxID)
+	if err != nil {
+		return err
+	}
+	auth, err := files.Read(o.idAuth, maxID)
+	if err != nil {
+		return err
+	}
+	o.sev.ID, err = launch.ParseID(block, auth)
+	return err
+}
+
+// checkChannel wants a socket for a port at which the guest asks, and says what
+// other ways of asking need from the host.
+func (o *guestOptions) checkChannel(a *app) error {
+	channel := o.config.Channel
+	switch {
+	case o.sev.Mode != launch.ModeSNP: // refused elsewhere
+	case o.config.AsksAtSocket() && o.config.ChannelSocket == "":
+		return fault.Hintf(missingOptions("--channel"), "the guest asks for its secrets at %s, as its command line says: --channel DIR/SOCKET is where QEMU makes that port's socket, in a folder of mode 0700", channel)
+	case channel.Kind == policy.TCP && len(o.config.Forwards) == 0:
+		a.note("the guest asks for its secrets at %s: a network card that leads there is the host's to give (launch --forward: QEMU's own, where the host is 10.0.2.2)", channel)
+	case channel.Kind == policy.Vsock:
+		a.note("the guest asks for its secrets at %s: -device vhost-vsock-pci,guest-cid=N is the host's to give, in what cocoroot template writes", channel)
+	}
 	return nil
 }
 

@@ -23,6 +23,7 @@ import (
 	"cocoroot/initramfs/measure/ovmf"
 	"cocoroot/initramfs/release"
 	"cocoroot/unlock/fatal/codes"
+	"cocoroot/unlock/policy"
 	"cocoroot/unlock/secmem"
 )
 
@@ -106,7 +107,8 @@ func (o *launchOptions) check() error {
 	}
 	others, why := []string{"secret", "accel"}, "is for --simulate: on SEV hardware no secret passes through the host, and there is only KVM"
 	if o.simulate {
-		others = []string{"policy", "vcpu-type", "vm-type", "session-file", "dh-cert-file", "cbitpos", "reduced-phys-bits", "firmware-unchecked", "qmp-socket"}
+		others = []string{"policy", "vcpu-type", "vm-type", "session-file", "dh-cert-file", "cbitpos", "reduced-phys-bits", "firmware-unchecked", "qmp-socket",
+			"channel", "host-data", "id-block", "id-auth"}
 		why = "is for --mode"
 	}
 	if o.version != "" && !o.dryRun {
@@ -120,9 +122,11 @@ func (o *launchOptions) check() error {
 
 // readFiles reads what the options name.
 func (o *launchOptions) readFiles() (err error) {
-	if o.config.Cmdline, _, err = cmdline.ReadPolicy(o.cmdline); err != nil {
+	var p policy.Policy
+	if o.config.Cmdline, p, err = cmdline.ReadPolicy(o.cmdline); err != nil {
 		return err
 	}
+	o.config.Channel = p.Release.Channel
 	if err := inspect.CheckBoot(o.config.Kernel, o.config.Initrd); err != nil {
 		return err
 	}
@@ -190,6 +194,9 @@ func (o *launchOptions) onHardware(a *app) error {
 	if err := o.confidential(mode, true); err != nil {
 		return err
 	}
+	if err := o.checkChannel(a); err != nil {
+		return err
+	}
 	o.config.Accel = ""
 	if err := o.config.Check(); err != nil {
 		return fault.Usagef("%w", err)
@@ -212,13 +219,19 @@ func (o *launchOptions) onHardware(a *app) error {
 	if o.dryRun {
 		return nil
 	}
-	if o.config.QMPSocket != "" {
-		if err := launch.CheckSocket(o.config.QMPSocket); err != nil {
+	for _, socket := range []string{o.config.QMPSocket, o.config.ChannelSocket} {
+		if socket == "" {
+			continue
+		}
+		if err := launch.CheckSocket(socket); err != nil {
 			return fault.Hintf(err, "make a folder for it: mkdir -m 700 DIR")
 		}
 	}
 	if !o.sev.TakesSecret() {
 		o.listen(a)
+		if o.config.ChannelSocket != "" {
+			a.note("the guest will ask for its secrets: cocoroot release collect --channel %s --challenge F", launch.ShellWord(o.config.ChannelSocket))
+		}
 		return nil
 	}
 	o.config.OnStart = func(context.Context, *qmp.Client) error {

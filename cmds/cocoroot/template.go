@@ -79,6 +79,9 @@ func (a *app) writeTemplate(ctx context.Context, o templateOptions, name string)
 	if err := o.read(); err != nil {
 		return err
 	}
+	if err := o.checkChannel(a); err != nil {
+		return err
+	}
 	if err := a.wantOwn(o.config.Firmware, o.unchecked); err != nil {
 		return err
 	}
@@ -106,7 +109,8 @@ func (o *templateOptions) read() error {
 	o.parseDisks()
 	c.Disks = c.Disks[len(c.Disks)-1:] // a template has one; the last counts
 	disk := &c.Disks[0]
-	if err := onHost([]string{"firmware", c.Firmware}, []string{"kernel", c.Kernel}, []string{"initrd", c.Initrd}, []string{"disk", disk.Path}); err != nil {
+	if err := onHost([]string{"firmware", c.Firmware}, []string{"kernel", c.Kernel}, []string{"initrd", c.Initrd}, []string{"disk", disk.Path},
+		[]string{"channel", c.ChannelSocket}); err != nil {
 		return err
 	}
 	if c.CPUs < 1 || c.Memory < 1 {
@@ -126,7 +130,7 @@ func (o *templateOptions) read() error {
 		}
 		disk.Serial = p.Disk.Name
 	}
-	c.Cmdline = line
+	c.Cmdline, c.Channel = line, p.Release.Channel
 	return nil
 }
 

@@ -37,13 +37,14 @@ type guestRig struct {
 const awkward = `console=ttyS0 a="x, 'y' & <z> $HOME \n %s" rootfstype=squashfs cocoroot.disk=serial:ro.ot ` +
 	`cocoroot.image=verity:sha256:4096:1000:00ff:aa55aa55aa55aa55aa55aa55aa55aa55aa55aa55aa55aa55aa55aa55aa55aa55`
 
-func newGuestRig(t *testing.T) *guestRig {
+// newGuestRig makes them, with more words in the guest's line.
+func newGuestRig(t *testing.T, more ...string) *guestRig {
 	t.Helper()
 	dir := filepath.Join(t.TempDir(), "it's <a>, & b")
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	r := &guestRig{t: t, dir: dir, line: awkward}
+	r := &guestRig{t: t, dir: dir, line: strings.Join(append([]string{awkward}, more...), " ")}
 	file := func(name, data string) string { return put(t, filepath.Join(dir, name), data) }
 	r.cmdline = file("cmdline", r.line+"\n")
 	p, err := policy.Parse(r.line)

@@ -93,6 +93,7 @@ func arguments(c Config, v Version, fw ovmf.Firmware, n names) []string {
 	}
 	add(c.network()...)
 	add(n.serial()...)
+	add(c.channel()...)
 	if n.control != "" || c.waits() {
 		add("-S")
 	}

@@ -11,6 +11,7 @@ import (
 	"cocoroot/initramfs/launch/qmp"
 	"cocoroot/initramfs/measure"
 	"cocoroot/initramfs/measure/ovmf"
+	"cocoroot/unlock/policy"
 )
 
 var update = flag.Bool("update", false, "write the golden files anew")
@@ -36,6 +37,8 @@ func TestArguments(t *testing.T) {
 	passed.hashes, passed.secret = "", ""
 	init2 := confidential(ModeES)
 	init2.SEV.VMType = measure.Init2
+	serial, port := asking(policy.Channel{Kind: policy.Serial, Name: "ttyS2"}), asking(policy.Channel{Kind: policy.Virtio, Name: "org.cocoroot.release"})
+	port.SEV.HostData, port.SEV.ID = [32]byte{0: 1, 31: 2}, &ID{Block: "QmxvY2s=", Auth: "QXV0aA==", AuthorKey: true}
 	for _, tt := range []struct {
 		golden string
 		c      Config
@@ -51,6 +54,8 @@ func TestArguments(t *testing.T) {
 		{"sev-es-9.1", confidential(ModeES), Version{9, 1}, paper},
 		{"sev-es-init2-10.0", init2, Version{10, 0}, paper},
 		{"sev-snp-10.0", confidential(ModeSNP), Version{10, 0}, paper},
+		{"sev-snp-serial-10.0", serial, Version{10, 0}, paper},
+		{"sev-snp-virtio-10.0", port, Version{10, 0}, paper},
 	} {
 		path := filepath.Join("testdata", "args-"+tt.golden+".txt")
 		got := strings.Join(arguments(tt.c, tt.v, fw, tt.n), "\n") + "\n"

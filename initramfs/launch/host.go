@@ -78,16 +78,16 @@ func CBit() int {
 	return int(ebx & 0x3f)
 }
 
-// CheckSocket refuses a place for a QMP socket that others than this user can
-// get at: who can open the socket holds the guest.
+// CheckSocket refuses a place for a socket of QEMU's that others than this user
+// can get at: who can open the QMP socket holds the guest.
 func CheckSocket(socket string) error {
 	dir := filepath.Dir(socket)
 	fi, err := os.Stat(dir)
 	if err != nil {
-		return fmt.Errorf("cannot use %s as QMP socket: %w", socket, err)
+		return fmt.Errorf("cannot use %s as a socket: %w", socket, err)
 	}
 	if owner := fi.Sys().(*syscall.Stat_t).Uid; !fi.IsDir() || fi.Mode().Perm()&0o077 != 0 || int(owner) != os.Geteuid() {
-		return fmt.Errorf("%w: others than this user can get at %s, and so at the QMP socket", ErrConfig, dir)
+		return fmt.Errorf("%w: others than this user can get at %s, and so at the socket", ErrConfig, dir)
 	}
 	return nil
 }

@@ -39,6 +39,7 @@ import (
 	"cocoroot/initramfs/measure"
 	"cocoroot/initramfs/measure/ovmf"
 	"cocoroot/unlock/fatal"
+	"cocoroot/unlock/policy"
 )
 
 var (
@@ -109,6 +110,13 @@ type Config struct {
 	// QMPSocket is the path of an additional control socket for other
 	// programs. Whoever can open it can read all of the guest's memory.
 	QMPSocket string
+
+	// Channel is how the guest asks for its secrets, as its measured line says:
+	// the zero value for secrets that are injected. ChannelSocket is the path of
+	// the socket that QEMU makes where that is a port. For TCP and vsock, the
+	// guest's network is the host's to make.
+	Channel       policy.Channel
+	ChannelSocket string
 
 	// HashesTable is for attacks in tests: nil writes the table computed
 	// from what boots, anything else is written instead of it, and an empty
@@ -231,6 +239,9 @@ func (c Config) checkSEV() error {
 		return fmt.Errorf("%w: %d CPUs; a guest has at most %d", ErrConfig, c.CPUs, measure.MaxCPUs)
 	case c.SEV.TakesSecret() && c.QMPSocket == "":
 		return fmt.Errorf("%w: without a QMP socket the guest can be given no secret", ErrConfig)
+	}
+	if err := c.checkChannel(); err != nil {
+		return err
 	}
 	return c.SEV.check()
 }

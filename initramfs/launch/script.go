@@ -5,6 +5,7 @@ import (
 	"strings"
 
 	"cocoroot/initramfs/measure/ovmf"
+	"cocoroot/unlock/policy"
 )
 
 // Script returns a shell script that starts the guest of cfg on SEV hardware,
@@ -16,7 +17,7 @@ func Script(cfg Config, v Version) (string, error) {
 		return "", err
 	}
 	var b strings.Builder
-	fmt.Fprintf(&b, scriptHead, strings.ToUpper(string(cfg.SEV.Mode)), cfg.SEV.notes())
+	fmt.Fprintf(&b, scriptHead, strings.ToUpper(string(cfg.SEV.Mode)), cfg.notes())
 	b.WriteString("exec")
 	for _, w := range cfg.command(v, ovmf.Firmware{}) {
 		if strings.HasPrefix(w, "-") {
@@ -39,11 +40,10 @@ const scriptHead = ScriptStart + `%s. On the host, as a user who may open
 `
 
 // notes says, as comments of a script, what is particular to the mode.
-func (s SEV) notes() string {
+func (c Config) notes() string {
+	s := c.SEV
 	if s.Mode == ModeSNP {
-		return `# QEMU 9.1 and Linux 6.11 or later. SEV-SNP has no launch secret: without an
-# SVSM that brings the key, the guest ends with SECRET-NONE.
-`
+		return "# QEMU 9.1 and Linux 6.11 or later.\n" + c.snpNotes()
 	}
 	text := "# QEMU 7.2 or later.\n"
 	if s.Mode == ModeSEV {
@@ -55,6 +55,31 @@ func (s SEV) notes() string {
 #   at the owner's  cocoroot release verify report.json …
 #   here            cocoroot release inject … --qmp SOCKET --cont
 # Whoever can open that socket controls the guest: its folder has mode 0700.
+`
+}
+
+// snpNotes says how the guest gets its secrets.
+func (c Config) snpNotes() string {
+	switch {
+	case c.AsksAtSocket():
+		return `# The guest asks for its secrets, at the socket after "id=owner":
+#   at the owner's  cocoroot release challenge -o challenge
+#   here            cocoroot release collect --channel SOCKET --challenge challenge -o report.json
+#   at the owner's  cocoroot release verify report.json …
+#   here            cocoroot release inject … --channel SOCKET
+# Whoever can open that socket can keep the guest waiting: its folder has mode 0700.
+`
+	case c.Channel.Kind == policy.TCP:
+		return "# The guest asks for its secrets at " + c.Channel.String() + `. Add a network card for it here:
+# the command has none.
+`
+	case c.Channel.Kind == policy.Vsock:
+		return "# The guest asks for its secrets at " + c.Channel.String() + `. Add its device here:
+#   -device vhost-vsock-pci,disable-legacy=on,iommu_platform=on,guest-cid=N
+`
+	}
+	return `# SEV-SNP has no launch secret: without cocoroot.owner= in its line, the guest ends
+# with SECRET-NONE.
 `
 }
 

@@ -77,6 +77,10 @@ type SEV struct {
 	// Session and DHCert are the files of cocoroot secret session; SEV-SNP
 	// has none, and without them a guest can be given no secret.
 	Session, DHCert string
+	// HostData and ID are for SEV-SNP. The host's data stand in the guest's
+	// reports, where the owner may demand them; all zeros is none.
+	HostData [32]byte
+	ID       *ID
 }
 
 // TakesSecret reports whether the guest waits for a secret before its first
@@ -98,6 +102,8 @@ func (s SEV) check() error {
 		return fmt.Errorf("%w: session and Diffie-Hellman certificate belong together", ErrConfig)
 	case s.Session != "" && s.Mode == ModeSNP:
 		return fmt.Errorf("%w: sev-snp has no session", ErrConfig)
+	case s.snpObject() != "" && s.Mode != ModeSNP:
+		return fmt.Errorf("%w: host data, and an ID block, are for sev-snp", ErrConfig)
 	}
 	if s.CPUType != "host" {
 		if _, err := measure.LookupCPUType(s.CPUType); err != nil {
@@ -153,5 +159,5 @@ func (s SEV) object(v Version) string {
 	if s.Session != "" {
 		o += ",session-file=" + escape(s.Session) + ",dh-cert-file=" + escape(s.DHCert)
 	}
-	return o
+	return o + s.snpObject()
 }

@@ -17,6 +17,7 @@ import (
 	"cocoroot/initramfs/launch/qmp"
 	"cocoroot/initramfs/measure"
 	"cocoroot/initramfs/oracle"
+	"cocoroot/unlock/policy"
 )
 
 // confidential returns a launch of the mode on hardware.
@@ -50,6 +51,13 @@ func TestConfidentialRefused(t *testing.T) {
 		"session only":              {ModeES, func(c *Config) { c.SEV.DHCert = "" }},
 		"certificate only":          {ModeES, func(c *Config) { c.SEV.Session = "" }},
 		"session with SNP":          {ModeSNP, func(c *Config) { c.SEV.Session, c.SEV.DHCert = "a", "b" }},
+		"channel with ES":           {ModeES, func(c *Config) { c.Channel = policy.Channel{Kind: policy.TCP} }},
+		"no socket for the channel": {ModeSNP, func(c *Config) { c.Channel = policy.Channel{Kind: policy.Serial, Name: "ttyS2"} }},
+		"socket without a channel":  {ModeSNP, func(c *Config) { c.ChannelSocket = "/run/vm/owner" }},
+		"socket for TCP":            {ModeSNP, func(c *Config) { c.Channel.Kind, c.ChannelSocket = policy.TCP, "/run/vm/owner" }},
+		"channel on the console":    {ModeSNP, func(c *Config) { *c = asking(policy.Channel{Kind: policy.Serial, Name: "ttyS0"}) }},
+		"host data with ES":         {ModeES, func(c *Config) { c.SEV.HostData[0] = 1 }},
+		"ID block with ES":          {ModeES, func(c *Config) { c.SEV.ID = new(ID) }},
 		"unknown CPU":               {ModeES, func(c *Config) { c.SEV.CPUType = "EPYC-Bologna" }},
 		"option after the CPU":      {ModeES, func(c *Config) { c.SEV.CPUType = "EPYC,x=1" }},
 		"ES policy for SEV":         {ModeSEV, func(c *Config) { c.SEV.Policy = 7 }},
