@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"cocoroot/unlock/fatal"
+	"cocoroot/unlock/secmem"
 )
 
 // seal is the owner's side of an answer, written down a second time.
@@ -226,41 +227,97 @@ func TestNoUsableReport(t *testing.T) {
 	}
 }
 
-func FuzzFrames(f *testing.F) {
-	f.Add([]byte("CCR1\x01\x20\x00\x00\x00"), 3)
-	f.Add(Append(Append([]byte("x"), Challenge, challenge), Done, challenge), 1)
-	f.Fuzz(func(t *testing.T, data []byte, cut int) {
-		// The same frames come out however the stream is cut.
-		read := func(size int) (all [][]byte) {
-			var fr Frames
-			for part := range slices.Chunk(data, size) {
-				if fr.Add(part) != nil {
-					return all
-				}
-				for k, body, ok := fr.Next(); ok; k, body, ok = fr.Next() {
-					if len(body) > k.most() {
-						t.Fatalf("kind %d with %d bytes", k, len(body))
-					}
-					all = append(all, Append(nil, k, body))
-				}
-			}
+// framesIn returns the frames that are read from a stream which comes in parts.
+func framesIn(data []byte, size int) (all [][]byte) {
+	var fr Frames
+	for part := range slices.Chunk(data, size) {
+		if fr.Add(part) != nil {
 			return all
 		}
-		if cut < 1 || len(data) == 0 {
+		for k, body, ok := fr.Next(); ok; k, body, ok = fr.Next() {
+			all = append(all, Append(nil, k, body))
+		}
+	}
+	return all
+}
+
+// streams are what a peer may send, and how many frames are in it.
+var streams = []struct {
+	data   []byte
+	frames int
+}{
+	{nil, 0},
+	{[]byte("CCR1\x01\x20\x00\x00\x00"), 0}, // a body to come
+	{[]byte("CCR1\x06\x00\x00\x00\x00"), 0}, // no such kind
+	{append([]byte("CCR1\x04\x01\x00\x00\x00x"), Append(nil, Refusal, nil)...), 1},     // longer than its kind
+	{append([]byte("CCR1\x03\x01\x00\x01\x00x CCR"), Append(nil, Refusal, nil)...), 1}, // longer than any answer
+	{Append(Append([]byte("x"), Challenge, challenge), Done, challenge), 2},            // text, and two of them
+	{Append([]byte("CCR1CCR"), Answer, make([]byte, 1300)), 1},                         // half a magic number before it
+	{append(Append(nil, Hello, []byte(Protocol)), make([]byte, maxStream+1)...), 0},    // a flood, at once
+}
+
+// The seeds of FuzzFrames reach every end of the reader.
+func TestFuzzFramesSeeds(t *testing.T) {
+	for i, s := range streams {
+		if got := framesIn(s.data, len(s.data)+1); len(got) != s.frames {
+			t.Errorf("stream %d has %d frames; want %d", i, len(got), s.frames)
+		}
+	}
+}
+
+func FuzzFrames(f *testing.F) {
+	for _, s := range streams {
+		f.Add(s.data, 3)
+	}
+	f.Fuzz(func(t *testing.T, data []byte, cut int) {
+		if cut < 1 || len(data) == 0 || len(data) > maxStream {
 			return
 		}
-		whole, parts := read(len(data)), read(cut)
+		whole, parts := framesIn(data, len(data)), framesIn(data, cut)
 		if !slices.EqualFunc(whole, parts, bytes.Equal) {
 			t.Errorf("%d frames at once, %d in parts", len(whole), len(parts))
+		}
+		for _, w := range whole {
+			if k := Kind(w[len(magic)]); k >= kinds || len(w)-headerSize > k.most() {
+				t.Errorf("kind %d with %d bytes", k, len(w))
+			}
 		}
 	})
 }
 
+// hostile is what a host without the owner's key can send, and the code that it
+// ends with.
+var hostile = []struct {
+	data []byte
+	want fatal.Code
+}{
+	{nil, fatal.Release},
+	{Append(Append(nil, Challenge, challenge), Answer, make([]byte, 1300)), fatal.ReleaseForm},
+	{Append(Append(nil, Challenge, challenge), Answer, nil), fatal.ReleaseForm},
+	{Append(nil, Answer, make([]byte, 1300)), fatal.ReleaseForm},
+	{Append(Append(nil, Challenge, challenge[1:]), Refusal, nil), fatal.Release},
+}
+
+func attacked(data []byte) (*secmem.Buffer, error) {
+	h := &host{most: 1 << 12, reply: func(Kind, []byte) []byte { return nil }, queue: data}
+	return Guest{Owner: make([]byte, 32), Attest: attest, Wait: 50 * time.Millisecond}.Get(h)
+}
+
+// The seeds of FuzzGuest end in each way.
+func TestFuzzGuestSeeds(t *testing.T) {
+	for i, s := range hostile {
+		if _, err := attacked(s.data); fatal.CodeOf(err, "") != s.want {
+			t.Errorf("%d: %v; want %s", i, err, s.want)
+		}
+	}
+}
+
 func FuzzGuest(f *testing.F) {
-	f.Add(Append(Append(nil, Challenge, challenge), Answer, make([]byte, 1300)))
+	for _, s := range hostile {
+		f.Add(s.data)
+	}
 	f.Fuzz(func(t *testing.T, data []byte) {
-		h := &host{most: 1 << 12, reply: func(Kind, []byte) []byte { return nil }, queue: data}
-		if table, err := (Guest{Owner: make([]byte, 32), Attest: attest, Wait: time.Millisecond}).Get(h); err == nil {
+		if table, err := attacked(data); err == nil {
 			t.Fatalf("a table of %d bytes came out", len(table.Bytes()))
 		}
 	})
