@@ -17,6 +17,7 @@ import (
 	"cocoroot/initramfs/release/snp"
 	"cocoroot/initramfs/strictjson"
 	"cocoroot/unlock/release"
+	"cocoroot/unlock/secret"
 )
 
 // attestation are the options that say which SEV-SNP guest may have the secrets.
@@ -80,6 +81,9 @@ func (o *attestation) expect(a *app, digests [][]byte) (snp.Expect, error) {
 			return e, fault.Usagef("--chip: %x has %d bytes, and a chip's ID of %s %d", id, len(id), e.Generation.Name, e.Generation.ChipSize())
 		}
 	}
+	if (e.FamilyID != nil || e.ImageID != nil) && e.IDKey == nil {
+		return e, fault.Usagef("--family-id and --image-id come from an ID block, which the host gives: --id-key says whose it has to be")
+	}
 	if o.key != "" && o.vlek != "" {
 		return e, fault.Usagef("a report is signed with one key: give --vcek or --vlek")
 	}
@@ -100,7 +104,7 @@ func digits(size int) func(string) ([]byte, error) {
 
 // evidence reads the certificates that go with a report.
 func (o *attestation) evidence(r snp.Request) (snp.Evidence, error) {
-	v, err := snp.Find(o.certs, r)
+	v, err := snp.Find(o.certs, r) // with a revocation list, if the folder has one
 	if path := o.key + o.vlek; path != "" && (err == nil || errors.Is(err, snp.ErrNoCertificate)) {
 		v.Key, err = files.Read(path, snp.MaxCertificate)
 	}
@@ -309,7 +313,7 @@ func (a *app) verifyRequest(r *releaser, o packetOutput, args []string) error {
 	if e.Challenge, err = snp.ReadChallenge(r.challenge); err != nil {
 		return err
 	}
-	p, confirm, err := r.answer(a, e, q, args[1:], func() error { return snp.UseChallenge(r.challenge) })
+	p, confirm, err := r.answer(a, e, q, args[1:], func() error { return e.Challenge.Use(r.challenge) })
 	if err != nil {
 		return err
 	}
@@ -335,6 +339,9 @@ func (r *releaser) answer(a *app, e snp.Expect, q snp.Request, pairs []string, u
 		return p, confirm, err
 	}
 	defer table.Close()
+	if _, err := secret.Entries(table.Bytes()); err != nil {
+		return p, confirm, fmt.Errorf("the guest would refuse these secrets: %w", err)
+	}
 	if p, confirm, err = owner.Seal(q, table.Bytes()); err != nil {
 		return p, confirm, err
 	}

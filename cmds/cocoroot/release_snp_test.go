@@ -245,6 +245,10 @@ func TestVerifyAttestedRefuses(t *testing.T) {
 	put(t, r.path("snppacket"), `{"version": 1, "kind": "sev-snp"}`)
 	short := put(t, r.path("short"), "x")
 	r.ok("owner", "new", "-o", r.path("stranger"))
+	if err := os.Mkdir(r.path("lists"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	put(t, filepath.Join(r.path("lists"), "Genoa-vcek.crl"), "x")
 	report := func(args []string, path string) []string { args[2] = path; return args }
 	for name, tc := range map[string]struct {
 		args []string
@@ -267,6 +271,8 @@ func TestVerifyAttestedRefuses(t *testing.T) {
 		"a chip of 8 bytes":     {r.verify("--chip", "0011223344556677"), fault.Usage, "--chip"},
 		"short host data":       {r.verify("--host-data", "11"), fault.Usage, "host-data"},
 		"a list that is none":   {r.verify("--crl", short), fault.Mismatch, "revocation"},
+		"a folder's list":       {r.verify("--certs", r.path("lists")), fault.Mismatch, "revocation"},
+		"an ID without a key":   {r.verify("--image-id", strings.Repeat("11", 16)), fault.Usage, "--id-key"},
 		"SEV's digest":          {r.verify("--digest", strings.Repeat("ab", 32)), fault.Usage, "96 hex digits"},
 		"SEV's option":          {r.verify("--allow-debug"), fault.Usage, "--allow-debug is for SEV and SEV-ES"},
 		"SEV's report":          {report(r.verify(), r.path("sev")), fault.Failed, "kind"},

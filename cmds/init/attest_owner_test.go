@@ -239,7 +239,7 @@ func TestOneChallengeReleasesOnce(t *testing.T) {
 	if err := files.Write(false, file); err != nil {
 		t.Fatal(err)
 	}
-	use := func() error { return snp.UseChallenge(path) }
+	use := func() error { return a.expect.Challenge.Use(path) }
 	first := a.start(t, use)
 	a.runs(t)
 	if err := <-first; err != nil {

@@ -98,7 +98,11 @@ func (c *Channel) Write(p []byte) error {
 			continue
 		}
 		n, err := unix.Write(c.fd, p)
-		if err != nil && err != unix.EAGAIN && err != unix.EINTR {
+		switch err {
+		case nil, unix.EINTR:
+		case unix.EAGAIN: // a virtio port without a host at its other end
+			time.Sleep(tick / 20)
+		default:
 			c.lost()
 			return nil
 		}

@@ -68,6 +68,9 @@ func (f *Frames) Add(b []byte) error {
 	return nil
 }
 
+// Cut drops what came of a frame that is not whole.
+func (f *Frames) Cut() { f.buf = nil }
+
 // Next returns the next whole frame, and false when there is none yet. No more is
 // kept than the longest frame has.
 func (f *Frames) Next() (Kind, []byte, bool) {

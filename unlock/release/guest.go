@@ -16,6 +16,9 @@ import (
 const (
 	// repeat is how often the guest says that it is there, until it is answered.
 	repeat = time.Second
+	// cutAfter is how many times in a row nothing comes until a frame that is not
+	// whole is given up: whoever was sending it will begin again.
+	cutAfter = 3
 	// maxReports is how many reports one boot asks for: each new challenge costs
 	// one, and the host's firmware gives them slowly.
 	maxReports = 8
@@ -113,6 +116,7 @@ type exchange struct {
 func (x *exchange) run(deadline time.Time) ([]byte, error) {
 	var frames Frames
 	var spoke time.Time
+	quiet := 0
 	buf := make([]byte, 16<<10)
 	for time.Now().Before(deadline) {
 		if time.Since(spoke) >= repeat {
@@ -122,13 +126,18 @@ func (x *exchange) run(deadline time.Time) ([]byte, error) {
 			}
 		}
 		n, err := x.channel.Read(buf)
+		if quiet++; n > 0 {
+			quiet = 0
+		} else if quiet == cutAfter {
+			frames.Cut()
+		}
 		if err == nil {
 			err = frames.Add(buf[:n])
 		}
 		if err != nil {
 			return nil, fatal.Errorf(fatal.Release, "cannot hear the owner: %w", err)
 		}
-		for k, body, ok := frames.Next(); ok; k, body, ok = frames.Next() {
+		for k, body, ok := frames.Next(); ok && time.Now().Before(deadline); k, body, ok = frames.Next() {
 			if answer, err := x.take(k, body); err != nil || answer != nil {
 				return answer, err
 			}

@@ -105,6 +105,34 @@ func TestGet(t *testing.T) {
 	}
 }
 
+// A carrier that dies in the middle of the answer comes back and sends it again.
+func TestCutAnswer(t *testing.T) {
+	public, private, _ := ed25519.GenerateKey(nil)
+	var answer []byte
+	quiet := 0
+	h := &host{most: 1 << 16}
+	h.reply = func(k Kind, body []byte) []byte {
+		switch {
+		case k == Ask:
+			a, _ := seal(t, private, body, []byte("table"))
+			answer = Append(nil, Answer, a)
+			return answer[:len(answer)/2]
+		case k == Hello && answer == nil:
+			return Append(nil, Challenge, challenge)
+		case k == Hello:
+			if quiet++; quiet > 1 {
+				return answer
+			}
+		}
+		return nil
+	}
+	table, err := Guest{Owner: public, Attest: attest, Wait: time.Minute}.Get(h)
+	if err != nil || string(table.Bytes()) != "table" {
+		t.Fatalf("Get = %v; want the table", err)
+	}
+	table.Close()
+}
+
 // What is not the owner's answer to this request ends the exchange.
 func TestGetRefuses(t *testing.T) {
 	public, private, _ := ed25519.GenerateKey(nil)

@@ -31,7 +31,8 @@ var errTable = errors.New("the secret table is malformed")
 
 // Entries reads a table that the owner has sent. It is stricter than the kernel is
 // with an injected one: the length counts every byte, but zeros for padding may
-// follow; no entry appears twice or has the NULL GUID.
+// follow; no entry appears twice or has the NULL GUID. Errors have nothing of it:
+// what is taken for a name may be a secret.
 func Entries(table []byte) ([]Entry, error) {
 	n := uint32(0)
 	if len(table) >= HeaderSize && efi.GUID(table) == TableGUID {
@@ -54,9 +55,9 @@ func Entries(table []byte) ([]Entry, error) {
 		g, length := efi.GUID(rest), binary.LittleEndian.Uint32(rest[16:])
 		switch {
 		case length < HeaderSize || uint64(length) > uint64(len(rest)):
-			return nil, fmt.Errorf("%w: the entry %s has a wrong length", errTable, g)
+			return nil, fmt.Errorf("%w: entry %d has a wrong length", errTable, len(all)+1)
 		case g.IsZero() || seen[g]:
-			return nil, fmt.Errorf("%w: the entry %s appears twice, or has no name", errTable, g)
+			return nil, fmt.Errorf("%w: the name of entry %d is there already, or is none", errTable, len(all)+1)
 		case len(all) == MaxEntries:
 			return nil, fmt.Errorf("%w: %w", errTable, ErrTooMany)
 		}
@@ -83,7 +84,7 @@ func (s *Store) Share() error {
 	return nil
 }
 
-// makeDir makes a folder that only root looks into, in one that others may.
+// makeDir makes a folder for root, in one that others may look into.
 func makeDir(dir string) error {
 	err := os.MkdirAll(filepath.Dir(dir), 0o755)
 	if err == nil {

@@ -94,9 +94,20 @@ func (c *Carrier) read(ctx context.Context, buf []byte) (int, error) {
 	if c.listener != nil {
 		c.conn.SetReadDeadline(time.Now().Add(patience))
 	}
-	stop := context.AfterFunc(ctx, func() { c.conn.SetDeadline(time.Unix(1, 0)) })
+	conn := c.conn
+	stop := context.AfterFunc(ctx, func() { conn.SetReadDeadline(time.Unix(1, 0)) })
 	defer stop()
-	return c.conn.Read(buf)
+	return conn.Read(buf)
+}
+
+// write sends a frame. A host that does not take it loses the connection.
+func (c *Carrier) write(frame []byte) error {
+	c.conn.SetWriteDeadline(time.Now().Add(patience))
+	_, err := c.conn.Write(frame)
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		err = ErrSilent
+	}
+	return err
 }
 
 // talk gives each frame of the guest's to take, and sends what it returns, until
@@ -108,8 +119,10 @@ func (c *Carrier) talk(ctx context.Context, take func(release.Kind, []byte) (sen
 		if err == nil {
 			var n int
 			n, err = c.read(ctx, buf)
-			if flood := c.frames.Add(buf[:n]); flood != nil {
+			if flood := c.frames.Add(buf[:n]); flood != nil && c.listener == nil {
 				return fmt.Errorf("cannot hear the guest: %w", flood)
+			} else if flood != nil {
+				err = flood // anybody can connect: the next one may be the guest
 			}
 		}
 		for k, body, ok := c.frames.Next(); ok && err == nil; k, body, ok = c.frames.Next() {
@@ -118,7 +131,7 @@ func (c *Carrier) talk(ctx context.Context, take func(release.Kind, []byte) (sen
 				return fault
 			}
 			if send != nil {
-				_, err = c.conn.Write(send)
+				err = c.write(send)
 			}
 		}
 		switch {
@@ -145,6 +158,9 @@ func (c *Carrier) Collect(ctx context.Context, challenge []byte) (r Request, err
 			return release.Append(nil, release.Challenge, challenge), false, nil
 		case k == release.Ask:
 			if r, err = ParseRequest(body); err != nil {
+				if c.listener != nil {
+					err = nil // of whoever has connected; the guest asks again
+				}
 				return nil, false, err
 			}
 			return nil, bytes.Equal(r.Challenge[:], challenge), nil
@@ -167,7 +183,7 @@ func (c *Carrier) Inject(ctx context.Context, p Packet) (confirm []byte, err err
 			return nil, true, nil
 		case k != release.Hello:
 		case !bytes.Equal(body, mine):
-			if others++; others == strikes {
+			if others++; others == strikes && c.listener == nil {
 				return nil, false, ErrOtherGuest
 			}
 		case time.Since(sent) > patience:
@@ -187,8 +203,7 @@ func (c *Carrier) Refuse(ctx context.Context) {
 	defer cancel()
 	no := release.Append(nil, release.Refusal, nil)
 	if c.conn != nil {
-		c.conn.SetWriteDeadline(time.Now().Add(patience))
-		c.conn.Write(no)
+		_ = c.write(no)
 	}
 	// The end of the guest or of the time ends it.
 	_ = c.talk(ctx, func(k release.Kind, _ []byte) ([]byte, bool, error) {

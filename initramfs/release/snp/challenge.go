@@ -1,6 +1,7 @@
 package snp
 
 import (
+	"bytes"
 	"crypto/rand"
 	"encoding/json"
 	"errors"
@@ -82,9 +83,23 @@ func (c Challenge) fresh(now time.Time) error {
 
 func used(path string) string { return path + ".used" }
 
-// UseChallenge uses a challenge up, for good. Of several that try, one succeeds.
-func UseChallenge(path string) error {
-	err := os.Rename(path, used(path))
+// Use uses the challenge in a file up, for good. Of several that try, one
+// succeeds. The file has to hold this challenge still, and be no link to it: its
+// name may have been given to another one meanwhile.
+func (c Challenge) Use(path string) error {
+	fi, err := os.Lstat(path)
+	if err == nil && !fi.Mode().IsRegular() {
+		err = errors.New("it is no ordinary file")
+	}
+	if err == nil {
+		err = os.Rename(path, used(path))
+	}
+	if err == nil {
+		var now Challenge
+		if now, err = ReadChallenge(used(path)); err == nil && !bytes.Equal(now.Bytes, c.Bytes) {
+			err = errors.New("its file holds another one by now")
+		}
+	}
 	if err == nil {
 		var dir *os.File
 		if dir, err = os.Open(filepath.Dir(path)); err == nil {

@@ -52,12 +52,21 @@ func (r Request) origin() (origin, error) {
 // keyFile is the name of a VCEK in a folder of certificates.
 func (o origin) keyFile() string { return fmt.Sprintf("%s-%x-%x.vcek", o.Name, o.chip, o.tcb[:]) }
 
-// crlFile is the name of the revocation list.
-func (o origin) crlFile() string { return o.Name + ".crl" }
+// kind is the kind of the key that signed, as the key server calls it.
+func (o origin) kind() string {
+	if o.vlek {
+		return "vlek"
+	}
+	return "vcek"
+}
+
+// crlFile is the name of the revocation list: AMD has one for each kind of key.
+func (o origin) crlFile() string { return o.Name + "-" + o.kind() + ".crl" }
 
 // Find returns what goes with the report: from a folder that Fetch wrote, and
 // where that has no certificate, what the guest's host gave it. The folder may be
-// "".
+// "". With ErrNoCertificate, the revocation list of the folder is returned all the
+// same, for a certificate from elsewhere.
 func Find(dir string, r Request) (Evidence, error) {
 	var v Evidence
 	o, err := r.origin()
@@ -82,12 +91,12 @@ func Find(dir string, r Request) (Evidence, error) {
 	if v.Key == nil {
 		v.Key = inTable(r.Aux, o.vlek)
 	}
-	if v.Key == nil {
-		return v, ErrNoCertificate
-	}
 	list, err := read(o.crlFile())
 	if list != nil {
 		v.CRLs = [][]byte{list}
+	}
+	if err == nil && v.Key == nil {
+		err = ErrNoCertificate
 	}
 	return v, err
 }
@@ -151,10 +160,10 @@ func (s *Server) Fetch(ctx context.Context, r Request, dir string) ([]string, er
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, fmt.Errorf("cannot keep certificates: %w", err)
 	}
-	kind, key := "vcek", filepath.Join(dir, o.keyFile())
+	key := filepath.Join(dir, o.keyFile())
 	var all []string
 	if o.vlek {
-		kind = "vlek" // AMD gives a VLEK only to the cloud that it is for
+		// AMD gives a VLEK only to the cloud that it is for.
 	} else if _, err := os.Stat(key); err == nil {
 		all = append(all, key)
 	} else {
@@ -170,9 +179,16 @@ func (s *Server) Fetch(ctx context.Context, r Request, dir string) ([]string, er
 		}
 		all = append(all, key)
 	}
-	list, err := s.get(ctx, fmt.Sprintf("/%s/v1/%s/crl", kind, o.Name))
+	list, err := s.get(ctx, fmt.Sprintf("/%s/v1/%s/crl", o.kind(), o.Name))
 	if err != nil {
 		return all, fmt.Errorf("cannot get the revocation list: %w", err)
+	}
+	ark, ask, err := s.roots.of(o.Generation, o.vlek)
+	if err == nil {
+		err = checkCRL(list, ark, ask, time.Now())
+	}
+	if err != nil {
+		return all, fmt.Errorf("cannot use the revocation list that the key server gave: %w", err)
 	}
 	crl := filepath.Join(dir, o.crlFile())
 	return append(all, crl), files.Write(true, files.Public(crl, list))

@@ -298,10 +298,23 @@ func TestChallenge(t *testing.T) {
 	if err != nil || !bytes.Equal(back.Bytes, c.Bytes) || !back.Expires.Equal(c.Expires) {
 		t.Errorf("ReadChallenge = %+v, %v; want %+v", back, err, c)
 	}
-	if err := UseChallenge(path); err != nil {
+	link := filepath.Join(t.TempDir(), "link")
+	if err := os.Symlink(path, link); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Use(link); err == nil {
+		t.Error("a link to it is used")
+	}
+	if err := NewChallenge(time.Now(), time.Hour).Use(path); err == nil {
+		t.Error("another one is used, of which the file has nothing any more")
+	}
+	if err := files.Write(false, f); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Use(path); err != nil {
 		t.Error(err)
 	}
-	if err := UseChallenge(path); err == nil {
+	if err := c.Use(path); err == nil {
 		t.Error("it is used twice")
 	}
 	var r *Refusal

@@ -263,8 +263,9 @@ func (s *subject) forbids(bit int, what string) error {
 	return nil
 }
 
-// checkVMPL refuses what asked from less than the guest's highest privilege: a
-// program in the guest that is not its kernel, or one under an SVSM.
+// checkVMPL refuses what asked from less than the guest's highest privilege, such
+// as a kernel under an SVSM. It does not tell init from what root runs later in the
+// same guest: both ask from here.
 func (s *subject) checkVMPL() error {
 	if s.report.Vmpl != 0 {
 		return fmt.Errorf("the report was asked for at VMPL %d, and not at 0", s.report.Vmpl)
@@ -374,6 +375,9 @@ type Verdict struct {
 func NewVerdict(f Facts, err error) Verdict {
 	if r, ok := errors.AsType[*Refusal](err); ok {
 		return Verdict{Check: r.Check, Problem: r.Err.Error()}
+	}
+	if err != nil {
+		return Verdict{Problem: err.Error()}
 	}
 	return Verdict{Match: true, Facts: &f}
 }
