@@ -147,8 +147,9 @@ pinned() {
 # newest NAME SUITE leaves FILE: the newest package of that name, or of one that has
 # other numbers in it. A list that is past its date has no say here.
 newest() {
-	local pattern suite name hash
-	for pattern in "${1//./\\.}" "$(sed -E 's/\./\\./g; s/[0-9]+/[0-9]+/g' <<<"$1")"; do
+	local pattern suite name hash exact=${1//./\\.}
+	exact=${exact//+/\\+}
+	for pattern in "$exact" "$(sed -E 's/[0-9]+/[0-9]+/g' <<<"$exact")"; do
 		for suite in $(suites "$2"); do
 			if ! list "$suite" || [[ -e $CACHE/apt/$suite/expired ]]; then continue; fi
 			name=$(apt_in "$suite" apt-cache pkgnames | grep -xE "$pattern" | sort -V | tail -n 1) || continue
