@@ -104,6 +104,8 @@ func TestBadInput(t *testing.T) {
 		"initrd of junk":           {[]string{"initrd", "-o", "OUT", "--init", junk}, fault.Failed},
 		"initrd without init":      {[]string{"initrd", "-o", "OUT", "--init", in + "/absent"}, fault.Failed},
 		"initrd, version alone":    {[]string{"initrd", "-o", "OUT", "--init", junk, "--kver", "6.12"}, fault.Usage},
+		"initrd, channel alone":    {[]string{"initrd", "-o", "OUT", "--init", junk, "--channel", "tcp"}, fault.Usage},
+		"initrd, no such channel":  {[]string{"initrd", "-o", "OUT", "--init", junk, "--modules", ".", "--channel", "tcp:10.0.2.2:1"}, fault.Usage},
 		"initrd, no modules there": {[]string{"initrd", "-o", "OUT", "--init", junk, "--modules", in}, fault.Failed},
 		"initrd, debug by half":    {[]string{"initrd", "-o", "OUT", "--commands", junk}, fault.Usage},
 		"initrd, debug of junk":    {[]string{"initrd", "-o", "OUT", "--debug", "--init", junk, "--commands", junk}, fault.Failed},

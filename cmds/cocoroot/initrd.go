@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/spf13/cobra"
 
@@ -14,13 +15,14 @@ import (
 	"cocoroot/initramfs/archive/kmod"
 	"cocoroot/initramfs/fault"
 	"cocoroot/initramfs/files"
+	"cocoroot/unlock/policy"
 )
 
 // initrdOptions are the options of the verb as they were given.
 type initrdOptions struct {
 	output
-	init, modules, version, commands string
-	debug                            bool
+	init, modules, version, channel, commands string
+	debug                                     bool
 }
 
 func (a *app) initrd() *cobra.Command {
@@ -32,6 +34,7 @@ func (a *app) initrd() *cobra.Command {
 	flags.StringVar(&o.init, "init", "", "the init to carry (default: the file init, or with --debug debuginit, beside this program)")
 	flags.StringVar(&o.modules, "modules", "", "folder that has lib/modules/VERSION or usr/lib/modules/VERSION")
 	flags.StringVar(&o.version, "kver", "", "version of the kernel that the modules are for (default: the only one there)")
+	flags.StringVar(&o.channel, "channel", "", "serial, virtio, tcp or vsock: add the modules of a guest that asks its owner in this way")
 	flags.BoolVar(&o.debug, "debug", false, "write a DEBUG archive, with a shell on the console: release no secret to its measurement")
 	flags.StringVar(&o.commands, "commands", "", "u-root's commands as its builder archived them (with --debug; default: the file commands.cpio beside this program)")
 	c.RunE = func(*cobra.Command, []string) error { return a.writeInitrd(o) }
@@ -41,6 +44,13 @@ func (a *app) initrd() *cobra.Command {
 func (a *app) writeInitrd(o initrdOptions) error {
 	if o.modules == "" && o.version != "" {
 		return fault.Usagef("--kver needs --modules")
+	}
+	if o.modules == "" && o.channel != "" {
+		return fault.Usagef("--channel needs --modules")
+	}
+	channel := policy.ChannelKind(o.channel)
+	if kinds := []policy.ChannelKind{"", policy.Serial, policy.Virtio, policy.TCP, policy.Vsock}; !slices.Contains(kinds, channel) {
+		return fault.Usagef("--channel is serial, virtio, tcp or vsock, not %q", channel)
 	}
 	if o.commands != "" && !o.debug {
 		return fault.Usagef("--commands goes with --debug only")
@@ -56,7 +66,7 @@ func (a *app) writeInitrd(o initrdOptions) error {
 		return err
 	}
 	if o.modules != "" {
-		if c.Modules, err = a.chooseModules(o.modules, o.version); err != nil {
+		if c.Modules, err = a.chooseModules(o.modules, o.version, channel); err != nil {
 			return err
 		}
 	}
@@ -78,8 +88,8 @@ func (a *app) writeInitrd(o initrdOptions) error {
 
 // chooseModules takes from a kernel's modules what the guest loads, and says
 // what it will have to do without.
-func (a *app) chooseModules(dir, version string) ([]archive.Module, error) {
-	choice, err := kmod.Choose(dir, version)
+func (a *app) chooseModules(dir, version string, channel policy.ChannelKind) ([]archive.Module, error) {
+	choice, err := kmod.Choose(dir, version, channel)
 	switch {
 	case errors.Is(err, kmod.ErrNoIndex):
 		return nil, fault.Hintf(err, "depmod -b %s %s makes it; a package that was unpacked and not installed has none", dir, choice.Version)
@@ -91,7 +101,7 @@ func (a *app) chooseModules(dir, version string) ([]archive.Module, error) {
 	for _, l := range choice.Lacks {
 		a.warn("a guest with kernel %s has no %s: %s", choice.Version, l.Name, l.Effect)
 		if l.Name == kmod.EFISecret {
-			fmt.Fprintln(a.stderr, "cocoroot: hint: Fedora, SUSE and Ubuntu ship it, Debian does not; ./build.sh kernel makes a kernel that has it")
+			fmt.Fprintln(a.stderr, "cocoroot: hint: Fedora, SUSE and Ubuntu ship it, Debian does not; ./build.sh kernel makes a kernel that has it, and a guest that asks its owner (--channel) needs none")
 		}
 	}
 	return choice.Modules, nil

@@ -42,6 +42,14 @@ func TestInitrdHints(t *testing.T) {
 	if !strings.Contains(got, "warning: a guest with kernel 6.12 has no efi_secret: ") || !strings.Contains(got, "NO-EFI-SECRET") {
 		t.Errorf("without efi_secret: %q; want a warning", got)
 	}
+	// A guest that asks its owner needs another one.
+	if got := run("--kver", "6.12", "--channel", "serial"); !strings.Contains(got, "sev_guest: ") {
+		t.Errorf("without sev-guest: %q; want its name", got)
+	}
+	put(t, filepath.Join(tree, "modules.builtin"), "kernel/drivers/virt/coco/sev-guest/sev-guest.ko\nkernel/drivers/md/dm-mod.ko\nkernel/drivers/md/dm-crypt.ko\nkernel/drivers/md/dm-verity.ko\nkernel/crypto/cryptomgr.ko\n")
+	if got := run("--kver", "6.12", "--channel", "tcp"); strings.Contains(got, "efi_secret") || !strings.Contains(got, "warning: a guest with kernel 6.12 has no virtio_net: ") {
+		t.Errorf("for a channel over TCP: %q; want a warning of virtio_net and none of efi_secret", got)
+	}
 }
 
 // A device has no end.

@@ -31,7 +31,7 @@ type module struct {
 // String returns the module as people read it.
 func (m module) String() string {
 	if m.Optional {
-		return m.Path + " (where the CPU has what it needs)"
+		return m.Path + " (where the machine has what it is for)"
 	}
 	return m.Path
 }

@@ -163,7 +163,7 @@ func openVirtio(class, name string) (int, error) {
 			return unix.Open("/dev/"+filepath.Base(filepath.Dir(f)), flags, 0)
 		}
 	}
-	return -1, fmt.Errorf("there is no virtio port %s", name)
+	return -1, fmt.Errorf("there is no virtio port %s; does the host give one, and is its driver in the archive (cocoroot initrd --channel virtio)?", name)
 }
 
 // dialVsock connects to a port of a context, which 2 is the host's.

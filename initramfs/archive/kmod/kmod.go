@@ -26,6 +26,7 @@ import (
 
 	"cocoroot/initramfs/archive"
 	"cocoroot/unlock/modules"
+	"cocoroot/unlock/policy"
 )
 
 // Errors returned by Choose.
@@ -58,10 +59,11 @@ type Lack struct {
 
 // Choose returns the modules that the guest's init loads, from the tree
 // dir/lib/modules/version, or the same below dir/usr. An empty version means
-// the only one there is. It fails when the kernel lacks what every guest
-// needs; the version, if one was found, is returned then too. Links that lead
-// out of dir are not followed.
-func Choose(dir, version string) (Choice, error) {
+// the only one there is. A channel is for a guest that asks its owner, none for
+// one whose secrets are injected. It fails when the kernel lacks what every such
+// guest needs; the version, if one was found, is returned then too. Links that
+// lead out of dir are not followed.
+func Choose(dir, version string, channel policy.ChannelKind) (Choice, error) {
 	root, err := os.OpenRoot(dir)
 	if err != nil {
 		return Choice{}, fmt.Errorf("cannot open the kernel's modules: %w", err)
@@ -71,19 +73,19 @@ func Choose(dir, version string) (Choice, error) {
 	if err != nil {
 		return Choice{}, fmt.Errorf("cannot choose modules from %s: %w", dir, err)
 	}
-	c, err := choose(tree, version)
+	c, err := choose(tree, version, channel)
 	if err != nil {
 		return Choice{Version: version}, fmt.Errorf("cannot choose the modules of kernel %s: %w", version, err)
 	}
 	return c, nil
 }
 
-func choose(tree fs.FS, version string) (Choice, error) {
+func choose(tree fs.FS, version string, channel policy.ChannelKind) (Choice, error) {
 	x, err := readIndex(tree)
 	if err != nil {
 		return Choice{}, err
 	}
-	names, lacks, err := x.guest()
+	names, lacks, err := x.guest(channel)
 	if err != nil {
 		return Choice{}, err
 	}
@@ -94,7 +96,7 @@ func choose(tree fs.FS, version string) (Choice, error) {
 		if err != nil {
 			return Choice{}, err
 		}
-		e := modules.Entry{Path: path.Join(modules.Dir, version, unpacked(file)), Optional: forSomeCPUs(file)}
+		e := modules.Entry{Path: path.Join(modules.Dir, version, unpacked(file)), Optional: mayFindNothing(file)}
 		c.Modules = append(c.Modules, archive.Module{Entry: e, Data: data})
 	}
 	return c, nil

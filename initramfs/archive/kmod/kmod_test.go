@@ -14,6 +14,7 @@ import (
 	"testing/fstest"
 
 	"cocoroot/initramfs/oracle"
+	"cocoroot/unlock/policy"
 )
 
 // kernel is the tree of a kernel with everything in modules, as a distribution
@@ -95,7 +96,7 @@ func edit(tree fstest.MapFS, name, from, to string) fstest.MapFS {
 }
 
 func TestChoose(t *testing.T) {
-	c, err := choose(kernel(), "6.12")
+	c, err := choose(kernel(), "6.12", "")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -121,12 +122,83 @@ func TestChoose(t *testing.T) {
 	}
 }
 
+// The archive of a guest that asks its owner has what it asks with, after all else,
+// and efi_secret where there is one.
+func TestChooseForChannel(t *testing.T) {
+	const serial = "kernel/fs/configfs/configfs.ko:\n" +
+		"kernel/drivers/virt/coco/tsm.ko: kernel/fs/configfs/configfs.ko\n" +
+		"kernel/drivers/virt/coco/sev-guest/sev-guest.ko: kernel/drivers/virt/coco/tsm.ko kernel/fs/configfs/configfs.ko\n"
+	const virtio = "kernel/drivers/char/virtio_console.ko: kernel/drivers/virtio/virtio_ring.ko kernel/drivers/virtio/virtio.ko\n"
+	const network = "kernel/drivers/net/net_failover.ko:\nkernel/drivers/net/virtio_net.ko: kernel/drivers/net/net_failover.ko\n"
+	const vsock = "kernel/net/vmw_vsock/vsock.ko:\nkernel/net/vmw_vsock/vmw_vsock_virtio_transport.ko: kernel/net/vmw_vsock/vsock.ko\n"
+	const efiSecret = "kernel/drivers/virt/coco/efi_secret/efi-secret.ko: kernel/lib/table.ko\n"
+	with := func(more ...string) fstest.MapFS {
+		tree := kernel()
+		for line := range strings.Lines(strings.Join(more, "")) {
+			edit(tree, "modules.dep", "kernel/drivers/net/other.ko:\n", line+"kernel/drivers/net/other.ko:\n")
+			file, _, _ := strings.Cut(line, ":")
+			tree[file] = &fstest.MapFile{Data: []byte("\x7fELF")}
+		}
+		return tree
+	}
+	for name, tc := range map[string]struct {
+		tree    fstest.MapFS
+		channel policy.ChannelKind
+		want    string // the modules after those that every guest has
+		lacks   string // beside fs-erofs
+		err     error
+	}{
+		"none":               {tree: with(serial, virtio, network, vsock)},
+		"serial":             {tree: with(serial, virtio, network, vsock), channel: policy.Serial, want: "configfs tsm -sev_guest"},
+		"virtio":             {tree: with(serial, virtio), channel: policy.Virtio, want: "configfs tsm -sev_guest virtio_console"},
+		"tcp":                {tree: with(serial, network), channel: policy.TCP, want: "configfs tsm -sev_guest net_failover virtio_net"},
+		"vsock":              {tree: with(serial, vsock), channel: policy.Vsock, want: "configfs tsm -sev_guest vsock vmw_vsock_virtio_transport"},
+		"no network":         {tree: with(serial), channel: policy.TCP, want: "configfs tsm -sev_guest", lacks: "virtio_net"},
+		"no virtio":          {tree: with(serial), channel: policy.Virtio, err: ErrMissing},
+		"no vsock":           {tree: with(serial), channel: policy.Vsock, err: ErrMissing},
+		"no sev-guest":       {tree: with(virtio), channel: policy.Virtio, err: ErrMissing},
+		"no efi_secret":      {tree: edit(with(serial), "modules.dep", efiSecret, ""), channel: policy.Serial, want: "configfs tsm -sev_guest"},
+		"neither":            {tree: edit(with(), "modules.dep", efiSecret, ""), lacks: "efi_secret"},
+		"sev-guest built in": {tree: edit(with(), "modules.builtin", "kernel", "kernel/drivers/virt/coco/sev-guest/sev-guest.ko\nkernel"), channel: policy.Serial},
+	} {
+		c, err := choose(tc.tree, "6.12", tc.channel)
+		if !errors.Is(err, tc.err) {
+			t.Errorf("%s: choose error = %v; want %v", name, err, tc.err)
+		}
+		if err != nil {
+			continue
+		}
+		var got, lacks []string
+		for _, m := range c.Modules {
+			n := nameOf(m.Path)
+			if m.Optional {
+				n = "-" + n
+			}
+			got = append(got, n)
+		}
+		if _, s, _ := strings.Cut(strings.Join(got, " "), " overlay after"); strings.TrimSpace(s) != tc.want {
+			t.Errorf("%s: load order = %v; want %s after all others", name, got, tc.want)
+		}
+		if got[1] != EFISecret && !strings.Contains(name, "no efi_secret") && name != "neither" {
+			t.Errorf("%s: load order = %v; want efi_secret first", name, got)
+		}
+		for _, l := range c.Lacks {
+			if l.Name != "fs-erofs" {
+				lacks = append(lacks, l.Name)
+			}
+		}
+		if s := strings.Join(lacks, " "); s != tc.lacks {
+			t.Errorf("%s: lacks %q; want %q", name, s, tc.lacks)
+		}
+	}
+}
+
 // A kernel that has the general code built in still gets the faster one.
 func TestChooseAddsToBuiltIn(t *testing.T) {
 	tree := edit(kernel(), "modules.dep", "kernel/crypto/aes_generic.ko: kernel/crypto/crypto_algapi.ko\n", "")
 	edit(tree, "modules.alias", "alias crypto-aes aes_generic\n", "")
 	edit(tree, "modules.builtin.modinfo", "ext4.license", "aes_generic.alias=crypto-aes\x00ext4.license")
-	c, err := choose(tree, "6.12")
+	c, err := choose(tree, "6.12", "")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -167,7 +239,7 @@ func TestChooseRefuses(t *testing.T) {
 		"other compression": {edit(kernel(), "modules.dep", "kernel/fs/after.ko:", "kernel/fs/after.ko.lz4:"), fs.ErrNotExist},
 	} {
 		t.Run(name, func(t *testing.T) {
-			if _, err := choose(tc.tree, "6.12"); !errors.Is(err, tc.want) {
+			if _, err := choose(tc.tree, "6.12", ""); !errors.Is(err, tc.want) {
 				t.Errorf("choose error = %v; want %v", err, tc.want)
 			}
 		})
@@ -216,7 +288,7 @@ func TestPlaces(t *testing.T) {
 		"a version with a way up":   {dir("lib/modules/6.12"), "../modules/6.12", "6.12", ErrVersion},
 		"a version that is no name": {dir("lib/modules/6.12"), ".", "6.12", ErrVersion},
 	} {
-		c, err := Choose(tc.dir, tc.version)
+		c, err := Choose(tc.dir, tc.version, "")
 		switch {
 		case !errors.Is(err, tc.err):
 			t.Errorf("%s: Choose error = %v; want %v", name, err, tc.err)
@@ -272,10 +344,10 @@ func TestCompressed(t *testing.T) {
 // chosen, and nothing is loaded before what it needs.
 func TestModprobeAgrees(t *testing.T) {
 	modprobe := oracle.Tool(t, "modprobe")
-	for _, kernel := range []string{"debian-kernel", "modular"} {
+	for kernel, channel := range map[string]policy.ChannelKind{"debian-kernel": "", "debian13-kernel": policy.TCP, "modular": policy.Serial} {
 		t.Run(kernel, func(t *testing.T) {
 			dir := oracle.Fixture(t, kernel)
-			c, err := Choose(dir, "")
+			c, err := Choose(dir, "", channel)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -284,8 +356,8 @@ func TestModprobeAgrees(t *testing.T) {
 				at[nameOf(m.Path)] = i
 			}
 			compared := 0
-			for _, n := range needs() {
-				if slices.ContainsFunc(c.Lacks, func(l Lack) bool { return l.Name == n.name }) {
+			for _, n := range needs(channel) {
+				if slices.ContainsFunc(c.Lacks, func(l Lack) bool { return l.Name == n.name }) || kernel == "debian13-kernel" && n.name == EFISecret {
 					continue
 				}
 				// The configuration of this machine has no say.

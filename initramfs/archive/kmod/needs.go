@@ -1,13 +1,19 @@
 package kmod
 
+import "cocoroot/unlock/policy"
+
 // EFISecret is the driver that shows the guest its secrets.
 const EFISecret = "efi_secret"
+
+// sevGuest is the driver that asks the processor for attestation reports. It needs
+// configfs-tsm, which shows them.
+const sevGuest = "sev_guest"
 
 // need is one name that the guest depends on.
 type need struct {
 	name     string // of a module, or an alias that the kernel asks for
 	required bool   // no sealed image boots without it
-	lack     string // what a guest without it cannot do
+	lack     string // what a guest without it cannot do; empty when none minds
 }
 
 // needs is all that a guest may need, in load order. Each name stands for
@@ -27,8 +33,11 @@ type need struct {
 //
 // Mounting asks for fs-NAME. The three file systems are those that seal makes
 // or takes; none of them needs a character set (nls).
-func needs() []need {
-	return []need{
+//
+// A guest that asks its owner over a channel needs a report to show, and a way to
+// speak. Nothing is injected into it: it does without efi_secret.
+func needs(channel policy.ChannelKind) []need {
+	all := []need{
 		{EFISecret, false, "it cannot receive a secret and ends with NO-EFI-SECRET"},
 
 		// Devices. The bus is virtio's own; NVMe and SCSI come with PCI.
@@ -53,4 +62,18 @@ func needs() []need {
 		{"fs-ext4", false, "it cannot mount an ext4 image"},
 		{"fs-overlay", false, "it has no writable layer and needs cocoroot.overlay=none"},
 	}
+	if channel == "" {
+		return all
+	}
+	all[0].lack = ""
+	all = append(all, need{sevGuest, true, ""})
+	switch channel { // serial ports are in every kernel
+	case policy.Virtio:
+		all = append(all, need{"virtio_console", true, ""})
+	case policy.TCP:
+		all = append(all, need{"virtio_net", false, "it has no virtio network card"})
+	case policy.Vsock:
+		all = append(all, need{"vmw_vsock_virtio_transport", true, ""})
+	}
+	return all
 }

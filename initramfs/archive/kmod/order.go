@@ -4,19 +4,21 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+
+	"cocoroot/unlock/policy"
 )
 
 // guest returns the names of the modules that init loads, in load order, and
 // what the kernel lacks.
-func (x *index) guest() ([]string, []Lack, error) {
+func (x *index) guest(channel policy.ChannelKind) ([]string, []Lack, error) {
 	o := order{index: x, done: make(map[string]bool)}
 	var lacks []Lack
-	for _, n := range needs() {
+	for _, n := range needs(channel) {
 		names, ok := x.resolve(n.name)
 		if !ok && n.required {
 			return nil, nil, fmt.Errorf("%s: %w", n.name, ErrMissing)
 		}
-		if !ok {
+		if !ok && n.lack != "" {
 			lacks = append(lacks, Lack{n.name, n.lack})
 		}
 		if err := o.add(names); err != nil {
@@ -30,6 +32,11 @@ func (x *index) guest() ([]string, []Lack, error) {
 // instructions, beside another that does the same anywhere: aesni_intel,
 // sha256_ssse3, crc32c_intel. On any other CPU it fails with ENODEV.
 func forSomeCPUs(file string) bool { return strings.HasPrefix(file, "kernel/arch/") }
+
+// mayFindNothing reports whether a module may fail with ENODEV and the boot go on:
+// one for some CPUs, and sev_guest outside of a SEV-SNP guest, which then says so
+// when it is to show a report.
+func mayFindNothing(file string) bool { return forSomeCPUs(file) || nameOf(file) == sevGuest }
 
 // fromHost reports whether a module is for a device that does cryptography.
 // The kernel would prefer it to its own code; but the device is the host's,
