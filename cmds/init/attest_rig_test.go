@@ -145,7 +145,10 @@ func (g *guest) asks(t testing.TB, psp *snptest.PSP, a *answering, channel strin
 		psp = &snptest.PSP{Chip: snptest.NewChip("Genoa-B1", snptest.TCB{Bootloader: 9, SNP: 23, Microcode: 72})}
 	}
 	g.entries = nil
-	g.initrd = snptest.Archive(t, g.initrd, filepath.Join(oracle.Fixture(t, "faketsm"), "fake_tsm.ko"))
+	if g.fakeTSM == "" {
+		g.fakeTSM = oracle.Fixture(t, "faketsm/fake_tsm.ko")
+	}
+	g.initrd = snptest.Archive(t, g.initrd, g.fakeTSM)
 	g.extra = append(g.extra, psp.Serve(t)...)
 	var owner policy.Owner
 	copy(owner[:], a.public)

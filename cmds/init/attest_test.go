@@ -3,11 +3,13 @@ package main_test
 import (
 	"bytes"
 	"crypto/ed25519"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
 
+	"cocoroot/initramfs/oracle"
 	"cocoroot/initramfs/release/snptest"
 	"cocoroot/unlock/policy"
 	"cocoroot/unlock/release"
@@ -19,23 +21,44 @@ var kept = []byte("what else was released: 7f1d90ab35e2c846")
 // askingGuest is a guest of the standard image whose owner is a.
 func askingGuest(t *testing.T, psp *snptest.PSP, channel string) (*guest, *answering) {
 	t.Helper()
-	s := standardImage(t)
-	a := newAnswering(t, entry(t, policy.DefaultKey, s.key), entry(t, otherGUID, kept))
-	return s.boots(t).asks(t, psp, a, channel), a
+	return standardImage(t).boots(t).askingItsOwner(t, psp, channel)
+}
+
+func (g *guest) askingItsOwner(t *testing.T, psp *snptest.PSP, channel string) (*guest, *answering) {
+	t.Helper()
+	a := newAnswering(t, entry(t, policy.DefaultKey, standardImage(t).key), entry(t, otherGUID, kept))
+	return g.asks(t, psp, a, channel), a
 }
 
 // A guest gets its key over each channel, the workload its entry, and the owner the
-// confirmation.
+// confirmation: with our kernel, and with Debian's as it is, which has neither
+// efi_secret nor an IP_PNP.
 func TestAsks(t *testing.T) {
-	for name, tc := range map[string]struct{ channel, append, initrd string }{
+	const fixed = " ip=10.0.2.15::10.0.2.2:255.255.255.0::eth0:off"
+	for name, tc := range map[string]struct{ channel, append, kernel string }{
 		"serial":                     {channel: "serial:ttyS2"},
+		"virtio":                     {channel: "virtio:org.cocoroot.release"},
 		"tcp, address by the kernel": {channel: "tcp", append: " ip=dhcp"},
-		"tcp, fixed address":         {channel: "tcp", append: " ip=10.0.2.15::10.0.2.2:255.255.255.0::eth0:off"},
+		"tcp, fixed address":         {channel: "tcp", append: fixed},
+		"Debian, serial":             {channel: "serial:ttyS2", kernel: "debian13-kernel"},
+		"Debian, virtio":             {channel: "virtio:org.cocoroot.release", kernel: "debian13-kernel"},
+		"Debian, tcp":                {channel: "tcp", append: fixed, kernel: "debian13-kernel"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			g, a := askingGuest(t, nil, tc.channel)
+			kind, _, _ := strings.Cut(tc.channel, ":")
+			g := standardImage(t).boots(t)
+			dir := oracle.Artifact(t, "modules")
+			if tc.kernel != "" {
+				dir = oracle.Fixture(t, tc.kernel)
+				g.kernel, g.fakeTSM = filepath.Join(dir, "bzImage"), filepath.Join(dir, "fake_tsm.ko")
+			}
+			var said string
+			if g.initrd, said = withModules(t, dir, "--channel", kind); strings.Contains(said, "warning") {
+				t.Errorf("cocoroot initrd --channel %s said %q", kind, said)
+			}
 			g.cmdline += tc.append
+			g, a := g.askingItsOwner(t, nil, tc.channel)
 			e := g.runs(t)
 			if !a.confirmed {
 				t.Error("the owner got no confirmation, or another one")
@@ -43,7 +66,7 @@ func TestAsks(t *testing.T) {
 			if want := "boot-test: kept " + otherGUID.String() + " \n"; !strings.Contains(strings.ReplaceAll(e.console, "\r", ""), want) {
 				t.Errorf("the workload does not find exactly its entry in /run/cocoroot/secrets: %q", want)
 			}
-			if !strings.Contains(e.console, "asking the owner over "+strings.SplitN(tc.channel, ":", 2)[0]) {
+			if !strings.Contains(e.console, "asking the owner over "+kind) {
 				t.Error("the guest does not say whom it asks")
 			}
 		})

@@ -16,10 +16,11 @@ import (
 
 // withModules builds an archive for a kernel with the tool that users have,
 // and returns what the tool says beside it.
-func withModules(t *testing.T, dir string) (initrd, said string) {
+func withModules(t *testing.T, dir string, more ...string) (initrd, said string) {
 	t.Helper()
 	initrd = filepath.Join(t.TempDir(), "initrd.img")
-	said = oracle.Run(t, oracle.Artifact(t, "cocoroot"), "initrd", "-o", initrd, "--init", oracle.Artifact(t, "init"), "--modules", dir)
+	args := append([]string{"initrd", "-o", initrd, "--init", oracle.Artifact(t, "init"), "--modules", dir}, more...)
+	said = oracle.Run(t, oracle.Artifact(t, "cocoroot"), args...)
 	return initrd, said
 }
 
@@ -45,7 +46,7 @@ func TestModuleRefused(t *testing.T) {
 // ourModules returns what the archive carries for the kernel of most boots.
 func ourModules(t *testing.T) []archive.Module {
 	t.Helper()
-	choice, err := kmod.Choose(oracle.Artifact(t, "modules"), "")
+	choice, err := kmod.Choose(oracle.Artifact(t, "modules"), "", "")
 	if err != nil {
 		t.Fatal(err)
 	}

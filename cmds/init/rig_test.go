@@ -184,6 +184,7 @@ type guest struct {
 	firmware string
 	kernel   string
 	initrd   string
+	fakeTSM  string   // the module of false reports; default the one for our kernel
 	hashes   []byte   // instead of the table of what boots; empty, but not nil, for none
 	extra    []string // for QEMU
 	memory   int      // MiB
