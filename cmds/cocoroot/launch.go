@@ -39,6 +39,8 @@ type launchOptions struct {
 	secrets          []string
 	timeout          time.Duration
 	table            *secmem.Buffer // of the secrets
+	// attest plays SEV-SNP, in a build for tests; what it returns ends that.
+	attest func(context.Context, *app) (func(), error)
 }
 
 func (a *app) launch() *cobra.Command {
@@ -58,6 +60,7 @@ func (a *app) launch() *cobra.Command {
 	flags.DurationVar(&o.timeout, "timeout", 0, "end the guest after this time (default: never)")
 	flags.BoolVar(&o.dryRun, "dry-run", false, "print the QEMU command and do nothing; needs no SEV hardware")
 	o.register(c)
+	o.registerAttest(c)
 	flags.SetNormalizeFunc(func(_ *pflag.FlagSet, name string) pflag.NormalizedName {
 		if name == "cpus" { // its name before there was --mode
 			name = "vcpus"
@@ -67,11 +70,11 @@ func (a *app) launch() *cobra.Command {
 	need(c, "firmware", "kernel", "initrd", "cmdline-file", "disk")
 	choices(c, "mode", launch.Modes()...)
 	choices(c, "accel", "tcg", "kvm")
-	c.RunE = func(c *cobra.Command, _ []string) error { return a.launchGuest(c.Context(), o) }
+	c.RunE = func(c *cobra.Command, _ []string) error { return a.launchGuest(c.Context(), &o) }
 	return c
 }
 
-func (a *app) launchGuest(ctx context.Context, o launchOptions) error {
+func (a *app) launchGuest(ctx context.Context, o *launchOptions) error {
 	if err := o.check(); err != nil {
 		return err
 	}
@@ -88,6 +91,13 @@ func (a *app) launchGuest(ctx context.Context, o launchOptions) error {
 	}
 	if o.dryRun {
 		return o.printCommand(ctx, a)
+	}
+	if o.attest != nil {
+		end, err := o.attest(ctx, a)
+		if err != nil {
+			return err
+		}
+		defer end()
 	}
 	if o.timeout > 0 {
 		var cancel context.CancelFunc

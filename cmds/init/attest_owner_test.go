@@ -8,6 +8,7 @@ import (
 	"errors"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -174,6 +175,33 @@ func TestRelease(t *testing.T) {
 	r.runs(t)
 	if err := <-result; err != nil {
 		t.Errorf("release: %v", err)
+	}
+}
+
+// The tool of a build for tests plays all of it, and says that it is false.
+func TestSimulatedAttestation(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	tool := filepath.Join(dir, "cocoroot")
+	build := exec.Command("go", "build", "-tags", "snptest", "-o", tool, "cocoroot/cmds/cocoroot")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0", "GOEXPERIMENT=")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("go build: %v\n%s", err, out)
+	}
+	oracle.Run(t, tool, "owner", "new", "-o", filepath.Join(dir, "me"))
+	image := seal(t, dir, testRoot(t, dir, testScript), "--owner", filepath.Join(dir, "me.pub"))
+	out := oracle.Run(t, tool, "launch", "--simulate", "--attest", filepath.Join(dir, "me.key"),
+		"--fake-tsm", filepath.Join(oracle.Fixture(t, "faketsm"), "fake_tsm.ko"), "--timeout", bootLimit.String(),
+		"--firmware", oracle.Artifact(t, "OVMF.amdsev.fd"), "--kernel", oracle.Artifact(t, "bzImage"), "--initrd", oracle.Artifact(t, "initrd.img"),
+		"--cmdline-file", image.path+".cmdline", "--disk", image.path, "--secret", policy.DefaultKey.String()+"="+image.path+".key")
+	for _, want := range []string{ran, "FALSE", "asking the owner over serial:ttyS2"} {
+		if !strings.Contains(out, want) {
+			t.Errorf("the launch does not say %q:\n%s", want, out)
+		}
+	}
+	ordinary := exec.Command(oracle.Artifact(t, "cocoroot"), "launch", "--help")
+	if out, err := ordinary.Output(); err != nil || strings.Contains(string(out), "attest") {
+		t.Errorf("the ordinary tool has --attest, or no help: %v", err)
 	}
 }
 
