@@ -66,6 +66,9 @@ func TestAsks(t *testing.T) {
 			if want := "boot-test: kept " + otherGUID.String() + " \n"; !strings.Contains(strings.ReplaceAll(e.console, "\r", ""), want) {
 				t.Errorf("the workload does not find exactly its entry in /run/cocoroot/secrets: %q", want)
 			}
+			if !strings.Contains(e.console, `boot-test: secrets   "from": "`+strings.SplitN(tc.channel, ":", 2)[0]) {
+				t.Error("status.json does not say how the secrets came")
+			}
 			if !strings.Contains(e.console, "asking the owner over "+kind) {
 				t.Error("the guest does not say whom it asks")
 			}

@@ -27,6 +27,7 @@ func TestBoots(t *testing.T) {
 		"boot-test: mounts / /dev /proc /run /run/cocoroot/secrets /sys /sys/kernel/security",
 		"boot-test: entries " + otherGUID.String(),
 		"boot-test: kept " + otherGUID.String(),
+		`boot-test: secrets   "from": "injected"`,
 		"boot-test: root is writable",
 		"boot-test: late file read",
 		"key=value",
