@@ -67,11 +67,18 @@ func (g *guest) failsInTime(t *testing.T, code string, let func()) ended {
 			case <-ctx.Done():
 				return
 			}
-			// QEMU itself waits for the disk once the guest is off.
-			ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
-			defer cancel()
-			if page, err := readMemory(ctx, t, q, uint64(area.Base), uint64(area.Size)); err == nil {
+			// QEMU itself waits for the disk once the guest is off, and only then
+			// answers.
+			pages := make(chan []byte, 1)
+			go func() {
+				if page, err := readMemory(ctx, t, q, uint64(area.Base), uint64(area.Size)); err == nil {
+					pages <- page
+				}
+			}()
+			select {
+			case page := <-pages:
 				g.wiped(t, ended{page: page})
+			case <-time.After(5 * time.Second):
 			}
 		}()
 		return nil

@@ -116,11 +116,12 @@ func write(t testing.TB, path string, data []byte) {
 }
 
 // lateMarker stands at the start of the file that is read late, and lateData
-// is that file: random, so that squashfs stores it as it is.
+// is that file: random, so that squashfs stores it as it is, and longer than a block,
+// so that it has blocks of its own.
 const lateMarker = "LATE-CONTENT-0123456789"
 
 func lateData() []byte {
-	data := make([]byte, 256<<10)
+	data := make([]byte, 1<<20)
 	rand.New(rand.NewSource(1)).Read(data)
 	copy(data, lateMarker)
 	return data

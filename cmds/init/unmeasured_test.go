@@ -28,7 +28,7 @@ func (g *guest) undisturbed(t *testing.T) ended {
 	for _, want := range []string{
 		"boot-test: arguments \r\n",
 		"boot-test: environment HOME=/ PATH=/bin PWD=/ SHLVL=1 TERM=linux \r\n",
-		"boot-test: mounts / /dev /proc /run /sys /sys/kernel/security \r\n",
+		"boot-test: mounts / /dev /proc /run /run/cocoroot/secrets /sys /sys/kernel/security \r\n",
 		"boot-test: entries \r\n",
 		"boot-test: root is writable\r\n",
 		"boot-test: late file read\r\n",
