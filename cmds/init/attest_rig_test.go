@@ -205,7 +205,7 @@ func length(frame []byte, n uint32) []byte {
 	return frame
 }
 
-// after is a channel that is closed once d has passed since the first call.
+// after returns a function that reports whether d has passed since its first call.
 func after(d time.Duration) func() bool {
 	var once sync.Once
 	var end time.Time

@@ -135,19 +135,25 @@ func TestResidueAfterStart(t *testing.T) {
 	})
 }
 
+// kernelHasVolumeKey checks that the volume key lies where dm-crypt has it, and nowhere else.
+func kernelHasVolumeKey(t *testing.T, when string, got traces) {
+	t.Helper()
+	var copies []int
+	for _, p := range got[volumeKey] {
+		copies = append(copies, p.bytes)
+	}
+	slices.Sort(copies)
+	if !slices.Equal(copies, kernelCopies) {
+		t.Errorf("%s: the volume key lies in memory in parts of %d bytes; want %d", when, copies, kernelCopies)
+	}
+}
+
 func onlyKernelCopies(t *testing.T, g *guest, needles []needle) {
 	t.Helper()
 	during, after := g.searches(t, lookNow, needles)
 	g.runs(t)
 	for when, got := range map[string]traces{"while the program ran": during(), "at its end": after()} {
-		var copies []int
-		for _, p := range got[volumeKey] {
-			copies = append(copies, p.bytes)
-		}
-		slices.Sort(copies)
-		if !slices.Equal(copies, kernelCopies) {
-			t.Errorf("%s: the volume key lies in memory in parts of %d bytes; want %d", when, copies, kernelCopies)
-		}
+		kernelHasVolumeKey(t, when, got)
 		if len(got) != 1 {
 			t.Errorf("%s: there is more in memory than the volume key:\n%v", when, got)
 		}
