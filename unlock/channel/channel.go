@@ -71,7 +71,7 @@ func (c *Channel) Close() {
 }
 
 // Read waits a second for bytes. None is no error: the other side may not be
-// there yet, or come back, and neither need the device. It returns no error.
+// there yet, or come back, and the device may be missing. It returns no error.
 func (c *Channel) Read(p []byte) (int, error) {
 	if !c.ready(unix.POLLIN, tick) {
 		return 0, nil
