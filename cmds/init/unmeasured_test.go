@@ -132,7 +132,7 @@ func TestOtherImage(t *testing.T) {
 	key := filepath.Join(dir, "image.key")
 	write(t, key, standardImage(t).key)
 	other := seal(t, dir, testRoot(t, dir, ""), "--key-file", key)
-	write(t, other.path, append(read(t, other.path), make([]byte, 1<<20)...)) // no smaller than the measured one
+	write(t, other.path, append(read(t, other.path), make([]byte, 2<<20)...)) // no smaller than the measured one
 	g := standardImage(t).boots(t)
 	g.image = other.path
 	g.fails(t, "VERITY")

@@ -95,6 +95,7 @@ quietly() {
 	try "$@"
 	((CODE == 0)) && return
 	tail -n 40 "build/log/$1.log" >&2
+	grep -aE '^ *(--- FAIL:|[a-z_]+_test\.go:[0-9]+: )' "build/log/$1.log" | grep -v ' console:$' | tail -n 20 >&2 || true # which test it was
 	die "exit code $CODE from: ${*:2:3}" "the whole log is build/log/$1.log"
 }
 
