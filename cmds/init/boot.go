@@ -157,6 +157,9 @@ func (b *boot) readPolicy() error {
 		return fmt.Errorf("%w; use the command line that cocoroot seal wrote", err)
 	}
 	b.policy = p
+	if len(p.States) > 0 || p.Overlay.Scratch != (policy.Disk{}) {
+		return errors.New("this version cannot use the disks that cocoroot.state= or cocoroot.overlay=ephemeral: names")
+	}
 	b.watch()
 	return nil
 }
@@ -200,8 +203,7 @@ func (b *boot) unseal() error {
 	if p.Release.Asks() {
 		say("asking the owner over %s, %s at most", p.Release.Channel, b.wait())
 	}
-	steps, err := unseal.Run(b.deadline, unseal.Job{Device: b.disk.Path, Image: p.Image, Key: p.Key,
-		Release: p.Release, Network: p.Network, Keep: p.Keep, Wait: b.wait()})
+	steps, err := unseal.Run(b.deadline, unseal.Job{Device: b.disk.Path, Policy: p, Wait: b.wait()})
 	b.steps = append(b.steps, steps...)
 	return err
 }
@@ -216,7 +218,7 @@ func (b *boot) wipe() error {
 	if b.guids, err = store.GUIDs(); err != nil {
 		return err
 	}
-	if err := store.RemoveAll(func(g efi.GUID) bool { return g != b.policy.Key && b.policy.Keep.Has(g) }); err != nil {
+	if err := store.RemoveAll(b.policy.Kept); err != nil {
 		return err
 	}
 	if err := secmem.Drain(); err != nil {

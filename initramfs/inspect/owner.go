@@ -166,7 +166,7 @@ func lookCmdline(s *subject, r *Report) error {
 		{"image", p.Image.String()},
 		{"image_size", p.Image.DeviceSize()},
 		{"key", p.Key.String()},
-		{"overlay", cmdline.Overlay(p.Overlay)},
+		{"overlay", p.Overlay.String()},
 		{"onfail", string(p.OnFail)},
 		{"keep", cmdline.Keep(p.Keep)},
 		{"timeout", p.Timeout.String()},

@@ -74,12 +74,15 @@ type Policy struct {
 	Key     efi.GUID      // the secret entry that is the disk key
 	Overlay Overlay       // the writable layer
 	OnFail  Action
-	Keep    Keep          // which other secret entries stay
+	Keep    Keep          // which other secret entries stay; see Kept
 	Timeout time.Duration // how long to wait for the disk
 	Modules Modules
 	Release Release // how the secrets come when they are not injected
 	Network Static  // ip=, when it gives a fixed address
 	Console bool    // the image's program reads the console, which is the host's; else /dev/null
+
+	States   []State  // the disks that outlive the guest
+	StateKey efi.GUID // the secret entry from which their keys are derived; zero without States
 
 	FSType    FSType // rootfstype=
 	RootFlags string // rootflags=, given to mount(2) as data
@@ -132,7 +135,7 @@ func Parse(cmdline string) (Policy, error) {
 	if p.FSType == "" {
 		return p, fmt.Errorf("%w: rootfstype=", ErrMissing)
 	}
-	return p, nil
+	return p, p.checkStates()
 }
 
 // ours takes one parameter that begins with our name.
@@ -141,7 +144,7 @@ func (p *Policy) ours(w word, seen map[string]bool) error {
 	if !ok {
 		return fmt.Errorf("%w: %.64q", ErrUnknown, w.name)
 	}
-	if seen[name] {
+	if seen[name] && name != "state" {
 		return fmt.Errorf("%w: %.64q", ErrRepeated, w.name)
 	}
 	seen[name] = true
@@ -157,6 +160,12 @@ func (p *Policy) ours(w word, seen map[string]bool) error {
 		p.Overlay, err = ParseOverlay(w.value)
 	case "onfail":
 		p.OnFail, err = parseAction(w.value)
+	case "state":
+		var state State
+		state, err = ParseState(w.value)
+		p.States = append(p.States, state)
+	case "state-key":
+		p.StateKey, err = parseGUID(w.value)
 	case "keep":
 		p.Keep, err = ParseKeep(w.value)
 	case "timeout":

@@ -124,11 +124,12 @@ func (d Disk) String() string {
 	return ""
 }
 
-// Overlay is the writable layer over the read-only image.
-// The zero value is none: the root stays read-only.
+// Overlay is the writable layer over the read-only image. All of it is lost when
+// the guest ends. The zero value is none: the root stays read-only.
 type Overlay struct {
-	RAM  bool   // a tmpfs, lost at power-off
-	Size string // tmpfs size=, empty for the kernel's default of half the RAM
+	RAM     bool   // a tmpfs
+	Size    string // tmpfs size=, empty for the kernel's default of half the RAM
+	Scratch Disk   // a disk, encrypted with a key of this boot; the zero value is none
 }
 
 // isSize reports whether s is a number with K, M or G, or a percentage.
@@ -144,9 +145,15 @@ func isSize(s string) bool {
 	return unit == '%' && n <= 100 || strings.IndexByte("KMG", unit) >= 0
 }
 
-// ParseOverlay reads the value of cocoroot.overlay=: ram, ram:SIZE or none.
-// SIZE is a number with K, M or G (powers of 1024), or a percentage of RAM.
+var errOverlay = errors.New("not one of ram, ram:SIZE (such as ram:512M or ram:25%), ephemeral:DISK, none")
+
+// ParseOverlay reads the value of cocoroot.overlay=: ram, ram:SIZE, ephemeral:DISK
+// or none. SIZE is a number with K, M or G (powers of 1024), or a percentage of RAM.
 func ParseOverlay(s string) (Overlay, error) {
+	if disk, ok := strings.CutPrefix(s, scratchPrefix); ok {
+		d, err := ParseDisk(disk)
+		return Overlay{Scratch: d}, err
+	}
 	switch size, sized := strings.CutPrefix(s, "ram:"); {
 	case s == "none":
 		return Overlay{}, nil
@@ -155,7 +162,23 @@ func ParseOverlay(s string) (Overlay, error) {
 	case sized && isSize(size):
 		return Overlay{RAM: true, Size: size}, nil
 	}
-	return Overlay{}, fmt.Errorf("%.64q is not ram, ram:SIZE (such as ram:512M or ram:25%%) or none", s)
+	return Overlay{}, fmt.Errorf("%.64q is %w", s, errOverlay)
+}
+
+// scratchPrefix comes before the disk of an Overlay.
+const scratchPrefix = "ephemeral:"
+
+// String returns the form that ParseOverlay reads.
+func (o Overlay) String() string {
+	switch {
+	case o.Scratch != Disk{}:
+		return scratchPrefix + o.Scratch.String()
+	case !o.RAM:
+		return "none"
+	case o.Size == "":
+		return "ram"
+	}
+	return "ram:" + o.Size
 }
 
 // Keep says which secret entries, besides the disk key, the workload gets.

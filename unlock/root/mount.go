@@ -64,6 +64,9 @@ func MountAPI() error {
 // Mount mounts the image on device read-only and puts the writable layer of
 // the policy over it.
 func Mount(device string, p policy.Policy) error {
+	if p.Overlay.Scratch != (policy.Disk{}) {
+		return errors.New("a scratch disk is not supported yet")
+	}
 	image := newRoot
 	if p.Overlay.RAM {
 		image = lower

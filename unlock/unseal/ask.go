@@ -7,7 +7,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"cocoroot/unlock/channel"
-	"cocoroot/unlock/efi"
 	"cocoroot/unlock/fatal"
 	"cocoroot/unlock/release"
 	"cocoroot/unlock/secmem"
@@ -22,12 +21,12 @@ func (job Job) ask() (*secmem.Buffer, error) {
 	if err := unix.Mlockall(unix.MCL_CURRENT | unix.MCL_FUTURE | unix.MCL_ONFAULT); err != nil {
 		return nil, fmt.Errorf("cannot lock the memory: %w", err)
 	}
-	c, err := channel.Open(job.Release.Channel, job.Network)
+	c, err := channel.Open(job.Policy.Release.Channel, job.Policy.Network)
 	if err != nil {
 		return nil, fatal.Errorf(fatal.Release, "cannot reach the owner: %w", err)
 	}
 	defer c.Close()
-	guest := release.Guest{Owner: job.Release.Owner[:], Wait: job.Wait, Attest: func(data [release.HashSize]byte) (report, aux []byte, err error) {
+	guest := release.Guest{Owner: job.Policy.Release.Owner[:], Wait: job.Wait, Attest: func(data [release.HashSize]byte) (report, aux []byte, err error) {
 		return tsm.Get(data)
 	}}
 	table, err := guest.Get(c)
@@ -39,16 +38,15 @@ func (job Job) ask() (*secmem.Buffer, error) {
 	if err != nil {
 		return nil, fatal.Errorf(fatal.ReleaseForm, "%w", err)
 	}
-	kept := func(g efi.GUID) bool { return g != job.Key && job.Keep.Has(g) }
-	if err := secret.Put(secret.Dir, entries, kept); err != nil {
+	if err := secret.Put(secret.Dir, entries, job.Policy.Kept); err != nil {
 		return nil, fatal.Errorf(fatal.Setup, "%w", err)
 	}
 	for _, e := range entries {
-		if e.GUID == job.Key {
+		if e.GUID == job.Policy.Key {
 			return copyKey(e)
 		}
 	}
-	return nil, fatal.Errorf(fatal.SecretAbsent, "%w: %s; release the disk key under this GUID, or name another with cocoroot.key=", secret.ErrAbsent, job.Key)
+	return nil, fatal.Errorf(fatal.SecretAbsent, "%w: %s; release the disk key under this GUID, or name another with cocoroot.key=", secret.ErrAbsent, job.Policy.Key)
 }
 
 // copyKey returns the disk key in memory of its own.

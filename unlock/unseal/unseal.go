@@ -26,7 +26,6 @@ import (
 	"cocoroot/unlock/policy"
 	"cocoroot/unlock/secmem"
 	"cocoroot/unlock/secret"
-	"cocoroot/unlock/verity"
 )
 
 // Names of the two device-mapper devices.
@@ -38,20 +37,14 @@ const (
 // Job is what the child has to do. All of it is measured except the device.
 type Job struct {
 	Device string        `json:"device"`
-	Image  verity.Params `json:"image"`
-	Key    efi.GUID      `json:"key"`
-
-	// What follows is for a guest that asks its owner for its secrets.
-	Release policy.Release `json:"release"`
-	Network policy.Static  `json:"network"`
-	Keep    policy.Keep    `json:"keep"`
-	Wait    time.Duration  `json:"wait"` // for the owner's answer
+	Policy policy.Policy `json:"policy"`
+	Wait   time.Duration `json:"wait"` // for the owner's answer, when it is asked
 }
 
 // unseal does the job; step is called with the name of each step before it.
 func unseal(job Job, step func(string)) error {
 	step("verity")
-	v, err := dm.ActivateVerity(VerityName, job.Device, job.Image)
+	v, err := dm.ActivateVerity(VerityName, job.Device, job.Policy.Image)
 	if err != nil {
 		return fatal.Errorf(fatal.Disk, "%w; is dm-verity in the kernel?", err)
 	}
@@ -59,7 +52,7 @@ func unseal(job Job, step func(string)) error {
 	if err != nil {
 		return &fatal.Error{Code: fatal.Disk, Err: err}
 	}
-	info, err := checkHeader(v, path, job.Image.DataSize())
+	info, err := checkHeader(v, path, job.Policy.Image.DataSize())
 	if err != nil {
 		return err
 	}
@@ -128,10 +121,10 @@ func blameVerity(v *dm.Verity, err error) error {
 
 // key returns the disk key in locked memory.
 func (job Job) key() (*secmem.Buffer, error) {
-	if job.Release.Asks() {
+	if job.Policy.Release.Asks() {
 		return job.ask()
 	}
-	return readKey(job.Key)
+	return readKey(job.Policy.Key)
 }
 
 // readKey reads the injected key entry into locked memory.

@@ -157,7 +157,13 @@ func ours(p policy.Policy) []string {
 		}
 	}
 	add("key", p.Key.String(), d.Key.String())
-	add("overlay", Overlay(p.Overlay), Overlay(d.Overlay))
+	add("overlay", p.Overlay.String(), d.Overlay.String())
+	for _, state := range p.States {
+		add("state", state.String(), "")
+	}
+	if len(p.States) > 0 {
+		add("state-key", p.StateKey.String(), "")
+	}
 	if p.Release.Asks() {
 		out = append(out, policy.Prefix+"owner="+p.Release.Owner.String(), policy.Prefix+"channel="+p.Release.Channel.String())
 	}
@@ -169,17 +175,6 @@ func ours(p policy.Policy) []string {
 		out = append(out, policy.Prefix+"stdin=console")
 	}
 	return out
-}
-
-// Overlay returns the value of cocoroot.overlay=.
-func Overlay(o policy.Overlay) string {
-	switch {
-	case !o.RAM:
-		return "none"
-	case o.Size == "":
-		return "ram"
-	}
-	return "ram:" + o.Size
 }
 
 // Keep returns the value of cocoroot.keep=.

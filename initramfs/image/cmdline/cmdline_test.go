@@ -1,6 +1,7 @@
 package cmdline
 
 import (
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -36,6 +37,28 @@ func TestBuildWithoutLogin(t *testing.T) {
 	got, err := Build(somePolicy(), Options{})
 	if want := " systemd.getty_auto=no systemd.firstboot=no systemd.mask=getty@.service systemd.mask=emergency.service systemd.mask=rescue.service "; err != nil || !strings.Contains(got, want) {
 		t.Errorf("Build = %s, %v; want%q in it", got, err, want)
+	}
+}
+
+// What a policy says of disks that can be written stands in the line.
+func TestBuildDisks(t *testing.T) {
+	p := somePolicy()
+	p.Overlay = policy.Overlay{Scratch: policy.Disk{Kind: policy.BySerial, Name: "scratch"}}
+	p.States = []policy.State{
+		{Name: "db", Path: "/var/lib/db", Disk: policy.Disk{Kind: policy.BySerial, Name: "db"}},
+		{Name: "x", Path: "/x", Disk: policy.Disk{Kind: policy.BySerial, Name: "x"}},
+	}
+	p.StateKey = policy.DefaultStateKey
+	line, err := Build(p, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if read, err := policy.Parse(line); err != nil || !reflect.DeepEqual(read, p) {
+		t.Errorf("Build = %s, which is read as %+v, %v", line, read, err)
+	}
+	p.StateKey = policy.DefaultKey
+	if line, err := Build(p, Options{}); err == nil {
+		t.Errorf("Build with one entry for two keys = %s", line)
 	}
 }
 
