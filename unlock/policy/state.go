@@ -41,8 +41,8 @@ func ParseState(s string) (State, error) {
 	if len(f) != 3 {
 		return State{}, fmt.Errorf("%.80q is not NAME,PATH,DISK", s)
 	}
-	if !isStateName(f[0]) {
-		return State{}, fmt.Errorf("the name %.40q is not 1 to %d of a-z, 0-9 and -, with a letter first", f[0], maxStateName)
+	if err := CheckStateName(f[0]); err != nil {
+		return State{}, err
 	}
 	if err := CheckStatePath(f[1]); err != nil {
 		return State{}, err
@@ -54,9 +54,13 @@ func ParseState(s string) (State, error) {
 // String returns the form that ParseState reads.
 func (s State) String() string { return s.Name + "," + s.Path + "," + s.Disk.String() }
 
-func isStateName(s string) bool {
+// CheckStateName checks the name of a state.
+func CheckStateName(s string) error {
 	const allowed = "abcdefghijklmnopqrstuvwxyz0123456789-"
-	return s != "" && len(s) <= maxStateName && s[0] >= 'a' && s[0] <= 'z' && strings.Trim(s, allowed) == ""
+	if s == "" || len(s) > maxStateName || s[0] < 'a' || s[0] > 'z' || strings.Trim(s, allowed) != "" {
+		return fmt.Errorf("the name %.40q is not 1 to %d of a-z, 0-9 and -, with a letter first", s, maxStateName)
+	}
+	return nil
 }
 
 // CheckStatePath checks that a state may be mounted at p: the folders of the
