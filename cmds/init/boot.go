@@ -45,13 +45,16 @@ type boot struct {
 	state    atomic.Int32 // one of the states below
 	policy   policy.Policy
 	store    atomic.Pointer[secret.Store] // nil while the kernel shows none
-	disk     disk.Disk
-	guids    []efi.GUID // the entries that were injected
+	disk     disk.Disk                    // the image's
+	guids    []efi.GUID                   // the entries that were injected
 	steps    []unseal.Step
 	before   float64 // milliseconds of processor time that the first process had used in the kernel before init began
 	deadline context.Context
 	release  context.CancelFunc // of deadline
 	watchdog *time.Timer        // fires a little after deadline
+
+	scratch    disk.Disk   // when the policy has one
+	stateDisks []disk.Disk // of the policy's states, in their order
 }
 
 // The states of a boot. The goroutine that moves it away from booting is the
@@ -123,7 +126,7 @@ func (b *boot) boot() error {
 		{"mount", fatal.Setup, b.mountAPI},
 		{"policy", fatal.Policy, b.readPolicy},
 		{"modules", fatal.Module, b.loadModules},
-		{"disk", fatal.Disk, b.findDisk},
+		{"disk", fatal.Disk, b.findDisks},
 		{"unseal", fatal.Crash, b.unseal},
 		{"wipe", fatal.Wipe, b.wipe},
 		{"root", fatal.RootMount, b.mountRoot},
@@ -175,26 +178,6 @@ func (b *boot) loadModules() error {
 		return err
 	}
 	return nil
-}
-
-func (b *boot) findDisk() error {
-	ctx, cancel := context.WithTimeout(b.deadline, b.policy.Timeout)
-	defer cancel()
-	notice := time.AfterFunc(noticeAfter, func() {
-		say("waiting for the disk %s, %s at most", b.policy.Disk, b.policy.Timeout)
-	})
-	defer notice.Stop()
-	d, err := disk.Wait(ctx, b.policy.Disk, b.policy.Image.DeviceSize())
-	switch {
-	case errors.Is(err, disk.ErrAbsent):
-		return fatal.Errorf(fatal.DiskAbsent, "%w within %s; attach the sealed image, or name it with cocoroot.disk=", err, b.policy.Timeout)
-	case errors.Is(err, disk.ErrAmbiguous):
-		return fatal.Errorf(fatal.DiskAmbiguous, "%w; take the other away, or name it in another way with cocoroot.disk=", err)
-	case errors.Is(err, disk.ErrSmall):
-		return fatal.Errorf(fatal.DiskSize, "%w; was the image cut short when it was copied?", err)
-	}
-	b.disk = d
-	return err
 }
 
 func (b *boot) unseal() error {
