@@ -129,6 +129,7 @@ func (b *boot) boot() error {
 		{"disk", fatal.Disk, b.findDisks},
 		{"unseal", fatal.Crash, b.unseal},
 		{"wipe", fatal.Wipe, b.wipe},
+		{"scratch", fatal.Scratch, b.makeScratch},
 		{"root", fatal.RootMount, b.mountRoot},
 		{"arm", fatal.Arm, b.arm},
 		{"status", fatal.Setup, b.writeStatus},
@@ -160,8 +161,8 @@ func (b *boot) readPolicy() error {
 		return fmt.Errorf("%w; use the command line that cocoroot seal wrote", err)
 	}
 	b.policy = p
-	if len(p.States) > 0 || p.Overlay.Scratch != (policy.Disk{}) {
-		return errors.New("this version cannot use the disks that cocoroot.state= or cocoroot.overlay=ephemeral: names")
+	if len(p.States) > 0 {
+		return errors.New("this version cannot use the disks that cocoroot.state= names")
 	}
 	b.watch()
 	return nil
@@ -223,7 +224,7 @@ func (b *boot) mountRoot() error {
 	if err := dm.LimitReads(unseal.RootName); err != nil {
 		return &fatal.Error{Code: fatal.LUKSMap, Err: err}
 	}
-	err = root.Mount(device, b.policy)
+	err = root.Mount(device, b.policy, b.mountScratch)
 	if err == nil {
 		err = root.CheckInit(b.policy.Init)
 	}

@@ -47,13 +47,13 @@ func (b *boot) end(err error) {
 	if wipeErr := b.wipeAll(); wipeErr != nil {
 		text += "; and a secret could not be wiped: " + wipeErr.Error()
 	}
-	// dm-crypt's key goes too, unless the disk does not answer; then what was
+	// dm-crypt's keys go too, unless the disk does not answer; then what was
 	// read of the image, and what a killed child has left.
-	within(patience, func() {
-		_ = root.MountAPI() // /dev may have moved
-		_ = dm.WipeKey(unseal.RootName)
-	})
-	within(patience, root.Unmount) // may wait for the device that was just suspended
+	_ = root.MountAPI() // /dev may have moved
+	for _, name := range []string{unseal.RootName, scratchName} {
+		within(patience, func() { _ = dm.WipeKey(name) })
+	}
+	within(patience, root.Unmount) // may wait for a device that was just suspended
 	within(patience, func() { _ = secmem.Drain() })
 	within(patience, func() { report(fatal.Line(fatal.CodeOf(err, fatal.Crash), text)) })
 }

@@ -20,9 +20,10 @@ type status struct {
 	Version int           `json:"version"` // of this format
 	Image   verity.Params `json:"image"`
 	Disk    string        `json:"disk"`
-	Key     efi.GUID      `json:"key"`     // the entry that opened the image
-	From    string        `json:"from"`    // how the secrets came: injected, or the channel to the owner
-	Secrets []efi.GUID    `json:"secrets"` // the entries that came; of the owner's, the kept ones and the key
+	Scratch string        `json:"scratch,omitempty"` // the disk under the writable layer
+	Key     efi.GUID      `json:"key"`               // the entry that opened the image
+	From    string        `json:"from"`              // how the secrets came: injected, or the channel to the owner
+	Secrets []efi.GUID    `json:"secrets"`           // the entries that came; of the owner's, the kept ones and the key
 	Steps   []unseal.Step `json:"steps"`
 	Usage   struct {
 		Init   usage `json:"init"`   // the first process
@@ -44,7 +45,7 @@ func (b *boot) writeStatus() error {
 	if b.policy.Release.Asks() {
 		from = b.policy.Release.Channel.String()
 	}
-	s := status{Version: 1, From: from, Image: b.policy.Image, Disk: b.disk.Path, Key: b.policy.Key, Secrets: b.guids, Steps: b.steps}
+	s := status{Version: 1, From: from, Image: b.policy.Image, Disk: b.disk.Path, Scratch: b.scratch.Path, Key: b.policy.Key, Secrets: b.guids, Steps: b.steps}
 	s.Usage.Init, s.Usage.Unseal = usageOf(unix.RUSAGE_SELF), usageOf(unix.RUSAGE_CHILDREN)
 	s.Usage.Init.Milliseconds -= b.before
 	text, err := json.MarshalIndent(s, "", "  ")

@@ -24,7 +24,7 @@ const (
 	// newRoot is where the new root is assembled.
 	newRoot = "/newroot"
 	lower   = "/lower" // the image
-	upper   = "/upper" // a tmpfs with the overlay's two folders
+	upper   = "/upper" // a tmpfs or the scratch disk, with the overlay's two folders
 )
 
 const noExec = unix.MS_NOSUID | unix.MS_NOEXEC | unix.MS_NODEV
@@ -62,22 +62,20 @@ func MountAPI() error {
 }
 
 // Mount mounts the image on device read-only and puts the writable layer of
-// the policy over it.
-func Mount(device string, p policy.Policy) error {
-	if p.Overlay.Scratch != (policy.Disk{}) {
-		return errors.New("a scratch disk is not supported yet")
-	}
+// the policy over it. When that is a disk, scratch mounts it at a folder.
+func Mount(device string, p policy.Policy, scratch func(at string) error) error {
+	writable := p.Overlay != policy.Overlay{}
 	image := newRoot
-	if p.Overlay.RAM {
+	if writable {
 		image = lower
 	}
 	if err := mountImage(device, image, p); err != nil {
 		return fmt.Errorf("cannot mount the image: %w", err)
 	}
-	if !p.Overlay.RAM {
+	if !writable {
 		return nil
 	}
-	if err := mountOverlay(p.Overlay); err != nil {
+	if err := mountOverlay(p.Overlay, scratch); err != nil {
 		return fmt.Errorf("cannot mount the writable layer: %w", err)
 	}
 	return nil
@@ -126,14 +124,14 @@ func Unmount() {
 	}
 }
 
-// mountOverlay puts a tmpfs over the image. The overlay keeps both
-// layers in use, so that neither has to stay visible.
-func mountOverlay(o policy.Overlay) error {
-	data := "mode=0755"
-	if o.Size != "" {
-		data += ",size=" + o.Size
-	}
-	if _, err := mount.Mount("cocoroot", upper, "tmpfs", data, 0); err != nil {
+// mountOverlay puts a tmpfs or the scratch disk over the image. The overlay
+// keeps both layers in use, so that neither has to stay visible.
+func mountOverlay(o policy.Overlay, scratch func(at string) error) error {
+	if o.RAM {
+		if err := mountTmpfs(o.Size); err != nil {
+			return err
+		}
+	} else if err := scratch(upper); err != nil {
 		return err
 	}
 	for _, dir := range []string{upper + "/upper", upper + "/work"} {
@@ -141,9 +139,20 @@ func mountOverlay(o policy.Overlay) error {
 			return err
 		}
 	}
-	data = "lowerdir=" + lower + ",upperdir=" + upper + "/upper,workdir=" + upper + "/work"
+	// Nothing of either kind survives the guest, so nothing waits until it could.
+	data := "lowerdir=" + lower + ",upperdir=" + upper + "/upper,workdir=" + upper + "/work,volatile"
 	if _, err := mount.Mount("overlay", newRoot, "overlay", data, 0); err != nil {
 		return err
 	}
 	return errors.Join(mount.Unmount(lower, false, true), mount.Unmount(upper, false, true))
+}
+
+// mountTmpfs mounts a tmpfs of so many bytes, or of half the memory.
+func mountTmpfs(size string) error {
+	data := "mode=0755"
+	if size != "" {
+		data += ",size=" + size
+	}
+	_, err := mount.Mount("cocoroot", upper, "tmpfs", data, 0)
+	return err
 }

@@ -1,0 +1,118 @@
+package volume
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+)
+
+// ErrSmall means that the disk cannot hold a volume.
+var ErrSmall = errors.New("the disk is too small")
+
+const (
+	sectorSize = 512
+	// BlockSize is what is encrypted, authenticated, read and written as one.
+	BlockSize = 4096
+	// tagSize is what dm-integrity keeps for each block, in bytes: HMAC-SHA-256.
+	tagSize = 32
+
+	blockSectors      = BlockSize / sectorSize
+	interleaveSectors = 32768 // of data between two runs of tags; the kernel's default
+	// superblockSectors is what the superblock of dm-integrity takes before the
+	// journal (SB_SECTORS in drivers/md/dm-integrity.c).
+	superblockSectors = 8
+)
+
+// SectionSize is the size of one section of the journal in bytes. A commit
+// writes whole sections.
+const SectionSize = sectionSectors * sectorSize
+
+// A section has 8 sectors of entries, each followed by the commit's number in
+// its last 8 bytes, and then the block of each entry. An entry is the block's
+// number, the last 8 bytes of its 8 sectors, and its tag
+// (calculate_journal_section_size).
+const (
+	entrySize      = 8 + 8*blockSectors + tagSize
+	entries        = 8 * ((sectorSize - 8) / entrySize)
+	sectionSectors = 8 + entries*blockSectors
+)
+
+// Layout is how a volume lies on its disk. What is on the disk has no say in it.
+type Layout struct {
+	Start   uint64 // where it begins on the disk, in bytes; a multiple of BlockSize
+	Journal bool   // writes go through a journal: a power cut loses nothing that was flushed
+	// Sections is the length of the journal, at least 1. Without Journal the
+	// kernel sets it aside as well.
+	Sections uint32
+}
+
+// area is the layout of dm-integrity's device, in sectors.
+type area struct {
+	size    uint64 // of the device
+	initial uint64 // superblock and journal
+	data    uint64 // what it offers, a multiple of blockSectors
+}
+
+// tagSectors is a run of tags (metadata_run, with fix_padding).
+const tagSectors = interleaveSectors / blockSectors * tagSize / sectorSize
+
+// area lays out a disk of size bytes.
+func (l Layout) area(size uint64) (area, error) {
+	if l.Sections == 0 || l.Start%BlockSize != 0 || size > 1<<60 || size < l.Start {
+		return area{}, fmt.Errorf("%w: it has %d bytes", ErrSmall, size)
+	}
+	a := area{size: (size - l.Start) / BlockSize * blockSectors}
+	a.initial = superblockSectors + uint64(l.Sections)*sectionSectors
+	if a.initial+tagSectors+blockSectors > a.size || a.initial > 1<<32-1 {
+		return area{}, fmt.Errorf("%w: it has %d bytes", ErrSmall, size)
+	}
+	rest := a.size - a.initial
+	whole := rest / (tagSectors + interleaveSectors)
+	a.data = whole * interleaveSectors
+	if last := rest % (tagSectors + interleaveSectors); last > tagSectors {
+		a.data += (last - tagSectors) / blockSectors * blockSectors
+	}
+	return a, nil
+}
+
+// Flags of the superblock.
+const flagFixedPadding = 8
+
+// superblock composes what dm-integrity finds (struct superblock in
+// drivers/md/dm-integrity.c; little-endian): magic[8], version u8, log2 of
+// the interleaved sectors u8, tag size u16, sections u32, sectors of data
+// u64, flags u32, log2 of the sectors of a block u8, log2 of the blocks of a
+// bitmap's bit u8. The rest is zero.
+func (l Layout) superblock(a area) []byte {
+	b := make([]byte, superblockSectors*sectorSize)
+	copy(b, "integrt\x00")
+	b[8] = 4 // the version with fixed padding
+	b[9] = log2(interleaveSectors)
+	binary.LittleEndian.PutUint16(b[10:], tagSize)
+	binary.LittleEndian.PutUint32(b[12:], l.Sections)
+	binary.LittleEndian.PutUint64(b[16:], a.data)
+	binary.LittleEndian.PutUint32(b[24:], flagFixedPadding)
+	b[28] = log2(blockSectors)
+	b[29] = l.bitmapBlocks(a)
+	return b
+}
+
+// bitmapBlocks is not used in the modes that we use, but written.
+func (l Layout) bitmapBlocks(a area) byte {
+	bits := min((a.initial-superblockSectors)*sectorSize*8, 1<<32-1)
+	shift := log2(interleaveSectors)
+	for bits < (a.data+1<<shift-1)>>shift {
+		shift++
+	}
+	return shift - log2(blockSectors)
+}
+
+// log2 of a power of two.
+func log2(n uint) byte {
+	var shift byte
+	for n > 1 {
+		n >>= 1
+		shift++
+	}
+	return shift
+}

@@ -1,0 +1,88 @@
+package volume
+
+import (
+	"encoding/hex"
+	"errors"
+	"math/bits"
+	"strings"
+	"testing"
+)
+
+// provided is what the kernel finds by halving: the most sectors of data whose
+// last one still lies on the device (get_provided_data_sectors and
+// calculate_device_limits in drivers/md/dm-integrity.c).
+func provided(device, initial uint64) uint64 {
+	const run = tagSize << 12 / 512
+	fits := func(data uint64) bool {
+		area, offset := (data-1)>>15, (data-1)&(1<<15-1)
+		return area<<15+(area+1)*run+initial+offset < device
+	}
+	var data uint64
+	for bit := bits.Len64(device) - 1; bit >= 3; bit-- {
+		if try := data | 1<<bit; fits(try) {
+			data = try
+		}
+	}
+	return data
+}
+
+func TestArea(t *testing.T) {
+	for _, size := range []uint64{
+		2 << 20, 64 << 20, 100<<20 + 511, 100<<20 + 4096, 1 << 30, 5<<30 + 12288, 100 << 30, 1 << 50,
+		// Around the end of a run of data and one of tags.
+		(8 + 264 + 256 + 32768) * 512, (8+264+256+32768)*512 + 4096, (8 + 264 + 2*256 + 32768) * 512, (8+264+2*256+32768)*512 + 4096,
+	} {
+		for _, sections := range []uint32{1, 31, 500} {
+			l := Layout{Start: 1 << 20, Sections: sections}
+			a, err := l.area(size + l.Start)
+			initial := 8 + 264*uint64(sections)
+			want := uint64(0)
+			if size/4096*8 > initial {
+				want = provided(size/4096*8, initial)
+			}
+			if want == 0 {
+				if !errors.Is(err, ErrSmall) {
+					t.Errorf("area(%d) with %d sections = %+v, %v; want ErrSmall", size, sections, a, err)
+				}
+				continue
+			}
+			if err != nil || a.data != want || a.initial != initial || a.size != size/4096*8 {
+				t.Errorf("area(%d) with %d sections = %+v, %v; want %d of data after %d", size, sections, a, err, want, initial)
+			}
+		}
+	}
+}
+
+func TestAreaRefuses(t *testing.T) {
+	for name, tc := range map[string]struct {
+		l    Layout
+		size uint64
+	}{
+		"no journal":        {Layout{}, 1 << 30},
+		"starts aside":      {Layout{Start: 512, Sections: 1}, 1 << 30},
+		"before its start":  {Layout{Start: 1 << 20, Sections: 1}, 1<<20 - 1},
+		"an empty disk":     {Layout{Sections: 1}, 0},
+		"too small":         {Layout{Sections: 1}, (8 + 264 + 256) * 512},
+		"a longer journal":  {Layout{Sections: 1<<32 - 1}, 1 << 30},
+		"larger than disks": {Layout{Sections: 1}, 1<<60 + 1},
+	} {
+		if a, err := tc.l.area(tc.size); !errors.Is(err, ErrSmall) {
+			t.Errorf("%s: area = %+v, %v; want ErrSmall", name, a, err)
+		}
+	}
+}
+
+// The kernel's own superblock is compared with ours at every creation, in the
+// boots; this is one of them.
+func TestSuperblock(t *testing.T) {
+	l := Layout{Sections: 31, Journal: true}
+	a, err := l.area(1 << 30)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := l.superblock(a)
+	want := "696e746567727400" + "04" + "0f" + "2000" + "1f000000" + "00a01f0000000000" + "08000000" + "03" + "0c"
+	if hex.EncodeToString(got[:30]) != want || strings.Trim(string(got[30:]), "\x00") != "" || len(got) != 4096 {
+		t.Errorf("superblock = %x; want %s and zeros", got, want)
+	}
+}
