@@ -112,8 +112,10 @@ func withTree(t *testing.T, data, salt []byte) (string, verity.Params) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := builder.Append(tree.AppendDigests(nil, data, salt)); err != nil {
-		t.Fatal(err)
+	for leaf := range (len(data) + tree.LeafSize - 1) / tree.LeafSize {
+		if err := builder.Add(uint64(leaf), data[leaf*tree.LeafSize:min((leaf+1)*tree.LeafSize, len(data))]); err != nil {
+			t.Fatal(err)
+		}
 	}
 	params, err := builder.Finish([16]byte{})
 	if err != nil {

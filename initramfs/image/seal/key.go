@@ -127,16 +127,24 @@ func (o Options) derive(root *rootfs.Image, s *keys, key []byte) error {
 		return err
 	}
 	defer seed.Close()
-	h := sha256.New()
-	if _, err := io.Copy(h, io.NewSectionReader(root.File, 0, root.Size)); err != nil {
-		return fmt.Errorf("cannot read the file system: %w", err)
+	sum, err := sumOf(root)
+	if err != nil {
+		return err
 	}
-	s.sum = (*[sha256.Size]byte)(h.Sum(nil))
-	s.random, err = sealed.Derive(seed.Bytes(), *s.sum, key)
+	s.sum = &sum
+	s.random, err = sealed.Derive(seed.Bytes(), sum, key)
 	if errors.Is(err, sealed.ErrSeed) {
 		err = fault.Hintf(fmt.Errorf("cannot use %s: %w", o.SeedFile, err), "head -c 32 /dev/urandom >%s makes one", o.SeedFile)
 	}
 	return err
+}
+
+func sumOf(root *rootfs.Image) (sum [sha256.Size]byte, err error) {
+	h := sha256.New()
+	if _, err := io.Copy(h, io.NewSectionReader(root.File, 0, root.Size)); err != nil {
+		return sum, fmt.Errorf("cannot read the file system: %w", err)
+	}
+	return [sha256.Size]byte(h.Sum(nil)), nil
 }
 
 // keepKey gives the key that is about to be replaced another name as well, with

@@ -13,12 +13,10 @@
 package seal
 
 import (
-	"bytes"
+	"cmp"
 	"context"
-	"crypto/sha256"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 
 	"cocoroot/initramfs/fault"
@@ -194,12 +192,7 @@ func (o *Options) writeImage(ctx context.Context, tell Observer, image, keyOut *
 	}
 	defer with.key.Close()
 	tell.Begins("sealing")
-	h := sha256.New()
-	var plain io.Reader = io.NewSectionReader(root.File, 0, root.Size)
-	if with.sum != nil {
-		plain = io.TeeReader(plain, h)
-	}
-	result, err = sealed.Write(ctx, image, plain, root.Size, sealed.Options{
+	result, err = sealed.Write(ctx, image, root.File, root.Size, sealed.Options{
 		Passphrase: with.key.Bytes(), KDF: o.kdf(), Random: with.random, Progress: tell.At,
 	})
 	switch {
@@ -207,8 +200,11 @@ func (o *Options) writeImage(ctx context.Context, tell Observer, image, keyOut *
 		return result, "", fault.Usagef("the guest would refuse this image: %w", err)
 	case err != nil:
 		return result, "", err
-	case with.sum != nil && !bytes.Equal(h.Sum(nil), with.sum[:]):
-		return result, "", rootfs.ErrChanged
+	}
+	if with.sum != nil { // whose key no other file system may have
+		if sum, err := sumOf(root); err != nil || sum != *with.sum {
+			return result, "", cmp.Or(err, rootfs.ErrChanged)
+		}
 	}
 	return result, root.Type, root.Check()
 }

@@ -10,6 +10,8 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+
+	"cocoroot/unlock/verity/tree"
 )
 
 // sealSize tells the test binary to seal so many bytes of holes and to print
@@ -86,7 +88,7 @@ func peak(t testing.TB, size int64) int64 {
 // memoryLimit is what issue and README promise, in bytes, beside the buffers.
 const memoryLimit = 64 << 20
 
-func buffers() int64 { return int64(runtime.GOMAXPROCS(0)+1) * chunkSize }
+func buffers() int64 { return int64(runtime.GOMAXPROCS(0)+1) * tree.LeafSize }
 
 func TestMemoryStaysTheSame(t *testing.T) {
 	small, large := peak(t, 32<<20), peak(t, 1<<30)

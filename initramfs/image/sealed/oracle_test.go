@@ -15,10 +15,11 @@ import (
 	"cocoroot/initramfs/oracle"
 	"cocoroot/unlock/luks2/format"
 	"cocoroot/unlock/verity"
+	"cocoroot/unlock/verity/tree"
 )
 
-// sizes of sources: less than a block, whole blocks, and more chunks than workers.
-var sizes = []int{1, blockSize, 5*blockSize - 1, 300 * blockSize, 9*chunkSize + 3*blockSize + 5}
+// sizes of sources: less than a block, whole blocks, and more leaves than workers.
+var sizes = []int{1, blockSize, 5*blockSize - 1, 300 * blockSize, 5*tree.LeafSize + 3*blockSize + 5}
 
 func TestStockToolsVerify(t *testing.T) {
 	veritysetup := oracle.Tool(t, "veritysetup")
@@ -48,11 +49,11 @@ func TestFlippedBitsAreFound(t *testing.T) {
 	veritysetup := oracle.Tool(t, "veritysetup")
 	dst, r := seal(t, source(200*blockSize+5), options())
 	data := int64(r.Params.DataSize())
-	tree := int64(r.Params.HashStart()) * blockSize
+	top := int64(r.Params.HashStart()) * blockSize
 	for name, off := range map[string]int64{
 		"magic": 0, "JSON": 5000, "second header": 16384 + 300, "keyslot": 40000, "unused header": dataOffset - 1,
 		"first of the ciphertext": dataOffset, "last of the ciphertext": data - 1,
-		"top of the tree": tree, "leaf of the tree": tree + blockSize,
+		"top of the tree": top, "leaf of the tree": top + blockSize,
 	} {
 		bad := bytes.Clone(dst.data)
 		bad[off] ^= 0x10
@@ -88,8 +89,8 @@ func TestStockToolsDecrypt(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		want := append(bytes.Clone(src), make([]byte, int(r.DataSize)-len(src))...)
-		if !bytes.Equal(plain[:r.DataSize], want) {
+		want := append(bytes.Clone(src), make([]byte, int(r.Params.DataSize())-dataOffset-len(src))...)
+		if !bytes.Equal(plain[:len(want)], want) {
 			t.Errorf("%d bytes: cryptsetup decrypts to something else", size)
 		}
 	}
@@ -106,7 +107,7 @@ func TestLibraryUnseals(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if v.UUID != r.UUID || v.StorageOffset != uint64(r.DataOffset) || v.StorageSize != uint64(r.DataSize) || v.StorageSectorSize != blockSize {
+	if v.UUID != r.UUID || v.StorageOffset != dataOffset || v.StorageSize != r.Params.DataSize()-dataOffset || v.StorageSectorSize != blockSize {
 		t.Errorf("UnsealVolume = %+v; want what Write reports: %+v", v, r)
 	}
 }

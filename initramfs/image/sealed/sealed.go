@@ -39,6 +39,7 @@ import (
 	"cocoroot/unlock/luks2/format"
 	"cocoroot/unlock/secmem"
 	"cocoroot/unlock/verity"
+	"cocoroot/unlock/verity/tree"
 )
 
 const (
@@ -64,11 +65,9 @@ type Options struct {
 
 // Result describes a finished image. All sizes are in bytes.
 type Result struct {
-	Params     verity.Params // for the measured command line
-	UUID       string        // of the LUKS2 header
-	DataOffset int64         // where the ciphertext begins
-	DataSize   int64         // length of the ciphertext: the source with its padding
-	Size       int64         // of the whole image
+	Params verity.Params // for the measured command line
+	UUID   string        // of the LUKS2 header
+	Size   int64         // of the whole image
 }
 
 // ImageSize returns the bytes of an image of size bytes of file system.
@@ -89,21 +88,21 @@ func dataBlocks(size int64) (uint64, error) {
 	return uint64(dataOffset/blockSize + (size+blockSize-1)/blockSize), nil
 }
 
-// Write seals size bytes of src into dst, from dst's offset 0 on. The source
-// is padded with zeros to a whole block; one that is shorter or longer than
-// size is an error. After an error, dst holds nothing of use. Write does not
-// sync. Where dst is a file, its pages are sent to the disk along the way.
+// Write seals the first size bytes of src into dst, from dst's offset 0 on. They
+// are padded with zeros to a whole block. After an error, dst holds nothing of
+// use. Write does not sync. Where dst is a file, its pages are sent to the disk
+// along the way.
 //
-// Every processor reads, encrypts and hashes; src and dst are used by one
-// goroutine at a time, and the file system is written in order. Memory is the
-// same for every size. When ctx is done, Write returns its cause after at
-// most one Read and one WriteAt that have begun: one that hangs has to be
+// Every processor reads, encrypts, hashes and writes, side by side and in no
+// order: src and dst are used by several goroutines at a time. Memory is the same
+// for every size, but for 32 bytes of each 512 KiB. When ctx is done, Write returns
+// its cause after the ReadAt and WriteAt that have begun: one that hangs has to be
 // ended by closing what it hangs in.
 //
 // The same source, options and random bytes give the same image. They are
-// read in this order: volume key (64), what format.New reads, verity salt
-// (32), UUID of the verity superblock (16).
-func Write(ctx context.Context, dst io.WriterAt, src io.Reader, size int64, o Options) (Result, error) {
+// read in this order: volume key (64), UUID (16, unless given), what format.New
+// reads, verity salt (32), UUID of the verity superblock (16).
+func Write(ctx context.Context, dst io.WriterAt, src io.ReaderAt, size int64, o Options) (Result, error) {
 	blocks, err := dataBlocks(size)
 	if err != nil {
 		return Result{}, err
@@ -116,7 +115,17 @@ func Write(ctx context.Context, dst io.WriterAt, src io.Reader, size int64, o Op
 		return Result{}, err
 	}
 	defer key.Close()
-	header, info, err := makeHeader(key.Bytes(), blocks*blockSize, o)
+	if err := format.NewVolumeKey(key.Bytes(), o.Random); err != nil {
+		return Result{}, err
+	}
+	if o.UUID == uuid.Nil {
+		if o.UUID, err = uuid.NewRandomFromReader(o.Random); err != nil {
+			return Result{}, fmt.Errorf("cannot make a UUID: %w", err)
+		}
+	}
+	header, err := format.New(format.Options{
+		Passphrase: o.Passphrase, VolumeKey: key.Bytes(), KDF: o.KDF, UUID: o.UUID, Random: o.Random,
+	})
 	if err != nil {
 		return Result{}, err
 	}
@@ -133,39 +142,17 @@ func Write(ctx context.Context, dst io.WriterAt, src io.Reader, size int64, o Op
 		return Result{}, err
 	}
 	defer cipher.Close()
-	w, err := newImage(dst, src, size, cipher, salt, o.Progress)
-	if err != nil {
+	p := verity.Params{DataBlocks: blocks}
+	w := &writer{dst: dst, src: src, size: size, header: header, cipher: cipher, progress: o.Progress, total: int64(p.DeviceSize())}
+	if w.tree, err = tree.NewBuilder(io.NewOffsetWriter(dst, int64(p.DataSize())), blocks, salt); err != nil {
 		return Result{}, err
 	}
-	params, err := w.write(ctx, header, id)
-	if err != nil {
+	if err := w.write(ctx, int64(p.DataSize())); err != nil {
 		return Result{}, err
 	}
-	return Result{
-		Params: params, UUID: info.UUID, DataOffset: int64(info.Offset), DataSize: int64(info.Size), Size: w.total,
-	}, nil
-}
-
-// makeHeader makes a volume key in key and the header that holds it. It asks
-// what the guest will ask, so that an image which the guest would refuse is
-// refused here.
-func makeHeader(key []byte, dataSize uint64, o Options) ([]byte, luks2.Info, error) {
-	if err := format.NewVolumeKey(key, o.Random); err != nil {
-		return nil, luks2.Info{}, err
+	if p, err = w.tree.Finish(id); err != nil {
+		return Result{}, err
 	}
-	header, err := format.New(format.Options{
-		Passphrase: o.Passphrase, VolumeKey: key, KDF: o.KDF, UUID: o.UUID, Random: o.Random,
-	})
-	if err != nil {
-		return nil, luks2.Info{}, err
-	}
-	n, err := luks2.HeaderSize(header)
-	if err != nil {
-		return nil, luks2.Info{}, err
-	}
-	info, err := luks2.Check(header[:n], dataSize, luks2.Limits{})
-	if err != nil {
-		return nil, luks2.Info{}, err
-	}
-	return header, info, nil
+	w.advance(w.total - w.done)
+	return Result{Params: p, UUID: o.UUID.String(), Size: w.total}, nil
 }

@@ -10,7 +10,11 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"runtime"
+	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -18,6 +22,7 @@ import (
 
 	"cocoroot/unlock/luks2"
 	"cocoroot/unlock/luks2/format"
+	"cocoroot/unlock/verity/tree"
 )
 
 var passphrase = []byte("0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef")
@@ -36,6 +41,7 @@ func source(n int) []byte {
 
 // memory is an io.WriterAt that fails from a given offset on.
 type memory struct {
+	mu   sync.Mutex
 	data []byte
 	full int64 // 0 means never
 }
@@ -43,6 +49,8 @@ type memory struct {
 var errFull = errors.New("no space left")
 
 func (m *memory) WriteAt(p []byte, off int64) (int, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
 	end := off + int64(len(p))
 	if m.full > 0 && end > m.full {
 		return 0, errFull
@@ -80,8 +88,8 @@ func TestWriteIsReproducible(t *testing.T) {
 	o := options()
 	o.Random = nil
 	other, r2 := seal(t, src, o)
-	if bytes.Equal(dst.data[dataOffset:dataOffset+blockSize], other.data[dataOffset:dataOffset+blockSize]) || r.Params.RootHash == r2.Params.RootHash || r.UUID == r2.UUID {
-		t.Error("crypto/rand made the same image as a fixed source")
+	if bytes.Equal(dst.data[dataOffset:dataOffset+blockSize], other.data[dataOffset:dataOffset+blockSize]) || r.Params.RootHash == r2.Params.RootHash || r.UUID == r2.UUID || uuid.MustParse(r.UUID).Version() != 4 {
+		t.Errorf("crypto/rand made the same image as a fixed source, or %s is not a UUID of version 4", r.UUID)
 	}
 }
 
@@ -89,7 +97,7 @@ func TestResult(t *testing.T) {
 	o := options()
 	o.UUID = uuid.UUID{0xab, 15: 1}
 	dst, r := seal(t, source(5*blockSize+1), o)
-	if r.UUID != "ab000000-0000-0000-0000-000000000001" || r.DataOffset != 1<<20 || r.DataSize != 6*blockSize {
+	if r.UUID != "ab000000-0000-0000-0000-000000000001" {
 		t.Errorf("Write = %+v", r)
 	}
 	if r.Params.DataBlocks != 256+6 || len(r.Params.Salt) != 32 || uint64(r.Size) != r.Params.DeviceSize() {
@@ -99,7 +107,7 @@ func TestResult(t *testing.T) {
 		t.Errorf("ImageSize = %d, %v; want %d", n, err, r.Size)
 	}
 	info, err := luks2.Check(dst.data[:16384], r.Params.DataSize(), luks2.Limits{})
-	if err != nil || info.UUID != r.UUID || info.Size != uint64(r.DataSize) {
+	if err != nil || info.UUID != r.UUID || info.Offset != 1<<20 || info.Size != 6*blockSize {
 		t.Errorf("Check of the image's header = %v, %v", info, err)
 	}
 }
@@ -123,7 +131,7 @@ func TestWriteHidesTheSource(t *testing.T) {
 
 func TestWriteRefusesSizes(t *testing.T) {
 	src := source(2*blockSize + 5)
-	for _, size := range []int64{0, -1, 1 << 62, int64(len(src)) - 1, int64(len(src)) + 1, blockSize, 3 * blockSize, chunkSize + 1} {
+	for _, size := range []int64{0, -1, 1 << 62, int64(len(src)) + 1, 3 * blockSize, tree.LeafSize + 1} {
 		if _, err := Write(context.Background(), &memory{}, bytes.NewReader(src), size, options()); !errors.Is(err, errSourceSize) {
 			t.Errorf("Write(%d bytes, size %d) = %v; want errSourceSize", len(src), size, err)
 		}
@@ -138,9 +146,8 @@ func TestWriteRefusesSizes(t *testing.T) {
 func TestWriteReportsReaderAndWriter(t *testing.T) {
 	src := source(3 * blockSize)
 	errBroken := errors.New("broken")
-	for _, n := range []int{0, blockSize, len(src)} { // the last: only while looking for the end
-		r := io.MultiReader(bytes.NewReader(src[:n]), &failing{errBroken})
-		if _, err := Write(context.Background(), &memory{}, r, int64(len(src)), options()); !errors.Is(err, errBroken) {
+	for _, n := range []int64{0, blockSize, int64(len(src)) - 1} {
+		if _, err := Write(context.Background(), &memory{}, failing{bytes.NewReader(src), n, errBroken}, int64(len(src)), options()); !errors.Is(err, errBroken) {
 			t.Errorf("Write with a source that breaks after %d bytes = %v; want its error", n, err)
 		}
 	}
@@ -170,28 +177,18 @@ func TestWriteReportsReaderAndWriter(t *testing.T) {
 	}
 }
 
-type failing struct{ err error }
+// failing is a source that breaks after some bytes.
+type failing struct {
+	io.ReaderAt
+	from int64
+	err  error
+}
 
-func (f *failing) Read([]byte) (int, error) { return 0, f.err }
-
-func TestWriteStops(t *testing.T) {
-	ctx, cancel := context.WithCancelCause(context.Background())
-	cause := errors.New("enough")
-	src := source(2*chunkSize + 1)
-	o := options()
-	var last int64
-	o.Progress = func(done, total int64) {
-		last = done
-		if done > dataOffset {
-			cancel(cause)
-		}
+func (f failing) ReadAt(p []byte, off int64) (int, error) {
+	if off+int64(len(p)) > f.from {
+		return 0, f.err
 	}
-	if _, err := Write(ctx, &memory{}, bytes.NewReader(src), int64(len(src)), o); !errors.Is(err, cause) {
-		t.Errorf("Write = %v; want the cause of the cancellation", err)
-	}
-	if last != dataOffset+chunkSize {
-		t.Errorf("Write went on to byte %d after it was stopped at %d", last, dataOffset+chunkSize)
-	}
+	return f.ReaderAt.ReadAt(p, off)
 }
 
 func TestProgress(t *testing.T) {
@@ -199,62 +196,48 @@ func TestProgress(t *testing.T) {
 	var calls []int64
 	var total int64
 	o.Progress = func(done, of int64) { calls, total = append(calls, done), of }
-	_, r := seal(t, source(chunkSize+1), o)
-	want := []int64{dataOffset, dataOffset + chunkSize, dataOffset + chunkSize + blockSize, r.Size}
-	if len(calls) != len(want) || total != r.Size {
-		t.Fatalf("progress = %v of %d; want %v of %d", calls, total, want, r.Size)
-	}
-	for i := range want {
-		if calls[i] != want[i] {
-			t.Errorf("progress = %v; want %v", calls, want)
-		}
+	_, r := seal(t, source(tree.LeafSize+1), o)
+	if len(calls) != 5 || !slices.IsSorted(calls) || calls[4] != r.Size || total != r.Size {
+		t.Errorf("progress = %v of %d; want it for each of 4 leaves, and the end", calls, total)
 	}
 }
 
-// endless is a source that never ends and never waits.
-type endless struct{}
-
-func (endless) Read(p []byte) (int, error) { return len(p), nil }
-
-func TestWriteStopsWithinASecond(t *testing.T) {
-	ctx, cancel := context.WithCancel(context.Background())
-	var asked time.Time
-	o := options()
-	time.AfterFunc(50*time.Millisecond, func() { asked = time.Now(); cancel() })
-	_, err := Write(ctx, discard{}, endless{}, 1<<40, o)
-	if !errors.Is(err, context.Canceled) {
-		t.Fatalf("Write = %v; want context.Canceled", err)
-	}
-	if took := time.Since(asked); took > time.Second {
-		t.Errorf("Write went on for %v after it was stopped", took)
-	}
+// endless is a source that never ends and never waits, and which counts the
+// reads that begin after it was stopped.
+type endless struct {
+	stop        func()
+	stopAt      int64
+	begun, late atomic.Int64
+	stopped     atomic.Bool
 }
 
-// stopping is an endless source that calls stop in one Read and counts the
-// ones after it.
-type stopping struct {
-	left, late int
-	stop       func()
-}
-
-func (s *stopping) Read(p []byte) (int, error) {
-	if s.left--; s.left == 0 {
-		time.Sleep(50 * time.Millisecond) // the other workers come to wait for their turn to read
-		s.stop()
-	} else if s.left < 0 {
-		s.late++
+func (e *endless) ReadAt(p []byte, _ int64) (int, error) {
+	if e.stopped.Load() {
+		e.late.Add(1)
+	}
+	if e.begun.Add(1) == e.stopAt {
+		e.stop()
+		e.stopped.Store(true)
 	}
 	return len(p), nil
 }
 
-func TestStoppedWriteReadsNoMore(t *testing.T) {
-	ctx, cancel := context.WithCancel(context.Background())
-	src := &stopping{left: 9, stop: cancel}
-	if _, err := Write(ctx, discard{}, src, 1<<40, options()); !errors.Is(err, context.Canceled) {
-		t.Errorf("Write = %v; want context.Canceled", err)
+// TestWriteStops: each worker that has begun a read when Write is stopped ends, and
+// begins no other.
+func TestWriteStops(t *testing.T) {
+	cause := errors.New("enough")
+	ctx, cancel := context.WithCancelCause(context.Background())
+	var asked time.Time
+	src := &endless{stopAt: 9, stop: func() { asked = time.Now(); cancel(cause) }}
+	_, err := Write(ctx, discard{}, src, 1<<40, options())
+	if !errors.Is(err, cause) {
+		t.Errorf("Write = %v; want the cause of the cancellation", err)
 	}
-	if src.late > 0 {
-		t.Errorf("%d reads began after Write was stopped", src.late)
+	if took := time.Since(asked); took > time.Second {
+		t.Errorf("Write went on for %v after it was stopped", took)
+	}
+	if late, most := src.late.Load(), int64(runtime.GOMAXPROCS(0)); late > most {
+		t.Errorf("%d reads began after Write was stopped; want at most the %d other workers'", late, most)
 	}
 }
 
@@ -280,41 +263,20 @@ func TestWriteToFile(t *testing.T) {
 	}
 }
 
-// front is an io.WriterAt that keeps nothing, and fails where what is written
-// from its start on in order becomes longer than full.
-type front struct{ end, full int64 }
-
-func (f *front) WriteAt(p []byte, off int64) (int, error) {
-	if off == f.end {
-		if off+int64(len(p)) > f.full {
-			return 0, errFull
-		}
-		f.end += int64(len(p))
-	}
-	return len(p), nil
-}
-
 // TestFirstErrorEndsAll: whatever fails in the middle, Write returns that
-// error and none of its consequences, and no worker writes after it.
+// error and none of its consequences.
 func TestFirstErrorEndsAll(t *testing.T) {
-	const chunks = 40
-	src := source(chunks * chunkSize)
+	const leaves = 20
+	src := source(leaves * tree.LeafSize)
 	errBroken := errors.New("broken")
-	for k := int64(0); k < chunks; k += 7 {
-		dst := &front{full: 1 << 40}
-		r := io.MultiReader(bytes.NewReader(src[:k*chunkSize+k]), &failing{errBroken})
-		if _, err := Write(context.Background(), dst, r, int64(len(src)), options()); !errors.Is(err, errBroken) {
-			t.Errorf("Write with a source that breaks in chunk %d = %v; want its error", k, err)
+	for k := int64(0); k < leaves; k += 7 {
+		broken := failing{bytes.NewReader(src), k*tree.LeafSize + k, errBroken}
+		if _, err := Write(context.Background(), &memory{}, broken, int64(len(src)), options()); !errors.Is(err, errBroken) {
+			t.Errorf("Write with a source that breaks in leaf %d = %v; want its error", k, err)
 		}
-		if dst.end > dataOffset+k*chunkSize {
-			t.Errorf("source that breaks in chunk %d: %d bytes were written", k, dst.end)
-		}
-		dst = &front{full: dataOffset + k*chunkSize + 1}
-		if _, err := Write(context.Background(), dst, bytes.NewReader(src), int64(len(src)), options()); !errors.Is(err, errFull) {
-			t.Errorf("Write to a target that is full in chunk %d = %v; want errFull", k, err)
-		}
-		if dst.end != dataOffset+k*chunkSize {
-			t.Errorf("target that is full in chunk %d: %d bytes were written", k, dst.end)
+		full := &memory{full: dataOffset + k*tree.LeafSize + 1}
+		if _, err := Write(context.Background(), full, bytes.NewReader(src), int64(len(src)), options()); !errors.Is(err, errFull) {
+			t.Errorf("Write to a target that is full in leaf %d = %v; want errFull", k, err)
 		}
 	}
 }
@@ -325,7 +287,7 @@ func TestWriteGivesTheKeyBack(t *testing.T) {
 	before := lockedMemory(t)
 	src := source(blockSize)
 	seal(t, src, options())
-	for _, size := range []int64{blockSize + 1, blockSize - 1} {
+	for _, size := range []int64{blockSize + 1, 2 * blockSize} {
 		if _, err := Write(context.Background(), &memory{}, bytes.NewReader(src), size, options()); err == nil {
 			t.Errorf("Write(%d bytes, size %d) succeeded; want an error", len(src), size)
 		}

@@ -59,7 +59,7 @@ type Options struct {
 	Passphrase []byte    // opens the only keyslot; not empty
 	VolumeKey  []byte    // KeySize bytes, from NewVolumeKey
 	KDF        luks2.KDF // of the keyslot
-	UUID       uuid.UUID // the zero UUID: a new one is made
+	UUID       uuid.UUID
 	Random     io.Reader // a cryptographic source; crypto/rand.Reader except in tests
 }
 
@@ -82,21 +82,14 @@ func NewVolumeKey(key []byte, random io.Reader) error {
 // region's end to the device's end, one digest.
 //
 // The same options and the same random bytes give the same header. They are
-// read in this order: UUID (16, unless given), salts of the first and second
-// header (64 each), salts of keyslot and digest (32 each), 3999 stripes of
-// KeySize bytes. Passphrase and VolumeKey stay the caller's.
+// read in this order: salts of the first and second header (64 each), salts of
+// keyslot and digest (32 each), 3999 stripes of KeySize bytes. Passphrase and VolumeKey stay the caller's.
 func New(o Options) ([]byte, error) {
 	if len(o.Passphrase) == 0 {
 		return nil, fmt.Errorf("%w: the passphrase is empty", errKey)
 	}
 	if err := checkVolumeKey(o.VolumeKey); err != nil {
 		return nil, err
-	}
-	if o.UUID == uuid.Nil {
-		var err error
-		if o.UUID, err = uuid.NewRandomFromReader(o.Random); err != nil {
-			return nil, fmt.Errorf("cannot make a UUID: %w", err)
-		}
 	}
 	var salts [2*64 + 2*saltSize]byte
 	if _, err := io.ReadFull(o.Random, salts[:]); err != nil {

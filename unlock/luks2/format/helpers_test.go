@@ -2,10 +2,13 @@ package format
 
 import (
 	"bytes"
+	"errors"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"testing"
+
+	"github.com/google/uuid"
 
 	"cocoroot/unlock/luks2"
 	"cocoroot/unlock/luks2/internal/layout"
@@ -26,10 +29,16 @@ func options() Options {
 	return Options{Passphrase: passphrase, VolumeKey: key, KDF: PBKDF2(GeneratedKeyIterations), Random: random(1)}
 }
 
-// region returns a header region that New made.
+// region returns a header region that New made, with a UUID of the random bytes
+// unless there is one.
 func region(t testing.TB, o Options) []byte {
 	t.Helper()
-	r, err := New(o)
+	var err error
+	if o.UUID == uuid.Nil {
+		o.UUID, err = uuid.NewRandomFromReader(o.Random)
+	}
+	r, errNew := New(o)
+	err = errors.Join(err, errNew)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,36 +1,26 @@
-// Package tree is the owner's side of dm-verity: it builds a hash tree from the
-// data in one pass, with the superblock that veritysetup reads, and checks
-// images against a root hash where there is no dm-verity. The guest links none
-// of it.
+// Package tree is the owner's side of dm-verity: it builds a hash tree over the
+// data, with the superblock that veritysetup reads, and checks images against a
+// root hash where there is no dm-verity. The guest links none of it.
 package tree
 
 import (
 	"bytes"
-	"errors"
 	"fmt"
 	"io"
 
 	"cocoroot/unlock/verity"
 )
 
-// errDataLength is returned when a Builder gets more or fewer blocks than it
-// was made for.
-var errDataLength = errors.New("data is not as long as announced")
+// LeafSize is how many bytes of data one block of the tree's lowest level is
+// about.
+const LeafSize = digestsPerBlock * verity.BlockSize
 
-// A Builder computes the hash tree over data in one pass, and writes every
-// block of the tree as soon as it is full. It keeps one block per level, so its
-// memory does not grow with the data.
+// A Builder computes the hash tree over data. It keeps 32 bytes for each LeafSize
+// of the data.
 type Builder struct {
 	dst    io.WriterAt
 	params verity.Params
-	have   uint64  // blocks of data so far
-	levels []level // the leaves first
-}
-
-// A level is the one block of it that is being filled.
-type level struct {
-	block  []byte // packed digests, with room for BlockSize bytes
-	offset int64  // where the block goes
+	above  []byte // the digests of the leaves; of a single block, its own
 }
 
 // NewBuilder returns a Builder for dataBlocks blocks of BlockSize bytes.
@@ -45,76 +35,55 @@ func NewBuilder(dst io.WriterAt, dataBlocks uint64, salt []byte) (*Builder, erro
 	if len(salt) > verity.MaxSaltSize {
 		return nil, fmt.Errorf("cannot build a hash tree with a salt of %d bytes: want at most %d", len(salt), verity.MaxSaltSize)
 	}
-	b := &Builder{dst: dst, params: verity.Params{DataBlocks: dataBlocks, Salt: bytes.Clone(salt)}}
-	end := 1 + b.params.TreeBlocks() // the leaves come last on disk
-	for _, n := range b.params.Levels() {
-		end -= n
-		b.levels = append(b.levels, level{block: make([]byte, 0, verity.BlockSize), offset: int64(end * verity.BlockSize)})
-	}
-	return b, nil
+	leaves := (dataBlocks + digestsPerBlock - 1) / digestsPerBlock
+	return &Builder{dst, verity.Params{DataBlocks: dataBlocks, Salt: bytes.Clone(salt)}, make([]byte, leaves*verity.DigestSize)}, nil
 }
 
-// Append takes the next blocks' digests, as AppendDigests makes them with the
-// Builder's salt.
-func (b *Builder) Append(digests []byte) error {
-	n := uint64(len(digests) / verity.DigestSize)
-	if n > b.params.DataBlocks-b.have {
-		return fmt.Errorf("%w: more than %d blocks", errDataLength, b.params.DataBlocks)
+// Add takes the data below a leaf, LeafSize bytes but for the last one, which
+// may be fewer whole blocks. Each leaf has to be added once, in any order, and by
+// any number of goroutines at a time.
+func (b *Builder) Add(leaf uint64, data []byte) error {
+	digests := appendDigests(make([]byte, 0, verity.BlockSize), data, b.params.Salt)
+	if b.params.DataBlocks == 1 {
+		copy(b.above, digests)
+		return nil
 	}
-	b.have += n
-	return b.add(0, digests)
+	levels := b.params.Levels()
+	return b.write(1+b.params.TreeBlocks()-levels[0]+leaf, digests, b.above[leaf*verity.DigestSize:])
+}
+
+// write writes a block of the tree, filled up with zeros, and puts its digest
+// where the level above has it.
+func (b *Builder) write(block uint64, digests, above []byte) error {
+	digests = append(digests, make([]byte, verity.BlockSize-len(digests))...)
+	if _, err := b.dst.WriteAt(digests, int64(block*verity.BlockSize)); err != nil {
+		return fmt.Errorf("cannot write the hash tree: %w", err)
+	}
+	copy(above, appendDigests(nil, digests, b.params.Salt))
+	return nil
 }
 
 // Finish writes what is left of the tree, and the superblock, and returns
-// what the kernel needs to verify the data. It fails unless exactly the
-// announced number of blocks was hashed. The Builder is of no use afterwards.
+// what the kernel needs to verify the data. The Builder is of no use afterwards.
 func (b *Builder) Finish(uuid [16]byte) (verity.Params, error) {
-	if b.have != b.params.DataBlocks {
-		return verity.Params{}, fmt.Errorf("%w: %d blocks of %d", errDataLength, b.have, b.params.DataBlocks)
-	}
-	for i := range b.levels {
-		if len(b.levels[i].block) > 0 {
-			if err := b.flush(i); err != nil {
+	at := 1 + b.params.TreeBlocks()
+	for i, n := range b.params.Levels() {
+		at -= n
+		if i == 0 {
+			continue // the leaves
+		}
+		below := b.above
+		b.above = make([]byte, n*verity.DigestSize)
+		for block := range n {
+			part := below[block*verity.BlockSize : min((block+1)*verity.BlockSize, uint64(len(below)))]
+			if err := b.write(at+block, bytes.Clone(part), b.above[block*verity.DigestSize:]); err != nil {
 				return verity.Params{}, err
 			}
 		}
 	}
+	copy(b.params.RootHash[:], b.above)
 	if _, err := b.dst.WriteAt(Superblock(b.params, uuid), 0); err != nil {
 		return verity.Params{}, fmt.Errorf("cannot write the verity superblock: %w", err)
 	}
 	return b.params, nil
-}
-
-// add puts digests into level i. Above the top level there is the root hash.
-func (b *Builder) add(i int, digests []byte) error {
-	if i == len(b.levels) {
-		copy(b.params.RootHash[:], digests)
-		return nil
-	}
-	l := &b.levels[i]
-	for len(digests) > 0 {
-		n := min(len(digests), cap(l.block)-len(l.block))
-		l.block = append(l.block, digests[:n]...)
-		digests = digests[n:]
-		if len(l.block) == cap(l.block) {
-			if err := b.flush(i); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
-}
-
-// flush writes the block of level i, filled up with zeros, and puts its
-// digest into the level above.
-func (b *Builder) flush(i int) error {
-	l := &b.levels[i]
-	block := l.block[:verity.BlockSize]
-	clear(block[len(l.block):])
-	if _, err := b.dst.WriteAt(block, l.offset); err != nil {
-		return fmt.Errorf("cannot write the hash tree: %w", err)
-	}
-	l.offset += verity.BlockSize
-	l.block = l.block[:0]
-	return b.add(i+1, AppendDigests(nil, block, b.params.Salt))
 }

@@ -6,7 +6,7 @@ import (
 	"cocoroot/unlock/verity"
 )
 
-// AppendDigests appends the digest of every block in data to dst. len(data)
+// appendDigests appends the digest of every block in data to dst. len(data)
 // must be a multiple of verity.BlockSize. Hash type 1 is SHA-256 over the salt, then
 // the block.
 //
@@ -15,7 +15,7 @@ import (
 // as crypto/sha256 does. The assembly in digest_amd64.s hashes two blocks side
 // by side. Where the instructions are missing, and with the build tag purego,
 // crypto/sha256 does the work; it is also what the tests compare with.
-func AppendDigests(dst, data, salt []byte) []byte {
+func appendDigests(dst, data, salt []byte) []byte {
 	if fast() {
 		return appendFast(dst, data, salt)
 	}

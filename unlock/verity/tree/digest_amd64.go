@@ -20,7 +20,7 @@ type state [8]uint32
 
 const chunk = sha256.BlockSize // bytes that SHA-256 takes at a time
 
-// appendFast is AppendDigests with the assembly. A message's chunks are the
+// appendFast is appendDigests with the assembly. A message's chunks are the
 // whole ones of the salt, hashed once for all blocks; the head, with the rest of
 // the salt and the first data; those that lie in the data; and the tail, with
 // the last data and the padding (FIPS 180-4, 5.1.1).

@@ -21,7 +21,7 @@ func checkDigests(t *testing.T, data, salt []byte, shift int) {
 	copy(around[shift:], data)
 	before := bytes.Clone(around)
 	dst := append(make([]byte, 0, 3+len(data)/verity.BlockSize*verity.DigestSize+5), "abc12345"...)[:3]
-	got := AppendDigests(dst, around[shift:][:len(data)], salt)
+	got := appendDigests(dst, around[shift:][:len(data)], salt)
 	if want := appendPlain([]byte("abc"), data, salt); !bytes.Equal(got, want) {
 		t.Errorf("%d blocks, salt of %d, shifted by %d: not the digests of crypto/sha256", len(data)/verity.BlockSize, len(salt), shift)
 	}
@@ -82,7 +82,7 @@ func FuzzDigests(f *testing.F) {
 
 func BenchmarkDigests(b *testing.B) {
 	data, salt := random(1, pieceBlocks*verity.BlockSize), random(2, 32)
-	for name, f := range map[string]func(dst, data, salt []byte) []byte{"this": AppendDigests, "crypto": appendPlain} {
+	for name, f := range map[string]func(dst, data, salt []byte) []byte{"this": appendDigests, "crypto": appendPlain} {
 		b.Run(name, func(b *testing.B) {
 			var dst []byte
 			b.SetBytes(int64(len(data)))

@@ -87,7 +87,7 @@ func (r *Reader) block(level int, number uint64) ([]byte, error) {
 	if err := r.read(b, place); err != nil {
 		return nil, err
 	}
-	if !bytes.Equal(AppendDigests(nil, b, r.params.Salt), want[:verity.DigestSize]) {
+	if !bytes.Equal(appendDigests(nil, b, r.params.Salt), want[:verity.DigestSize]) {
 		return nil, badBlock{level, number, place}
 	}
 	if level > 0 {

@@ -98,7 +98,7 @@ func (v *verifier) work(ctx context.Context, r *Reader) error {
 			if err := r.read(data, first); err != nil {
 				return err
 			}
-			found = AppendDigests(found[:0], data, v.params.Salt)
+			found = appendDigests(found[:0], data, v.params.Salt)
 			for at := uint64(0); at < n*verity.DigestSize; at += verity.DigestSize {
 				if !bytes.Equal(found[at:at+verity.DigestSize], want[at:at+verity.DigestSize]) {
 					v.bad(badBlock{number: first, place: first}, first)
