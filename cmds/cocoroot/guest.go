@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -19,7 +20,8 @@ const maxID = 8 << 10
 type guestOptions struct {
 	config           launch.Config
 	cmdline, version string
-	disks            []string
+	disks, states    []string // FILE; NAME=FILE
+	scratch          string   // file
 	sev              launch.SEV
 	idBlock, idAuth  string // files
 	unchecked        bool   // firmware
@@ -34,6 +36,8 @@ func (o *guestOptions) register(cmd *cobra.Command) {
 	flags.StringVar(&c.Initrd, "initrd", "", "archive that cocoroot initrd wrote")
 	flags.StringVar(&o.cmdline, "cmdline-file", "", "command line that cocoroot seal wrote")
 	flags.StringArrayVar(&o.disks, "disk", nil, "sealed image, attached read-only as a virtio disk: FILE or FILE,serial=NAME")
+	flags.StringArrayVar(&o.states, "state-disk", nil, "NAME=FILE: disk of the state that the command line calls NAME; may be repeated")
+	flags.StringVar(&o.scratch, "scratch-disk", "", "disk for what the guest writes, of a command line that names one; what is on it is lost")
 	flags.IntVar(&c.Memory, "memory", 1024, "memory of the guest, MiB")
 	flags.IntVar(&c.CPUs, "vcpus", 1, "virtual CPUs of the guest")
 	flags.StringVar(&c.QEMU, "qemu", "qemu-system-x86_64", "QEMU program")
@@ -60,11 +64,49 @@ func (o *guestOptions) register(cmd *cobra.Command) {
 	choices(cmd, "vm-type", "legacy", "init2")
 }
 
-// parseDisks reads the disks' options.
-func (o *guestOptions) parseDisks() {
+// parseDisks reads the disks' options. Each disk that the guest writes to, as its
+// line says, needs a file, and there are no others.
+func (o *guestOptions) parseDisks(p policy.Policy) error {
 	for _, d := range o.disks {
 		o.config.Disks = append(o.config.Disks, launch.ParseDisk(d))
 	}
+	given := map[string]string{} // files, by the options that give them
+	if o.scratch != "" {
+		given["--scratch-disk "] = o.scratch
+	}
+	for _, text := range o.states {
+		name, path, _ := strings.Cut(text, "=")
+		option := "--state-disk " + name + "="
+		if name == "" || path == "" || given[option] != "" {
+			return fault.Usagef("--state-disk: %.80q is not of the form NAME=FILE, each NAME once", text)
+		}
+		given[option] = path
+	}
+	add := func(option string, d policy.Disk) error {
+		path := given[option]
+		if path == "" {
+			return fault.Usagef("the guest writes to the disk %s, as its command line says: %sFILE says what it is", d, option)
+		}
+		delete(given, option)
+		if err := o.config.AddWritable(d, path); err != nil {
+			return fault.Usagef("%w", err)
+		}
+		return nil
+	}
+	for _, s := range p.States {
+		if err := add("--state-disk "+s.Name+"=", s.Disk); err != nil {
+			return err
+		}
+	}
+	if d := p.Overlay.Scratch; d != (policy.Disk{}) {
+		if err := add("--scratch-disk ", d); err != nil {
+			return err
+		}
+	}
+	for option, path := range given {
+		return fault.Usagef("%s%s: the command line has no such disk for the guest to write to", option, path)
+	}
+	return nil
 }
 
 // confidential makes the guest one of the mode. What it cannot be launched,

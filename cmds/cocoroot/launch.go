@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"slices"
 	"strings"
@@ -36,7 +37,7 @@ type launchOptions struct {
 	guestOptions
 	simulate, dryRun bool
 	mode             launch.Mode
-	secrets          []string
+	release.Contents // of the table of secrets
 	timeout          time.Duration
 	table            *secmem.Buffer // of the secrets
 	// attest plays SEV-SNP, in a build for tests; what it returns ends that.
@@ -50,7 +51,8 @@ func (a *app) launch() *cobra.Command {
 	flags := c.Flags()
 	flags.BoolVar(&o.simulate, "simulate", false, "launch without SEV; protects nothing")
 	option(c, &o.mode, "mode", "launch on SEV hardware: sev, sev-es or sev-snp", launch.ParseMode)
-	flags.StringArrayVar(&o.secrets, "secret", nil, "with --simulate: secret to inject, GUID=FILE; may be repeated")
+	flags.StringArrayVar(&o.Pairs, "secret", nil, "with --simulate: secret to inject, GUID=FILE; may be repeated")
+	stateOrders(c, &o.Orders)
 	flags.StringVar(&o.config.Accel, "accel", "tcg", "with --simulate: tcg, or kvm where it can run firmware")
 	option(c, &o.config.Forwards, "forward", "give the guest a network card, and forward a port of this machine's loopback to one of the guest's: 8022:22; may be repeated",
 		func(text string) ([]launch.Forward, error) {
@@ -115,7 +117,7 @@ func (o *launchOptions) check() error {
 		return fault.New(fault.Usage, errors.New("a launch is one of --simulate and --mode"),
 			"--mode sev-es launches on SEV hardware; --simulate boots the image anywhere, and protects nothing")
 	}
-	others, why := []string{"secret", "accel"}, "is for --simulate: on SEV hardware no secret passes through the host, and there is only KVM"
+	others, why := []string{"secret", "state-create", "state-floor", "accel"}, "is for --simulate: on SEV hardware no secret passes through the host, and there is only KVM"
 	if o.simulate {
 		others = []string{"policy", "vcpu-type", "vm-type", "session-file", "dh-cert-file", "cbitpos", "reduced-phys-bits", "firmware-unchecked", "qmp-socket",
 			"channel", "host-data", "id-block", "id-auth"}
@@ -140,13 +142,33 @@ func (o *launchOptions) readFiles() (err error) {
 	if err := inspect.CheckBoot(o.config.Kernel, o.config.Initrd); err != nil {
 		return err
 	}
-	o.parseDisks()
+	if err := o.parseDisks(p); err != nil {
+		return err
+	}
 	for _, disk := range o.config.Disks {
-		if err := files.CheckRaw(disk.Path); err != nil {
+		if err := checkDisk(disk); err != nil {
 			return err
 		}
 	}
-	return nil
+	return o.checkStates(p)
+}
+
+// checkDisk refuses what QEMU, or the guest, could not use.
+func checkDisk(d launch.Disk) error {
+	if fi, err := os.Stat(d.Path); d.Writable && (errors.Is(err, fs.ErrNotExist) || err == nil && fi.Mode().IsRegular() && fi.Size() == 0) {
+		return fault.Hintf(fmt.Errorf("cannot use the disk %s: it is not there, or empty", d.Path), "truncate -s 10G %s makes one, which grows as it is written to", launch.ShellWord(d.Path))
+	}
+	return files.CheckRaw(d.Path)
+}
+
+// checkStates refuses a simulated launch that could not open its state disks.
+func (o *launchOptions) checkStates(p policy.Policy) error {
+	hasKey := func(pair string) bool { return strings.HasPrefix(strings.ToLower(pair), p.StateKey.String()+"=") }
+	if o.simulate && len(p.States) > 0 && !slices.ContainsFunc(o.Pairs, hasKey) {
+		return fault.New(fault.Usage, fmt.Errorf("the guest has state disks, and no --secret brings their key, %s", p.StateKey),
+			fmt.Sprintf("cocoroot state new -o F makes one, once; then --secret %s=F", p.StateKey))
+	}
+	return release.CheckOrders(o.Orders, p)
 }
 
 // printCommand is --dry-run.
@@ -168,12 +190,12 @@ func (o *launchOptions) printCommand(ctx context.Context, a *app) error {
 
 // simulated prepares a launch without SEV.
 func (o *launchOptions) simulated(a *app) error {
-	if len(o.secrets) > 0 {
+	if len(o.Pairs) > 0 {
 		area, err := release.TableArea(o.config.Firmware)
 		if err != nil {
 			return err
 		}
-		if o.table, err = release.BuildTable(a.warn, o.secrets, area); err != nil {
+		if o.table, err = release.BuildTable(a.warn, o.Contents, area); err != nil {
 			return err
 		}
 		o.config.SecretTable = o.table.Bytes()

@@ -5,7 +5,6 @@ import (
 	"io"
 
 	"github.com/spf13/cobra"
-	"github.com/spf13/pflag"
 
 	"cocoroot/initramfs/fault"
 	"cocoroot/initramfs/files"
@@ -21,13 +20,16 @@ import (
 // the session. They are names of files: no secret is ever an argument.
 type secrets struct {
 	tik, tek, table, firmware string
+	orders                    []release.Order
 }
 
-func (s *secrets) register(flags *pflag.FlagSet) {
+func (s *secrets) register(c *cobra.Command) {
+	flags := c.Flags()
 	flags.StringVar(&s.tik, "tik", "", "transport integrity key of the session (NAME_tik.bin)")
 	flags.StringVar(&s.tek, "tek", "", "transport encryption key of the session (NAME_tek.bin)")
 	flags.StringVar(&s.table, "table", "", "secret table that secret build wrote, instead of GUID=FILE…")
 	flags.StringVar(&s.firmware, "firmware", "", "the firmware that will get the table (default: OVMF AmdSev's area of 3072 bytes)")
+	stateOrders(c, &s.orders)
 }
 
 // keys reads the transport keys, and warns where others can.
@@ -45,7 +47,10 @@ func (s *secrets) read(a *app, pairs []string, area int) (*secmem.Buffer, error)
 		return nil, fault.Usagef("give either --table or GUID=FILE…")
 	}
 	if s.table == "" {
-		return release.BuildTable(a.warn, pairs, area)
+		return release.BuildTable(a.warn, release.Contents{Pairs: pairs, Orders: s.orders}, area)
+	}
+	if len(s.orders) > 0 {
+		return nil, fault.Usagef("orders about state disks go into a table that is made: secret build takes them")
 	}
 	buf, err := files.ReadSecret(s.table, inspect.MaxTable)
 	if err != nil {
@@ -90,7 +95,7 @@ func (a *app) secretPacket() *cobra.Command {
 	c := verb("packet GUID=FILE… --tik F --tek F --measurement BASE64 -o NAME", "encrypt a table for one launch whose measurement was checked",
 		"  cocoroot secret packet --table table --tik vm_tik.bin --tek vm_tek.bin --measurement … -o vm", cobra.ArbitraryArgs)
 	var m session.Measurement
-	s.register(c.Flags())
+	s.register(c)
 	option(c, &m, "measurement", "launch measurement in base64, as query-sev-launch-measure or virsh domlaunchsecinfo prints it", session.ParseMeasurement)
 	o.register(c)
 	need(c, "tik", "tek", "measurement")

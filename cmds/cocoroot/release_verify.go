@@ -89,7 +89,7 @@ type releaser struct {
 // register adds the options of both.
 func (r *releaser) register(c *cobra.Command) {
 	r.demands.register(c)
-	r.secrets.register(c.Flags())
+	r.secrets.register(c)
 	r.attestation.register(c)
 	need(c, "digest")
 	only(c, injected, "allow-debug", "allow-key-sharing", "allow-no-es", "min-api", "min-build", "firmware")

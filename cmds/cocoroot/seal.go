@@ -13,6 +13,7 @@ import (
 	"cocoroot/initramfs/image/rootfs"
 	"cocoroot/initramfs/image/seal"
 	"cocoroot/initramfs/release/snp"
+	"cocoroot/unlock/efi"
 	"cocoroot/unlock/policy"
 )
 
@@ -41,6 +42,7 @@ func (a *app) seal() *cobra.Command {
 	flags.BoolVar(&o.Line.NoACPI, "no-acpi", false, "for firmware that is not cocoroot's own, which never reads the host's ACPI tables: acpi=off on the command line keeps their code from running, and leaves the guest one CPU, and a reset where it would power off")
 	option(c, &o.Release.Owner, "owner", "the owner's public key (NAME.pub): the guest, on SEV-SNP, asks for its secrets (default: they are injected, on SEV and SEV-ES)", snp.ReadPublic)
 	option(c, &o.Release.Channel, "channel", "with --owner: how the guest asks: serial:ttyS2, virtio:NAME, tcp:ADDRESS:PORT or vsock:CID:PORT (default: serial:ttyS2)", policy.ParseChannel)
+	o.diskFlags(c)
 	o.launches.register(c)
 	flags.BoolVar(&o.Force, "force", false, "replace existing files")
 	flags.BoolVar(&o.json, "json", false, "print the manifest; progress as JSON on standard error, one object a line")
@@ -48,6 +50,9 @@ func (a *app) seal() *cobra.Command {
 	choices(c, "fs", "squashfs", "erofs", "ext4")
 	choices(c, "allow", seal.AuditNames()...)
 	c.RunE = func(c *cobra.Command, args []string) error {
+		if len(o.States) == 0 && c.Flags().Changed("state-key") {
+			return fault.Usagef("--state-key is for --state")
+		}
 		if !o.Release.Asks() {
 			if c.Flags().Changed("channel") {
 				return fault.Usagef("--channel is for --owner")
@@ -86,6 +91,14 @@ func (o *sealOptions) rootFlags(flags *pflag.FlagSet) {
 	flags.StringVar(&o.OCIImage, "image", "", "which image of an OCI layout: its tag or its digest (default: the only one)")
 }
 
+// diskFlags adds the options about disks that the guest writes to.
+func (o *sealOptions) diskFlags(c *cobra.Command) {
+	o.StateKey = policy.DefaultStateKey
+	option(c, &o.Scratch, "scratch", "DISK for what the guest writes, with a key of each boot (default: RAM); a name as --disk takes it", policy.ParseDisk)
+	repeated(c, &o.States, "state", "NAME,PATH,DISK: an encrypted disk whose files outlive the guest and its image, mounted at the image's folder PATH; may be repeated", policy.ParseState)
+	option(c, &o.StateKey, "state-key", "with --state: GUID of the secret entry with the key (default: "+policy.DefaultStateKey.String()+")", efi.Parse)
+}
+
 func (a *app) sealRoot(ctx context.Context, o sealOptions) error {
 	bar := a.newProgress()
 	defer bar.end()
@@ -111,6 +124,9 @@ func (o sealOptions) tell(a *app, m manifest.Manifest) error {
 	fmt.Fprintf(a.stdout, "%s: the command line to measure\n", o.CmdlineOut)
 	if o.MakesKey() {
 		fmt.Fprintf(a.stdout, "%s: the key, to be injected as %s; keep it secret\n", o.KeyOut, m.Key)
+	}
+	if len(o.States) > 0 {
+		fmt.Fprintf(a.stdout, "%s: the entry for the states' key, which cocoroot state new makes\n", o.StateKey)
 	}
 	fmt.Fprintf(a.stdout, "%s: the manifest\n", o.ManifestOut)
 	for i, d := range m.Digests {

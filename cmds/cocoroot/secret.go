@@ -8,6 +8,7 @@ import (
 
 	"cocoroot/initramfs/files"
 	"cocoroot/initramfs/release"
+	"cocoroot/unlock/secret/table"
 )
 
 func (a *app) secret() *cobra.Command {
@@ -22,24 +23,28 @@ func tableFirmware(flags *pflag.FlagSet) *string {
 
 func (a *app) secretBuild() *cobra.Command {
 	var o output
+	var with release.Contents
 	c := verb("build GUID=FILE… -o TABLE", "build the table of secrets that is injected",
 		"  cocoroot secret build 736869e5-84f0-4973-92ec-06879ce3da0b=image.key -o table", cobra.ArbitraryArgs)
 	o.register(c, "where to write the table, which holds the secrets in clear (mode 0600)")
+	stateOrders(c, &with.Orders)
 	firmware := tableFirmware(c.Flags())
 	c.RunE = func(_ *cobra.Command, pairs []string) error {
 		area, err := release.TableArea(*firmware)
 		if err != nil {
 			return err
 		}
-		table, err := release.BuildTable(a.warn, pairs, area)
+		with.Pairs = pairs
+		t, err := release.BuildTable(a.warn, with, area)
 		if err != nil {
 			return err
 		}
-		defer table.Close()
-		if err := files.Write(o.force, files.Secret(o.path, table.Bytes())); err != nil {
+		defer t.Close()
+		if err := files.Write(o.force, files.Secret(o.path, t.Bytes())); err != nil {
 			return err
 		}
-		fmt.Fprintf(a.stdout, "%s: %s, %d of %d bytes\n", o.path, count(len(pairs), "entry", "entries"), len(table.Bytes()), area)
+		n := len(table.Inspect(t.Bytes(), area).Entries)
+		fmt.Fprintf(a.stdout, "%s: %s, %d of %d bytes\n", o.path, count(n, "entry", "entries"), len(t.Bytes()), area)
 		return nil
 	}
 	return c

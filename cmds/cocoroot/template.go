@@ -106,11 +106,7 @@ func (a *app) writeTemplate(ctx context.Context, o templateOptions, name string)
 // here.
 func (o *templateOptions) read() error {
 	c := &o.config
-	o.parseDisks()
-	c.Disks = c.Disks[len(c.Disks)-1:] // a template has one; the last counts
-	disk := &c.Disks[0]
-	if err := onHost([]string{"firmware", c.Firmware}, []string{"kernel", c.Kernel}, []string{"initrd", c.Initrd}, []string{"disk", disk.Path},
-		[]string{"channel", c.ChannelSocket}); err != nil {
+	if err := onHost([]string{"firmware", c.Firmware}, []string{"kernel", c.Kernel}, []string{"initrd", c.Initrd}, []string{"channel", c.ChannelSocket}); err != nil {
 		return err
 	}
 	if c.CPUs < 1 || c.Memory < 1 {
@@ -124,6 +120,16 @@ func (o *templateOptions) read() error {
 	if err != nil {
 		return fmt.Errorf("the guest would refuse the command line: %w", err)
 	}
+	o.disks = o.disks[len(o.disks)-1:] // a template has one image; the last counts
+	if err := o.parseDisks(p); err != nil {
+		return err
+	}
+	for _, d := range c.Disks {
+		if err := onHost([]string{"disk", d.Path}); err != nil {
+			return err
+		}
+	}
+	disk := &c.Disks[0]
 	if p.Disk.Kind == policy.BySerial {
 		if disk.Serial != "" && disk.Serial != p.Disk.Name {
 			return fault.Usagef("the disk's serial number is %q, and the command line looks for %q", disk.Serial, p.Disk.Name)

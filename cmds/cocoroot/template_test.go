@@ -53,7 +53,7 @@ func newGuestRig(t *testing.T, more ...string) *guestRig {
 	}
 	m, err := manifest.Manifest{
 		Version: manifest.Version, Image: p.Image, Size: p.Image.DeviceSize(), LUKS: "0b7a1f0e-1111-4222-8333-444455556666",
-		FSType: p.FSType, Key: p.Key, Cmdline: r.line,
+		FSType: p.FSType, Key: p.Key, States: manifest.StatesOf(p), StateKey: p.StateKey, Cmdline: r.line,
 	}.Marshal()
 	if err != nil {
 		t.Fatal(err)

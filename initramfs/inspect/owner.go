@@ -33,7 +33,16 @@ func lookManifest(s *subject, r *Report) error {
 		{"key", m.Key.String()},
 		{"cmdline", m.Cmdline},
 	}
-	return nil
+	p, err := policy.Parse(m.Cmdline)
+	r.addStates(p)
+	return err
+}
+
+func (r *Report) addStates(p policy.Policy) {
+	if len(p.States) > 0 {
+		r.add("states", manifest.StatesOf(p))
+		r.add("state_key", p.StateKey.String())
+	}
 }
 
 func lookPacket(s *subject, r *Report) error {
@@ -176,6 +185,7 @@ func lookCmdline(s *subject, r *Report) error {
 		{"init", p.Init},
 		{"measured_as", hex.EncodeToString(t.Cmdline[:])},
 	}
+	r.addStates(p)
 	return nil
 }
 

@@ -79,6 +79,23 @@ func ParseDisk(s string) Disk {
 	return Disk{Path: path, Serial: serial}
 }
 
+// letter returns the name that Linux gives to the virtio disk of this number.
+func letter(i int) string { return "vd" + string(rune('a'+i)) }
+
+// AddWritable adds the file of a disk that the guest writes to, and will look for
+// under this name.
+func (c *Config) AddWritable(d policy.Disk, path string) error {
+	disk := Disk{Path: path, Writable: true}
+	switch here := letter(len(c.Disks)); {
+	case d.Kind == policy.BySerial:
+		disk.Serial = d.Name
+	case d.Kind == policy.ByPath && !strings.HasPrefix(d.Name, here):
+		return fmt.Errorf("%w: the guest looks for %s at %s, and would have it at /dev/%s; seal it with serial:NAME instead", ErrConfig, path, d, here)
+	}
+	c.Disks = append(c.Disks, disk)
+	return nil
+}
+
 // Config says what to boot. The zero values of QEMU, Memory, CPUs and Accel
 // mean the defaults; Firmware and Kernel are required.
 type Config struct {

@@ -21,35 +21,35 @@ type Domain struct {
 	SessionText, DHCertText string // what the session's files hold, in base64
 }
 
-// Libvirt fills in the description of a domain for the mode of d, from the
-// files of cocoroot/templates.
+// Libvirt fills in the description of a domain, from the files of
+// cocoroot/templates.
 func Libvirt(templates fs.FS, d Domain) ([]byte, error) {
-	file := "libvirt-sev.xml"
-	if d.SEV.Mode == ModeSNP {
-		file = "libvirt-sev-snp.xml"
-	}
 	if d.Name == "" || strings.ContainsAny(d.Name, "/\n") {
 		return nil, fmt.Errorf("%w: %.80q is no name of a domain", ErrConfig, d.Name)
 	}
 	if d.SEV.VMType != measure.Legacy {
 		return nil, fmt.Errorf("%w: libvirt has no way to ask for the VM type init2", ErrConfig)
 	}
-	t, err := template.New(file).Funcs(template.FuncMap{
-		"xml": xmlText,
-		"hex": func(n uint64) string { return fmt.Sprintf("%#x", n) },
-	}).ParseFS(templates, "launch/"+file)
+	t, err := template.New("libvirt.xml").Funcs(template.FuncMap{
+		"xml":    xmlText,
+		"hex":    func(n uint64) string { return fmt.Sprintf("%#x", n) },
+		"letter": letter,
+		"kind": func(path string) string { // of a disk
+			if strings.HasPrefix(path, "/dev/") {
+				return "block"
+			}
+			return "file"
+		},
+	}).ParseFS(templates, "launch/libvirt.xml")
 	if err != nil {
 		return nil, err
 	}
-	disk := d.Disks[0]
 	var b strings.Builder
 	err = t.Execute(&b, struct {
 		Domain
 		SEV
-		Disk, Serial string
-		Block        bool // the disk is a block device
-		HardLimit    int  // MiB
-	}{d, *d.SEV, disk.Path, disk.Serial, strings.HasPrefix(disk.Path, "/dev/"), d.Memory + overhead})
+		HardLimit int // MiB
+	}{d, *d.SEV, d.Memory + overhead})
 	return []byte(b.String()), err
 }
 

@@ -8,6 +8,7 @@ import (
 	"cocoroot/initramfs/files"
 	"cocoroot/initramfs/measure/ovmf"
 	"cocoroot/unlock/efi"
+	"cocoroot/unlock/policy"
 	"cocoroot/unlock/secmem"
 	"cocoroot/unlock/secret/table"
 )
@@ -36,15 +37,21 @@ func TableArea(firmware string) (int, error) {
 	return int(fw.Secret.Size), nil
 }
 
-// BuildTable reads GUID=FILE pairs into a secret table that fits area bytes.
-func BuildTable(warn func(format string, args ...any), pairs []string, area int) (*secmem.Buffer, error) {
+// Contents are what goes into a table of secrets.
+type Contents struct {
+	Pairs  []string // GUID=FILE
+	Orders []Order  // about the state disks
+}
+
+// BuildTable reads files and orders into a secret table that fits area bytes.
+func BuildTable(warn func(format string, args ...any), c Contents, area int) (*secmem.Buffer, error) {
 	var entries []table.Entry
 	defer func() {
 		for _, e := range entries {
 			e.Data.Close()
 		}
 	}()
-	for _, pair := range pairs {
+	for _, pair := range c.Pairs {
 		name, path, ok := strings.Cut(pair, "=")
 		if !ok || path == "" {
 			return nil, fault.Usagef("%q is not of the form GUID=FILE", pair)
@@ -59,6 +66,13 @@ func BuildTable(warn func(format string, args ...any), pairs []string, area int)
 		}
 		table.WarnOfEnding(warn, path, data.Bytes())
 		entries = append(entries, table.Entry{GUID: g, Data: data})
+	}
+	if len(c.Orders) > 0 {
+		data, err := ordersEntry(c.Orders)
+		if err != nil {
+			return nil, err
+		}
+		entries = append(entries, table.Entry{GUID: policy.Orders, Data: data})
 	}
 	return table.Build(entries, area)
 }

@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 
 	"cocoroot/initramfs/strictjson"
 	"cocoroot/unlock/efi"
@@ -36,6 +37,10 @@ type Manifest struct {
 	FSType policy.FSType `json:"filesystem"`
 	// Key is the secret entry that opens the image.
 	Key efi.GUID `json:"key"`
+	// States are the disks that outlive the guest, as they are on the command
+	// line, and StateKey is the secret entry with their key.
+	States   []string `json:"states,omitempty"`
+	StateKey efi.GUID `json:"state_key,omitzero"`
 	// Cmdline is the whole command line, without a line break.
 	Cmdline string `json:"cmdline"`
 	// Digests are what launches of it measure, with the firmware, the kernel
@@ -49,6 +54,15 @@ type Digest struct {
 	VCPUs    int    `json:"vcpus,omitempty"`
 	VCPUType string `json:"vcpu_type,omitempty"`
 	Digest   string `json:"digest"` // in hex
+}
+
+// StatesOf returns the States of a policy.
+func StatesOf(p policy.Policy) []string {
+	var all []string
+	for _, s := range p.States {
+		all = append(all, s.String())
+	}
+	return all
 }
 
 // Marshal returns the manifest as indented JSON with a line break at its end.
@@ -103,6 +117,8 @@ func (m Manifest) check() error {
 		return fmt.Errorf("%w: it has another image than its command line", ErrFormat)
 	case m.Key != p.Key:
 		return fmt.Errorf("%w: it has another key entry than its command line", ErrFormat)
+	case !slices.Equal(m.States, StatesOf(p)) || m.StateKey != p.StateKey:
+		return fmt.Errorf("%w: it has other states than its command line", ErrFormat)
 	case m.FSType != p.FSType:
 		return fmt.Errorf("%w: it has another file system than its command line", ErrFormat)
 	case m.Size != p.Image.DeviceSize():

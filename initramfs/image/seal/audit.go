@@ -1,7 +1,9 @@
 package seal
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 	"slices"
 	"strings"
 
@@ -35,12 +37,15 @@ func checkAllowed(allowed []string) error {
 // auditRoot looks through the files of an image, and refuses what obeys the
 // host and was not allowed. It notes whether the root has kernel modules.
 func (o *Options) auditRoot(root *fsimage.Node, kind policy.FSType, entrypoint []string) error {
-	line, init, err := o.draftLine(kind)
+	line, p, err := o.draftLine(kind)
 	if err != nil {
 		return err
 	}
-	all, hasModules, err := audit.Check(root, init, line)
+	all, hasModules, err := audit.Check(root, p.Init, line)
 	if err != nil {
+		return err
+	}
+	if err := checkStates(root, p.States); err != nil {
 		return err
 	}
 	o.hasModules = hasModules
@@ -70,24 +75,45 @@ func (o *Options) auditRoot(root *fsimage.Node, kind policy.FSType, entrypoint [
 		"mend the root, or seal it anyway with --allow %s", strings.Join(names, ","))
 }
 
-// draftLine returns the command line, which has no image yet, and the init
-// that it names.
-func (o Options) draftLine(kind policy.FSType) (line, init string, err error) {
-	p, err := o.policy(kind, verity.Params{DataBlocks: 1})
-	if err != nil {
-		return "", "", err
+// checkStates refuses a state for which the image has no folder, so that the guest
+// would end with STATE-PATH. A way with links in it may lead to another state.
+func checkStates(root *fsimage.Node, states []policy.State) error {
+	for _, s := range states {
+		n, real, err := root.Find(s.Path, true)
+		switch {
+		case errors.Is(err, fs.ErrNotExist), errors.Is(err, fsimage.ErrLoop), err == nil && !n.Mode.IsDir():
+			return fault.Hintf(fmt.Errorf("the state %s cannot be mounted: the root file system has no folder %s", s.Name, s.Path), "make the folder there, and seal again")
+		case err != nil:
+			return fmt.Errorf("cannot look for the folder of the state %s: %w", s.Name, err)
+		case "/"+real != s.Path:
+			return fault.Hintf(fmt.Errorf("the state %s cannot be mounted: on the way to %s there is a link", s.Name, s.Path), "its folder is /%s: say that", real)
+		}
+	}
+	return nil
+}
+
+// draftLine returns the command line, which has no image yet, and what it says.
+func (o Options) draftLine(kind policy.FSType) (line string, p policy.Policy, err error) {
+	if p, err = o.policy(kind, verity.Params{DataBlocks: 1}); err != nil {
+		return "", p, err
 	}
 	if line, err = cmdline.Build(p, o.lineOptions()); err != nil {
-		return "", "", err
+		return "", p, err
 	}
-	read, err := policy.Parse(line)
-	return line, read.Init, err
+	p, err = policy.Parse(line)
+	return line, p, err
 }
 
 // policy returns what the command line is to say.
 func (o Options) policy(kind policy.FSType, image verity.Params) (policy.Policy, error) {
 	p := policy.Defaults()
-	p.Release = o.Release
+	p.Release, p.States = o.Release, o.States
+	if len(o.States) > 0 {
+		p.StateKey = o.StateKey
+	}
+	if o.Scratch != (policy.Disk{}) {
+		p.Overlay = policy.Overlay{Scratch: o.Scratch}
+	}
 	p.FSType, p.Image, p.Console = kind, image, slices.Contains(o.Allow, audit.ConsoleLogin)
 	if o.hasModules && !strings.Contains(o.Line.Append, "cocoroot.modules=") { // which is for the owner to say
 		p.Modules = policy.Open

@@ -25,6 +25,7 @@ import (
 	"cocoroot/initramfs/image/manifest"
 	"cocoroot/initramfs/image/rootfs"
 	"cocoroot/initramfs/image/sealed"
+	"cocoroot/unlock/efi"
 	"cocoroot/unlock/luks2/format"
 	"cocoroot/unlock/policy"
 )
@@ -41,6 +42,9 @@ type Options struct {
 	RootOwned                                 bool           // all files of a folder belong to root
 	Level                                     int            // of zstd
 	Release                                   policy.Release // zero: the secrets are injected
+	Scratch                                   policy.Disk    // of the writable layer; zero: that lies in RAM
+	States                                    []policy.State
+	StateKey                                  efi.GUID // of States
 	Line                                      cmdline.Options
 	// Measure returns what launches with this command line measure; nil for
 	// none.
@@ -131,7 +135,7 @@ func Seal(ctx context.Context, o Options, tell Observer) (m manifest.Manifest, e
 	}
 	m = manifest.Manifest{
 		Version: manifest.Version, Image: result.Params, Size: uint64(result.Size), LUKS: result.UUID,
-		FSType: p.FSType, Key: p.Key,
+		FSType: p.FSType, Key: p.Key, States: manifest.StatesOf(p), StateKey: p.StateKey,
 	}
 	if m.Cmdline, err = cmdline.Build(p, o.lineOptions()); err != nil {
 		return m, err
