@@ -22,7 +22,7 @@ import (
 type initrdOptions struct {
 	output
 	init, modules, version, channel, commands string
-	debug                                     bool
+	writes, debug                             bool
 }
 
 func (a *app) initrd() *cobra.Command {
@@ -35,6 +35,7 @@ func (a *app) initrd() *cobra.Command {
 	flags.StringVar(&o.modules, "modules", "", "folder that has lib/modules/VERSION or usr/lib/modules/VERSION")
 	flags.StringVar(&o.version, "kver", "", "version of the kernel that the modules are for (default: the only one there)")
 	flags.StringVar(&o.channel, "channel", "", "serial, virtio, tcp or vsock: add the modules of a guest that asks its owner in this way")
+	flags.BoolVar(&o.writes, "writable-disks", false, "add the modules of a guest with scratch or state disks")
 	flags.BoolVar(&o.debug, "debug", false, "write a DEBUG archive, with a shell on the console: release no secret to its measurement")
 	flags.StringVar(&o.commands, "commands", "", "u-root's commands as its builder archived them (with --debug; default: the file commands.cpio beside this program)")
 	c.RunE = func(*cobra.Command, []string) error { return a.writeInitrd(o) }
@@ -47,6 +48,9 @@ func (a *app) writeInitrd(o initrdOptions) error {
 	}
 	if o.modules == "" && o.channel != "" {
 		return fault.Usagef("--channel needs --modules")
+	}
+	if o.modules == "" && o.writes {
+		return fault.Usagef("--writable-disks needs --modules")
 	}
 	channel := policy.ChannelKind(o.channel)
 	if kinds := []policy.ChannelKind{"", policy.Serial, policy.Virtio, policy.TCP, policy.Vsock}; !slices.Contains(kinds, channel) {
@@ -66,7 +70,7 @@ func (a *app) writeInitrd(o initrdOptions) error {
 		return err
 	}
 	if o.modules != "" {
-		if c.Modules, err = a.chooseModules(o.modules, o.version, channel); err != nil {
+		if c.Modules, err = a.chooseModules(o.modules, o.version, kmod.Guest{Channel: channel, Writes: o.writes}); err != nil {
 			return err
 		}
 	}
@@ -88,8 +92,8 @@ func (a *app) writeInitrd(o initrdOptions) error {
 
 // chooseModules takes from a kernel's modules what the guest loads, and says
 // what it will have to do without.
-func (a *app) chooseModules(dir, version string, channel policy.ChannelKind) ([]archive.Module, error) {
-	choice, err := kmod.Choose(dir, version, channel)
+func (a *app) chooseModules(dir, version string, g kmod.Guest) ([]archive.Module, error) {
+	choice, err := kmod.Choose(dir, version, g)
 	switch {
 	case errors.Is(err, kmod.ErrNoIndex):
 		return nil, fault.Hintf(err, "depmod -b %s %s makes it; a package that was unpacked and not installed has none", dir, choice.Version)

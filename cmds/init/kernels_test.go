@@ -46,7 +46,7 @@ func TestModuleRefused(t *testing.T) {
 // ourModules returns what the archive carries for the kernel of most boots.
 func ourModules(t *testing.T) []archive.Module {
 	t.Helper()
-	choice, err := kmod.Choose(oracle.Artifact(t, "modules"), "", "")
+	choice, err := kmod.Choose(oracle.Artifact(t, "modules"), "", kmod.Guest{})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -57,13 +57,18 @@ type Lack struct {
 	Effect string // what a guest with this kernel cannot do: "it has no …"
 }
 
+// Guest is what the modules are for beside what every guest needs.
+type Guest struct {
+	Channel policy.ChannelKind // how it asks its owner; empty when the secrets are injected
+	Writes  bool               // it has disks that it writes
+}
+
 // Choose returns the modules that the guest's init loads, from the tree
 // dir/lib/modules/version, or the same below dir/usr. An empty version means
-// the only one there is. A channel is for a guest that asks its owner, none for
-// one whose secrets are injected. It fails when the kernel lacks what every such
-// guest needs; the version, if one was found, is returned then too. Links that
-// lead out of dir are not followed.
-func Choose(dir, version string, channel policy.ChannelKind) (Choice, error) {
+// the only one there is. It fails when the kernel lacks what every such guest
+// needs; the version, if one was found, is returned then too. Links that lead out
+// of dir are not followed.
+func Choose(dir, version string, g Guest) (Choice, error) {
 	root, err := os.OpenRoot(dir)
 	if err != nil {
 		return Choice{}, fmt.Errorf("cannot open the kernel's modules: %w", err)
@@ -73,19 +78,19 @@ func Choose(dir, version string, channel policy.ChannelKind) (Choice, error) {
 	if err != nil {
 		return Choice{}, fmt.Errorf("cannot choose modules from %s: %w", dir, err)
 	}
-	c, err := choose(tree, version, channel)
+	c, err := choose(tree, version, g)
 	if err != nil {
 		return Choice{Version: version}, fmt.Errorf("cannot choose the modules of kernel %s: %w", version, err)
 	}
 	return c, nil
 }
 
-func choose(tree fs.FS, version string, channel policy.ChannelKind) (Choice, error) {
+func choose(tree fs.FS, version string, g Guest) (Choice, error) {
 	x, err := readIndex(tree)
 	if err != nil {
 		return Choice{}, err
 	}
-	names, lacks, err := x.guest(channel)
+	names, lacks, err := x.guest(g)
 	if err != nil {
 		return Choice{}, err
 	}

@@ -62,6 +62,9 @@ alias crypto-xts xts
 alias crypto-ecb ecb
 alias fs-squashfs squashfs
 alias fs-overlay overlay
+alias crypto-hmac hmac
+alias crypto-authenc authenc
+alias fs-btrfs btrfs
 `,
 		"modules.softdep": `# Soft dependencies extracted from modules themselves.
 softdep crypto_algapi pre: cryptomgr
@@ -96,7 +99,7 @@ func edit(tree fstest.MapFS, name, from, to string) fstest.MapFS {
 }
 
 func TestChoose(t *testing.T) {
-	c, err := choose(kernel(), "6.12", "")
+	c, err := choose(kernel(), "6.12", Guest{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -132,6 +135,10 @@ func TestChooseForChannel(t *testing.T) {
 	const network = "kernel/drivers/net/net_failover.ko:\nkernel/drivers/net/virtio_net.ko: kernel/drivers/net/net_failover.ko\n"
 	const vsock = "kernel/net/vmw_vsock/vsock.ko:\nkernel/net/vmw_vsock/vmw_vsock_virtio_transport.ko: kernel/net/vmw_vsock/vsock.ko\n"
 	const efiSecret = "kernel/drivers/virt/coco/efi_secret/efi-secret.ko: kernel/lib/table.ko\n"
+	const disks = "kernel/crypto/hmac.ko: kernel/crypto/crypto_algapi.ko\nkernel/crypto/authenc.ko:\n" +
+		"kernel/security/keys/encrypted-keys/encrypted-keys.ko:\nkernel/drivers/block/loop.ko:\n" +
+		"kernel/drivers/md/dm-integrity.ko: kernel/drivers/md/dm-bufio.ko kernel/drivers/md/dm-mod.ko\n" +
+		"kernel/crypto/xor.ko:\nkernel/fs/btrfs/btrfs.ko: kernel/crypto/xor.ko\n"
 	with := func(more ...string) fstest.MapFS {
 		tree := kernel()
 		for line := range strings.Lines(strings.Join(more, "")) {
@@ -144,11 +151,15 @@ func TestChooseForChannel(t *testing.T) {
 	for name, tc := range map[string]struct {
 		tree    fstest.MapFS
 		channel policy.ChannelKind
+		writes  bool
 		want    string // the modules after those that every guest has
 		lacks   string // beside fs-erofs
 		err     error
 	}{
-		"none":               {tree: with(serial, virtio, network, vsock)},
+		"none":               {tree: with(serial, virtio, network, vsock, disks)},
+		"disks":              {tree: with(serial, disks), writes: true, want: "hmac authenc encrypted_keys loop dm_integrity xor btrfs"},
+		"disks and serial":   {tree: with(serial, disks), writes: true, channel: policy.Serial, want: "hmac authenc encrypted_keys loop dm_integrity xor btrfs configfs tsm -sev_guest"},
+		"no btrfs":           {tree: edit(with(disks), "modules.alias", "alias fs-btrfs btrfs\n", ""), writes: true, err: ErrMissing},
 		"serial":             {tree: with(serial, virtio, network, vsock), channel: policy.Serial, want: "configfs tsm -sev_guest"},
 		"virtio":             {tree: with(serial, virtio), channel: policy.Virtio, want: "configfs tsm -sev_guest virtio_console"},
 		"tcp":                {tree: with(serial, network), channel: policy.TCP, want: "configfs tsm -sev_guest net_failover virtio_net"},
@@ -161,7 +172,7 @@ func TestChooseForChannel(t *testing.T) {
 		"neither":            {tree: edit(with(), "modules.dep", efiSecret, ""), lacks: "efi_secret"},
 		"sev-guest built in": {tree: edit(with(), "modules.builtin", "kernel", "kernel/drivers/virt/coco/sev-guest/sev-guest.ko\nkernel"), channel: policy.Serial},
 	} {
-		c, err := choose(tc.tree, "6.12", tc.channel)
+		c, err := choose(tc.tree, "6.12", Guest{Channel: tc.channel, Writes: tc.writes})
 		if !errors.Is(err, tc.err) {
 			t.Errorf("%s: choose error = %v; want %v", name, err, tc.err)
 		}
@@ -198,7 +209,7 @@ func TestChooseAddsToBuiltIn(t *testing.T) {
 	tree := edit(kernel(), "modules.dep", "kernel/crypto/aes_generic.ko: kernel/crypto/crypto_algapi.ko\n", "")
 	edit(tree, "modules.alias", "alias crypto-aes aes_generic\n", "")
 	edit(tree, "modules.builtin.modinfo", "ext4.license", "aes_generic.alias=crypto-aes\x00ext4.license")
-	c, err := choose(tree, "6.12", "")
+	c, err := choose(tree, "6.12", Guest{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -239,7 +250,7 @@ func TestChooseRefuses(t *testing.T) {
 		"other compression": {edit(kernel(), "modules.dep", "kernel/fs/after.ko:", "kernel/fs/after.ko.lz4:"), fs.ErrNotExist},
 	} {
 		t.Run(name, func(t *testing.T) {
-			if _, err := choose(tc.tree, "6.12", ""); !errors.Is(err, tc.want) {
+			if _, err := choose(tc.tree, "6.12", Guest{}); !errors.Is(err, tc.want) {
 				t.Errorf("choose error = %v; want %v", err, tc.want)
 			}
 		})
@@ -288,7 +299,7 @@ func TestPlaces(t *testing.T) {
 		"a version with a way up":   {dir("lib/modules/6.12"), "../modules/6.12", "6.12", ErrVersion},
 		"a version that is no name": {dir("lib/modules/6.12"), ".", "6.12", ErrVersion},
 	} {
-		c, err := Choose(tc.dir, tc.version, "")
+		c, err := Choose(tc.dir, tc.version, Guest{})
 		switch {
 		case !errors.Is(err, tc.err):
 			t.Errorf("%s: Choose error = %v; want %v", name, err, tc.err)
@@ -347,7 +358,8 @@ func TestModprobeAgrees(t *testing.T) {
 	for kernel, channel := range map[string]policy.ChannelKind{"debian-kernel": "", "debian13-kernel": policy.TCP, "modular": policy.Serial} {
 		t.Run(kernel, func(t *testing.T) {
 			dir := oracle.Fixture(t, kernel)
-			c, err := Choose(dir, "", channel)
+			g := Guest{Channel: channel, Writes: true}
+			c, err := Choose(dir, "", g)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -356,7 +368,7 @@ func TestModprobeAgrees(t *testing.T) {
 				at[nameOf(m.Path)] = i
 			}
 			compared := 0
-			for _, n := range needs(channel) {
+			for _, n := range needs(g) {
 				if slices.ContainsFunc(c.Lacks, func(l Lack) bool { return l.Name == n.name }) || kernel == "debian13-kernel" && n.name == EFISecret {
 					continue
 				}

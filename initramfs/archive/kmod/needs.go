@@ -34,9 +34,12 @@ type need struct {
 // Mounting asks for fs-NAME. The three file systems are those that seal makes
 // or takes; none of them needs a character set (nls).
 //
+// A guest that writes to disks needs what unlock/volume puts together: with
+// hmac and authenc for dm-crypt, and btrfs.
+//
 // A guest that asks its owner over a channel needs a report to show, and a way to
 // speak. Nothing is injected into it: it does without efi_secret.
-func needs(channel policy.ChannelKind) []need {
+func needs(g Guest) []need {
 	all := []need{
 		{EFISecret, false, "it cannot receive a secret and ends with NO-EFI-SECRET"},
 
@@ -62,12 +65,17 @@ func needs(channel policy.ChannelKind) []need {
 		{"fs-ext4", false, "it cannot mount an ext4 image"},
 		{"fs-overlay", false, "it has no writable layer and needs cocoroot.overlay=none"},
 	}
-	if channel == "" {
+	if g.Writes {
+		for _, name := range []string{"crypto-hmac", "crypto-authenc", "encrypted_keys", "loop", "dm_integrity", "fs-btrfs"} {
+			all = append(all, need{name, true, ""})
+		}
+	}
+	if g.Channel == "" {
 		return all
 	}
 	all[0].lack = ""
 	all = append(all, need{sevGuest, true, ""})
-	switch channel { // serial ports are in every kernel
+	switch g.Channel { // serial ports are in every kernel
 	case policy.Virtio:
 		all = append(all, need{"virtio_console", true, ""})
 	case policy.TCP:

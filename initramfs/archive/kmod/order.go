@@ -4,16 +4,14 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-
-	"cocoroot/unlock/policy"
 )
 
 // guest returns the names of the modules that init loads, in load order, and
 // what the kernel lacks.
-func (x *index) guest(channel policy.ChannelKind) ([]string, []Lack, error) {
+func (x *index) guest(g Guest) ([]string, []Lack, error) {
 	o := order{index: x, done: make(map[string]bool)}
 	var lacks []Lack
-	for _, n := range needs(channel) {
+	for _, n := range needs(g) {
 		names, ok := x.resolve(n.name)
 		if !ok && n.required {
 			return nil, nil, fmt.Errorf("%s: %w", n.name, ErrMissing)
