@@ -23,6 +23,10 @@ const (
 	superblockSectors = 8
 )
 
+// minSize is the least that a volume offers, in bytes: btrfs takes a smaller
+// device, but does not grow on it (btrfs_ioctl_resize in fs/btrfs/ioctl.c).
+const minSize = 256 << 20
+
 // SectionSize is the size of one section of the journal in bytes. A commit
 // writes whole sections.
 const SectionSize = sectionSectors * sectorSize
@@ -58,19 +62,21 @@ const tagSectors = interleaveSectors / blockSectors * tagSize / sectorSize
 
 // area lays out a disk of size bytes.
 func (l Layout) area(size uint64) (area, error) {
-	if l.Sections == 0 || l.Start%BlockSize != 0 || size > 1<<60 || size < l.Start {
-		return area{}, fmt.Errorf("%w: it has %d bytes", ErrSmall, size)
+	if l.Sections == 0 || l.Start%BlockSize != 0 || size > 1<<60 {
+		return area{}, fmt.Errorf("cannot lay out %d bytes from %d with a journal of %d sections", size, l.Start, l.Sections)
 	}
-	a := area{size: (size - l.Start) / BlockSize * blockSectors}
-	a.initial = superblockSectors + uint64(l.Sections)*sectionSectors
-	if a.initial+tagSectors+blockSectors > a.size || a.initial > 1<<32-1 {
-		return area{}, fmt.Errorf("%w: it has %d bytes", ErrSmall, size)
+	a := area{initial: superblockSectors + uint64(l.Sections)*sectionSectors}
+	if size > l.Start {
+		a.size = (size - l.Start) / BlockSize * blockSectors
 	}
-	rest := a.size - a.initial
+	rest := a.size - min(a.size, a.initial)
 	whole := rest / (tagSectors + interleaveSectors)
 	a.data = whole * interleaveSectors
 	if last := rest % (tagSectors + interleaveSectors); last > tagSectors {
 		a.data += (last - tagSectors) / blockSectors * blockSectors
+	}
+	if a.data < minSize/sectorSize || a.initial > 1<<32-1 {
+		return area{}, fmt.Errorf("%w: it has %d bytes, and room for %d; %d are needed", ErrSmall, size, a.data*sectorSize, minSize)
 	}
 	return a, nil
 }
@@ -115,4 +121,10 @@ func log2(n uint) byte {
 		shift++
 	}
 	return shift
+}
+
+// JournalSections is a journal for a disk of size bytes: a 128th of it, 64 MiB
+// at most, as the kernel would choose.
+func JournalSections(size uint64) uint32 {
+	return uint32(max(1, min(size>>7, 64<<20)/SectionSize))
 }

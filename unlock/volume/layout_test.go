@@ -27,10 +27,11 @@ func provided(device, initial uint64) uint64 {
 }
 
 func TestArea(t *testing.T) {
+	const turn = (272 + 16*(256+32768)) * 512
 	for _, size := range []uint64{
-		2 << 20, 64 << 20, 100<<20 + 511, 100<<20 + 4096, 1 << 30, 5<<30 + 12288, 100 << 30, 1 << 50,
+		2 << 20, 64 << 20, 259 << 20, 300<<20 + 511, 300<<20 + 4096, 1 << 30, 5<<30 + 12288, 100 << 30, 1 << 50,
 		// Around the end of a run of data and one of tags.
-		(8 + 264 + 256 + 32768) * 512, (8+264+256+32768)*512 + 4096, (8 + 264 + 2*256 + 32768) * 512, (8+264+2*256+32768)*512 + 4096,
+		turn, turn + 4096, turn + 256*512, turn + 264*512, turn + (256+32768)*512,
 	} {
 		for _, sections := range []uint32{1, 31, 500} {
 			l := Layout{Start: 1 << 20, Sections: sections}
@@ -40,7 +41,7 @@ func TestArea(t *testing.T) {
 			if size/4096*8 > initial {
 				want = provided(size/4096*8, initial)
 			}
-			if want == 0 {
+			if want < 256<<20/512 {
 				if !errors.Is(err, ErrSmall) {
 					t.Errorf("area(%d) with %d sections = %+v, %v; want ErrSmall", size, sections, a, err)
 				}
@@ -55,19 +56,20 @@ func TestArea(t *testing.T) {
 
 func TestAreaRefuses(t *testing.T) {
 	for name, tc := range map[string]struct {
-		l    Layout
-		size uint64
+		l     Layout
+		size  uint64
+		small bool
 	}{
-		"no journal":        {Layout{}, 1 << 30},
-		"starts aside":      {Layout{Start: 512, Sections: 1}, 1 << 30},
-		"before its start":  {Layout{Start: 1 << 20, Sections: 1}, 1<<20 - 1},
-		"an empty disk":     {Layout{Sections: 1}, 0},
-		"too small":         {Layout{Sections: 1}, (8 + 264 + 256) * 512},
-		"a longer journal":  {Layout{Sections: 1<<32 - 1}, 1 << 30},
-		"larger than disks": {Layout{Sections: 1}, 1<<60 + 1},
+		"no journal":        {l: Layout{}, size: 1 << 30},
+		"starts aside":      {l: Layout{Start: 512, Sections: 1}, size: 1 << 30},
+		"larger than disks": {l: Layout{Sections: 1}, size: 1<<60 + 1},
+		"before its start":  {Layout{Start: 1 << 20, Sections: 1}, 1<<20 - 1, true},
+		"an empty disk":     {Layout{Sections: 1}, 0, true},
+		"no room to grow":   {Layout{Sections: 1}, 256 << 20, true},
+		"a longer journal":  {Layout{Sections: 1<<32 - 1}, 1 << 59, true},
 	} {
-		if a, err := tc.l.area(tc.size); !errors.Is(err, ErrSmall) {
-			t.Errorf("%s: area = %+v, %v; want ErrSmall", name, a, err)
+		if a, err := tc.l.area(tc.size); err == nil || errors.Is(err, ErrSmall) != tc.small {
+			t.Errorf("%s: area = %+v, %v; want an error, ErrSmall: %v", name, a, err, tc.small)
 		}
 	}
 }
