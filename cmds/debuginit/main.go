@@ -1,6 +1,7 @@
-// Command debuginit is the first process of a debug archive: it shows what a
-// guest finds (policy, disks, the GUIDs and lengths of the injected secrets),
-// removes every secret, and only then starts a shell on the console.
+// Command debuginit is the first process of a debug archive: it shows the GUIDs
+// and lengths of the injected secrets, removes every secret, and only then starts a
+// shell on the console, for a look at the disks (/sys/class/block) and the command
+// line (/proc/cmdline) of a guest.
 //
 // It is not the guest's init with a shell added: it opens no image and cannot.
 // The archive it goes into has another measurement than the ordinary one, and
@@ -85,13 +86,11 @@ func look() (err error) {
 	if err := root.MountAPI(); err != nil {
 		return &fatal.Error{Code: fatal.Setup, Err: err}
 	}
-	showPolicy()
 	n, err := modules.Load()
 	if err != nil {
 		return &fatal.Error{Code: fatal.Module, Err: err}
 	}
 	say("%d kernel modules loaded", n)
-	showDisks(os.DirFS("/sys"))
 	if err := takeSecrets(secret.Dirs); err != nil {
 		return err
 	}

@@ -7,7 +7,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"testing/fstest"
 
 	"cocoroot/unlock/fatal"
 	"cocoroot/unlock/secret"
@@ -101,27 +100,5 @@ func TestAbsent(t *testing.T) {
 		if err := absent(why); fatal.CodeOf(err, "") != want {
 			t.Errorf("absent(%v) = %v; want %s", why, err, want)
 		}
-	}
-}
-
-func TestShowDisks(t *testing.T) {
-	sys := fstest.MapFS{
-		"class/block/vda/size":    {Data: []byte("8\n")},
-		"class/block/vda/serial":  {Data: []byte("a\x1b[2J")},
-		"class/block/vda1/size":   {Data: []byte("1\n")},
-		"class/block/vda1/uevent": {Data: []byte("DEVTYPE=partition\nPARTNAME=root\n")},
-		"class/block/vdb/size":    {Data: []byte("-1\n")},
-	}
-	got := printed(t, func() { showDisks(sys) })
-	want := `cocoroot: debug: disks: 3 block devices
-cocoroot: debug: disks: /dev/vda: 4096 bytes, serial "a\x1b[2J", label ""
-cocoroot: debug: disks: /dev/vda1: 512 bytes, serial "", label "root"
-cocoroot: debug: disks: /dev/vdb: its size cannot be read
-`
-	if got != want {
-		t.Errorf("showDisks printed\n%s\nwant\n%s", got, want)
-	}
-	if got := printed(t, func() { showDisks(fstest.MapFS{}) }); !strings.Contains(got, "0 block devices") {
-		t.Errorf("without disks: %q", got)
 	}
 }
