@@ -102,13 +102,13 @@ func TestInspectHashesTable(t *testing.T) {
 	checkInspect(t, map[string]inspected{
 		"whole":         {whole, "hashes_table", fault.OK, "(no initrd)"},
 		"without zeros": {whole[:168], "hashes_table", fault.OK, "padding"},
-		"no kernel":     {head(118, cmdline+initrd), "hashes_table", fault.Failed, "no hash of the kernel, which is DANGEROUS"},
-		"no initrd":     {head(118, cmdline+kernel), "hashes_table", fault.Failed, "no hash of the initrd, which is DANGEROUS"},
-		"empty":         {head(18, ""), "hashes_table", fault.Failed, "no hash of the cmdline, which is DANGEROUS"},
-		"twice":         {head(168, cmdline+cmdline+kernel), "hashes_table", fault.Failed, "two entries cmdline"},
+		"no kernel":     {head(118, cmdline+initrd), "hashes_table", fault.Failed, "which is DANGEROUS"},
+		"no initrd":     {head(118, cmdline+kernel), "hashes_table", fault.Failed, "which is DANGEROUS"},
+		"empty":         {head(18, ""), "hashes_table", fault.Failed, "which is DANGEROUS"},
+		"twice":         {head(168, cmdline+cmdline+kernel), "hashes_table", fault.Failed, "which is DANGEROUS"},
 		"another order": {head(168, kernel+initrd+cmdline) + whole[168:], "hashes_table", fault.Failed, "differ"},
-		"cut":           {whole[:100], "hashes_table", fault.Failed, "100 are there"},
-		"much after it": {whole + strings.Repeat("x", 9000), "hashes_table", fault.Failed, "no hashes table"},
+		"cut":           {whole[:100], "hashes_table", fault.Failed, "which is DANGEROUS"},
+		"much after it": {whole + strings.Repeat("x", 9000), "hashes_table", fault.Failed, "not a table"},
 	})
 }
 

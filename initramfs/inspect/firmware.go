@@ -5,6 +5,7 @@ import (
 	"cmp"
 	"crypto/sha256"
 	"encoding/binary"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -109,55 +110,28 @@ func judgeFirmware(r *Report, image []byte, fw ovmf.Firmware) {
 }
 
 func lookHashesTable(s *subject, r *Report) error {
-	b := s.whole(inspectHead)
-	if b == nil {
-		r.problem("%d bytes are no hashes table; one has %d", s.size, measure.TableSize)
-		return s.err
-	}
-	list, err := measure.ListHashes(b)
-	if err != nil {
-		r.problem("%v", err)
-	}
-	have := make(map[string]bool)
-	for _, e := range list {
-		name := e.Name
-		if name == "" {
-			name = e.GUID.String()
-			r.problem("an entry %s that nobody reads", name)
-		}
-		if have[name] {
-			r.problem("two entries %s", name)
-			continue
-		}
-		have[name] = true
-		r.add(name, fmt.Sprintf("%x%s", e.Sum, sumOfNothing(e)))
-	}
-	for _, name := range []string{"kernel", "initrd", "cmdline"} {
-		if !have[name] {
-			r.problem("no hash of the %s, which is DANGEROUS: the firmware takes any from the host, unverified", name)
-		}
-	}
+	b := s.whole(measure.TableSize)
 	if len(b) == measure.TableLength {
 		r.warn("without the %d bytes of padding that are measured with it", measure.TableSize-measure.TableLength)
 		b = append(b, make([]byte, measure.TableSize-measure.TableLength)...)
 	}
-	if err := measure.CheckHashesTable(b); err != nil && len(r.Problems) == 0 {
-		r.problem("%v, and so does its measurement from that of QEMU's", err)
+	t, err := measure.ParseHashesTable(b)
+	if err != nil {
+		r.problem("%v, which is DANGEROUS: what has no hash the firmware takes from the host, unverified", err)
+		return s.err
+	}
+	for _, sum := range []struct {
+		name    string
+		is      [sha256.Size]byte
+		nothing []byte
+	}{{"kernel", t.Kernel, nil}, {"initrd", t.Initrd, nil}, {"cmdline", t.Cmdline, []byte{0}}} {
+		text := hex.EncodeToString(sum.is[:])
+		if sum.is == sha256.Sum256(sum.nothing) {
+			text += fmt.Sprintf(" (no %s)", sum.name)
+		}
+		r.add(sum.name, text)
 	}
 	return nil
-}
-
-// sumOfNothing names the hashes that stand for an absent file.
-func sumOfNothing(e measure.ListedHash) string {
-	switch {
-	case e.Name == "initrd" && e.Sum == sha256.Sum256(nil):
-		return " (no initrd)"
-	case e.Name == "cmdline" && e.Sum == sha256.Sum256([]byte{0}):
-		return " (an empty command line)"
-	case e.Name == "kernel" && e.Sum == sha256.Sum256(nil):
-		return " (no kernel)"
-	}
-	return ""
 }
 
 // Where the fields of a kernel's setup header are, in bytes; numbers are

@@ -45,13 +45,10 @@ const (
 // OvmfPkg/AmdSev/BlobVerifierLibSevHashes).
 var (
 	tableGUID = efi.MustParse("9438d606-4f22-4cc9-b479-a793d411fd21")
-	entries   = [...]struct {
-		guid efi.GUID
-		name string
-	}{
-		{efi.MustParse("97d02dd8-bd20-4c94-aa78-e7714d36ab2a"), "cmdline"},
-		{efi.MustParse("44baf731-3a2f-4bd7-9af1-41e29169781d"), "initrd"},
-		{efi.MustParse("4de79437-abd2-427f-b835-d5b172d2045b"), "kernel"},
+	entries   = [...]efi.GUID{
+		efi.MustParse("97d02dd8-bd20-4c94-aa78-e7714d36ab2a"), // command line
+		efi.MustParse("44baf731-3a2f-4bd7-9af1-41e29169781d"), // initrd
+		efi.MustParse("4de79437-abd2-427f-b835-d5b172d2045b"), // kernel
 	}
 )
 
@@ -118,21 +115,29 @@ func (t HashesTable) Marshal() []byte {
 	b = append(b, tableGUID[:]...)
 	b = binary.LittleEndian.AppendUint16(b, TableLength)
 	for i, sum := range [][sha256.Size]byte{t.Cmdline, t.Initrd, t.Kernel} {
-		b = append(b, entries[i].guid[:]...)
+		b = append(b, entries[i][:]...)
 		b = binary.LittleEndian.AppendUint16(b, tableEntry)
 		b = append(b, sum[:]...)
 	}
 	return b[:TableSize]
 }
 
-// CheckHashesTable refuses what Marshal does not write, for a table without one
-// of the three entries, or with others, lets something boot that was not hashed.
-func CheckHashesTable(b []byte) error {
-	list, err := ListHashes(b)
-	if err == nil && (len(list) != len(entries) || !bytes.Equal(HashesTable{list[0].Sum, list[1].Sum, list[2].Sum}.Marshal(), b)) {
+// IsHashesTable reports whether b begins like a hashes table.
+func IsHashesTable(b []byte) bool { return bytes.HasPrefix(b, tableGUID[:]) }
+
+// ParseHashesTable reads a table and refuses what Marshal does not write: one
+// without one of the three entries, or with others, lets something boot that was
+// not hashed.
+func ParseHashesTable(b []byte) (t HashesTable, err error) {
+	if len(b) == TableSize {
+		for i, sum := range []*[sha256.Size]byte{&t.Cmdline, &t.Initrd, &t.Kernel} {
+			copy(sum[:], b[tableHead+i*tableEntry+tableHead:])
+		}
+	}
+	if !bytes.Equal(t.Marshal(), b) {
 		err = fmt.Errorf("%w: its GUIDs, lengths or padding differ", errTable)
 	}
-	return err
+	return t, err
 }
 
 // HashFiles makes the table of hashes from files. An empty name means none.

@@ -121,12 +121,3 @@ func SEVES(f Firmware, table *HashesTable, cpus CPUs, t VMType) (Result, error) 
 func SNP(f Firmware, table *HashesTable, cpus CPUs) (Result, error) {
 	return Input{Firmware: f, Table: table, CPUs: cpus}.Digest("sev-snp")
 }
-
-// ParseHashesTable reads a table back.
-func ParseHashesTable(b []byte) (HashesTable, error) {
-	if err := CheckHashesTable(b); err != nil {
-		return HashesTable{}, err
-	}
-	list, err := ListHashes(b)
-	return HashesTable{list[0].Sum, list[1].Sum, list[2].Sum}, err
-}
