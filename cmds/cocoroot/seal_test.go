@@ -231,8 +231,11 @@ func TestSealStops(t *testing.T) {
 // TestSealOnFullDisk fills a small file system.
 func TestSealOnFullDisk(t *testing.T) {
 	root := aRoot(t)
-	for _, size := range []string{"200k", "1500k"} { // no room for the file system; none for the image
-		t.Run(size, func(t *testing.T) {
+	packed := filepath.Join(t.TempDir(), "root.tar")
+	oracle.Run(t, "tar", "-C", root, "-cf", packed, ".")
+	for _, tc := range [][2]string{{"200k", root}, {"200k", packed}, {"1500k", root}} { // no room for the file system; none for the image
+		size, root := tc[0], tc[1]
+		t.Run(size+" "+filepath.Base(root), func(t *testing.T) {
 			dir := t.TempDir()
 			if err := unix.Mount("none", dir, "tmpfs", 0, "size="+size); err != nil {
 				oracle.Forbidden(t, "cannot mount a small disk: %v", err)

@@ -16,7 +16,7 @@ readonly TEST_PACKAGES=(
 	openssh-client=ssh-keygen openssl=openssl xz-utils=xz fdisk=fdisk libxml2-utils=xmllint swtpm=swtpm libssl-dev=/usr/include/openssl/evp.h
 	zsh=zsh fish=fish
 )
-readonly BOOT_PACKAGES=(qemu-system-x86=qemu-system-x86_64 squashfs-tools=mksquashfs cryptsetup-bin=cryptsetup e2fsprogs=mke2fs)
+readonly BOOT_PACKAGES=(qemu-system-x86=qemu-system-x86_64 squashfs-tools=mksquashfs squashfs-tools-ng=tar2sqfs cryptsetup-bin=cryptsetup e2fsprogs=mke2fs)
 
 # packages REASON NAME=SIGN… installs those whose sign is missing.
 packages() {

@@ -30,7 +30,7 @@ type layer struct {
 // squashfsOfLayers makes a squashfs of layers, the lowest first. They are read
 // twice: for their names, which memory holds, and for what is left of them.
 func squashfsOfLayers(ctx context.Context, layers []layer, entrypoint []string, out string, o Options) (*Image, error) {
-	t := &tree{root: newFolder(0), ids: idsOf(uint32(os.Geteuid()), uint32(os.Getegid()))}
+	t := &tree{root: newFolder(0)}
 	for i, l := range layers {
 		if err := t.readLayer(ctx, i, l); err != nil {
 			return nil, err
@@ -41,24 +41,17 @@ func squashfsOfLayers(ctx context.Context, layers []layer, entrypoint []string, 
 			return nil, err
 		}
 	}
-	root := rootFolder{mode: 0o755, time: uint32(o.Epoch), ids: t.ids}
-	if in := t.root.inode; in != nil {
-		root.mode, root.time = in.header.Mode, uint32(in.header.ModTime.Unix())
-		if len(in.header.PAXRecords) > 0 {
-			t.notes.add("extended attributes", "/")
-		}
-	}
 	r, w, err := os.Pipe()
 	if err != nil {
 		return nil, fmt.Errorf("cannot make the file system: %w", err)
 	}
 	wrote := make(chan error, 1)
 	go func() {
-		err := t.write(ctx, layers, w)
+		err := t.write(ctx, layers, o.Epoch, w)
 		w.Close()
 		wrote <- err
 	}()
-	err = squashfsOfTar(ctx, r, out, root, o)
+	err = squashfsOfTar(ctx, r, out, o)
 	r.Close()
 	if source := <-wrote; source != nil && !errors.Is(source, syscall.EPIPE) && ctx.Err() == nil {
 		return nil, source // rather than how the tool took it
@@ -136,16 +129,22 @@ func checkHeader(h *tar.Header) error {
 	return nil
 }
 
-// write writes one tar: the folders, then for each layer what is left of it, with
-// all names of a file after one another.
-func (t *tree) write(ctx context.Context, layers []layer, w io.Writer) error {
+// write writes one tar: the root, which belongs to root, and the other folders, then
+// for each layer what is left of it, with all names of a file after one another.
+func (t *tree) write(ctx context.Context, layers []layer, epoch int64, w io.Writer) error {
 	out := tar.NewWriter(w)
 	files := map[place]*inode{}
-	unsaid, err := t.written(&tar.Header{Typeflag: tar.TypeDir, Mode: 0o755, ModTime: time.Unix(0, 0)}) // in a tar that has only files
-	if err != nil {
+	unsaid := &tar.Header{Typeflag: tar.TypeDir, Mode: 0o755, ModTime: time.Unix(0, 0), Format: tar.FormatPAX} // in a tar that has only files
+	top := *unsaid
+	top.ModTime = time.Unix(epoch, 0)
+	if t.root.inode != nil {
+		top = *t.root.inode.header
+	}
+	top.Name, top.Uid, top.Gid = "./", 0, 0
+	if err := out.WriteHeader(&top); err != nil {
 		return err
 	}
-	err = walk(t.root, "", func(name string, n *node) error {
+	err := walk(t.root, "", func(name string, n *node) error {
 		if n.children == nil {
 			n.inode.names = append(n.inode.names, name)
 			files[n.inode.place] = n.inode
@@ -220,8 +219,7 @@ func (t *tree) written(h *tar.Header) (*tar.Header, error) {
 	}
 	n := &tar.Header{
 		Typeflag: h.Typeflag, Name: h.Name, Linkname: h.Linkname, Size: h.Size, Mode: h.Mode & data.mask,
-		Uid: int(replaced(t.ids.in, uint32(h.Uid))), Gid: int(replaced(t.ids.in, uint32(h.Gid))),
-		ModTime: clamp(h.ModTime), Devmajor: h.Devmajor, Devminor: h.Devminor, Format: tar.FormatPAX, PAXRecords: data.kept,
+		Uid: h.Uid, Gid: h.Gid, ModTime: clamp(h.ModTime), Devmajor: h.Devmajor, Devminor: h.Devminor, Format: tar.FormatPAX, PAXRecords: data.kept,
 	}
 	if n.Typeflag == tar.TypeGNUSparse {
 		n.Typeflag = tar.TypeReg

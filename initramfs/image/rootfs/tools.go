@@ -18,6 +18,7 @@ import (
 // The stock tools, each with the Debian package that has it.
 const (
 	mksquashfs = "mksquashfs" // squashfs-tools 4.5 or later
+	tar2sqfs   = "tar2sqfs"   // squashfs-tools-ng 1.2 or later
 	mkfsErofs  = "mkfs.erofs" // erofs-utils 1.5 or later
 	mke2fs     = "mke2fs"     // e2fsprogs 1.47 or later
 	resize2fs  = "resize2fs"
@@ -26,7 +27,8 @@ const (
 )
 
 var packages = map[string]string{
-	mksquashfs: "squashfs-tools", mkfsErofs: "erofs-utils", mke2fs: "e2fsprogs", resize2fs: "e2fsprogs", debugfs: "e2fsprogs", unsquashfs: "squashfs-tools",
+	mksquashfs: "squashfs-tools", unsquashfs: "squashfs-tools", tar2sqfs: "squashfs-tools-ng",
+	mkfsErofs: "erofs-utils", mke2fs: "e2fsprogs", resize2fs: "e2fsprogs", debugfs: "e2fsprogs",
 }
 
 // fixedUUID is the UUID of every erofs and ext4: the image's own UUIDs are those of
@@ -61,29 +63,27 @@ const (
 	squashfsBlock = "512K"
 )
 
-func (o Options) squashfsArgs() []string {
-	return []string{"-noappend", "-reproducible", "-exit-on-error", "-quiet", "-no-progress", "-comp", "zstd",
-		"-Xcompression-level", strconv.Itoa(cmp.Or(o.Level, DefaultLevel)), "-b", squashfsBlock, "-mkfs-time", strconv.FormatInt(o.Epoch, 10)}
-}
+func (o Options) level() string { return strconv.Itoa(cmp.Or(o.Level, DefaultLevel)) }
 
 func squashfsOfFolder(ctx context.Context, folder, out string, o Options) error {
-	args := append([]string{folder, out}, o.squashfsArgs()...)
+	args := []string{folder, out, "-noappend", "-reproducible", "-exit-on-error", "-quiet", "-no-progress", "-comp", "zstd",
+		"-Xcompression-level", o.level(), "-b", squashfsBlock, "-mkfs-time", strconv.FormatInt(o.Epoch, 10)}
 	if o.Owned {
 		args = append(args, "-all-root")
 	}
 	return run(ctx, nil, nil, mksquashfs, args...)
 }
 
-// squashfsOfTar reads an uncompressed tar. The tool (4.5.1) takes the root
-// folder from no tar: it belongs to the user that the tool runs as, and has the
-// current time. fixRoot gives it to root, for which inodes and IDs are not compressed
-// (-noI).
-func squashfsOfTar(ctx context.Context, tar io.Reader, out string, root rootFolder, o Options) error {
-	args := append([]string{"-", out, "-tar", "-root-mode", strconv.FormatInt(root.mode, 8), "-noI"}, o.squashfsArgs()...)
-	if err := run(ctx, nil, tar, mksquashfs, args...); err != nil {
-		return err
+// squashfsOfTar reads an uncompressed tar. (mksquashfs takes the root folder from
+// no tar: there it belongs to the user that it runs as, and has the current time.)
+// Of a full disk the tool says no more than "I/O error".
+func squashfsOfTar(ctx context.Context, tar io.Reader, out string, o Options) error {
+	err := run(ctx, nil, tar, tar2sqfs, "--quiet", "--no-skip", "--compressor", "zstd", "--comp-extra", "level="+o.level(),
+		"--block-size", squashfsBlock, "--defaults", "mtime="+strconv.FormatInt(o.Epoch, 10), out)
+	if err != nil && strings.Contains(err.Error(), "I/O error") {
+		err = fmt.Errorf("%w (there is no space left, or the disk fails)", err)
 	}
-	return fixRoot(out, root.time, root.ids)
+	return err
 }
 
 // erofsOfFolder keeps the files' times: the tool (1.5) takes none for later than

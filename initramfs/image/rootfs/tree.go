@@ -16,6 +16,7 @@ const (
 	maxKept    = 1 << 30   // bytes that the entries of all layers take in memory
 	maxPath    = 4096      // bytes of a name, PATH_MAX
 	maxName    = 255       // of each of its parts, NAME_MAX
+	maxID      = 1<<32 - 2 // of an owner: the last one means none
 	maxTarget  = 4095      // of a symbolic link's target: PATH_MAX has a NUL
 	maxMajor   = 1<<12 - 1 // of a device (include/linux/kdev_t.h)
 	maxMinor   = 1<<20 - 1
@@ -54,7 +55,6 @@ func newFolder(layer int) *node { return &node{layer: layer, children: map[strin
 // decides its names.
 type tree struct {
 	root    *node
-	ids     ids
 	entries int
 	kept    int // bytes of memory, about
 	notes   notes
