@@ -10,8 +10,6 @@ import (
 	"io/fs"
 	"maps"
 	"os"
-	"os/exec"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -33,9 +31,9 @@ const (
 )
 
 // lookAt calls Look for a ready file system: an ext4's files are read by debugfs,
-// as they are asked for; a squashfs is unpacked into dir. The files are those that the
+// as they are asked for; a squashfs is read as a tar. The files are those that the
 // kernel would show, or there is an error.
-func (o Options) lookAt(ctx context.Context, f *os.File, kind policy.FSType, size int64, dir string) error {
+func (o Options) lookAt(ctx context.Context, f *os.File, kind policy.FSType, size int64) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, lookWithin, errors.New("it takes too long to look through the file system"))
 	defer cancel()
 	var root *fsimage.Node
@@ -46,14 +44,11 @@ func (o Options) lookAt(ctx context.Context, f *os.File, kind policy.FSType, siz
 	case policy.EROFS:
 		root, err = fsimage.EROFS(io.NewSectionReader(f, 0, size))
 	default:
-		dir = filepath.Join(dir, "look")
-		if err = unpackSquashfs(ctx, f, max(size*maxHollow, leastRoom), dir); err == nil && os.Geteuid() != 0 {
-			// Who reads what is readable by nobody; chmod follows no link here.
-			_, err = tool(ctx, nil, nil, nil, "chmod", "-R", "u+rX", dir)
+		t, l := &tree{root: newFolder(0)}, squashfsLayer(ctx, f, max(size*maxHollow, leastRoom))
+		if err = t.readLayer(ctx, 0, l); err != nil {
+			err = fmt.Errorf("%w: %w", fsimage.ErrCorrupt, err)
 		}
-		if err == nil {
-			return o.lookIn(dir, kind)
-		}
+		root = t.show(ctx, []layer{l}, t.root)
 	}
 	if err != nil {
 		return fmt.Errorf("cannot look through the file system: %w", err)
@@ -75,56 +70,19 @@ func (o Options) lookIn(dir string, kind policy.FSType) error {
 	return o.Look(root, kind, nil)
 }
 
-// errRoom is for files that are longer than they can be.
-var errRoom = fmt.Errorf("%w: its files are longer than it can hold", fsimage.ErrCorrupt)
-
-// unpackSquashfs trusts the tool (4.5.1 and later) with names that lead out of dir:
-// it refuses them. It makes devices for root only, and says so.
-func unpackSquashfs(ctx context.Context, f *os.File, room int64, dir string) error {
-	// The listing says how long each file is. A name or a link that has lines of its
-	// own can only make that more.
-	if _, err := tool(ctx, f, nil, &lengths{room: room}, unsquashfs, "-lln", thisFile); err != nil {
-		return err
-	}
-	words, err := tool(ctx, f, nil, nil, unsquashfs, "-quiet", "-no-progress", "-no-xattrs", "-d", dir, thisFile)
-	if exit, ok := errors.AsType[*exec.ExitError](err); !ok || exit.ExitCode() != 2 || os.Geteuid() == 0 {
-		return err
-	}
-	for l := range strings.Lines(words) {
-		l = strings.TrimSpace(l)
-		if l != "" && !(strings.HasPrefix(l, "create_inode: could not create ") && strings.HasSuffix(l, "because you're not superuser!")) {
-			return err
-		}
-	}
-	return nil
-}
-
-// lengths adds up the lengths of regular files in unsquashfs's listing, line by
-// line: mode, owner, length, date, time, name.
-type lengths struct {
-	room int64
-	rest []byte
-}
-
-func (l *lengths) Write(p []byte) (int, error) {
-	l.rest = append(l.rest, p...)
-	for {
-		line, rest, ok := bytes.Cut(l.rest, []byte("\n"))
-		if !ok {
-			if len(l.rest) > maxPath*16 {
-				return 0, errRoom
-			}
-			return len(p), nil
-		}
-		if f := bytes.Fields(line); len(f) >= 6 && f[0][0] == '-' {
-			n, err := strconv.ParseInt(string(f[2]), 10, 64)
-			if err != nil || n < 0 || n > l.room {
-				return 0, errRoom
-			}
-			l.room -= n
-		}
-		l.rest = rest
-	}
+// squashfsLayer is a squashfs as a tar, of at most room bytes.
+func squashfsLayer(ctx context.Context, f *os.File, room int64) layer {
+	return layer{name: "the squashfs", whole: true, open: func() (io.ReadCloser, error) {
+		r, w := io.Pipe()
+		go func() {
+			_, err := tool(ctx, f, nil, w, sqfs2tar, "--no-xattr", thisFile)
+			w.CloseWithError(err)
+		}()
+		return struct {
+			io.Reader
+			io.Closer
+		}{io.LimitReader(r, room), r}, nil
+	}}
 }
 
 // ext4 reads an ext4 through debugfs, by the numbers of its inodes, so that no

@@ -111,7 +111,7 @@ func Make(ctx context.Context, source, dir string, o Options) (*Image, error) {
 	case s.folder != "":
 		return o.fromFolder(ctx, s.folder, dir)
 	case s.ready != "":
-		return o.fromReady(ctx, s, dir)
+		return o.fromReady(ctx, s)
 	}
 	layers, entrypoint, err := o.layers(ctx, s, dir)
 	if err != nil {
@@ -176,7 +176,7 @@ func made(path string) (*Image, error) {
 }
 
 // fromReady takes a file system as it is.
-func (o Options) fromReady(ctx context.Context, s *source, dir string) (*Image, error) {
+func (o Options) fromReady(ctx context.Context, s *source) (*Image, error) {
 	if o.Type != "" && o.Type != s.ready {
 		return nil, fmt.Errorf("%w: it is %s already", ErrFormat, s.ready)
 	}
@@ -199,7 +199,7 @@ func (o Options) fromReady(ctx context.Context, s *source, dir string) (*Image, 
 		return nil, fmt.Errorf("cannot read the file system: %w", err)
 	}
 	if o.Look != nil {
-		if err := o.lookAt(ctx, s.file, s.ready, size, dir); err != nil {
+		if err := o.lookAt(ctx, s.file, s.ready, size); err != nil {
 			return nil, err
 		}
 	}

@@ -98,7 +98,7 @@ func contents(t *testing.T, image *Image) map[string]string {
 	t.Helper()
 	var all map[string]string
 	look := func(root *fsimage.Node, _ policy.FSType, _ []string) error { all = treeContents(t, root); return nil }
-	if err := (Options{Look: look}).lookAt(t.Context(), image.File, image.Type, image.Size, t.TempDir()); err != nil {
+	if err := (Options{Look: look}).lookAt(t.Context(), image.File, image.Type, image.Size); err != nil {
 		t.Fatal(err)
 	}
 	return all

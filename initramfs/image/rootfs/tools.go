@@ -19,15 +19,15 @@ import (
 const (
 	mksquashfs = "mksquashfs" // squashfs-tools 4.5 or later
 	tar2sqfs   = "tar2sqfs"   // squashfs-tools-ng 1.2 or later
+	sqfs2tar   = "sqfs2tar"
 	mkfsErofs  = "mkfs.erofs" // erofs-utils 1.5 or later
 	mke2fs     = "mke2fs"     // e2fsprogs 1.47 or later
 	resize2fs  = "resize2fs"
 	debugfs    = "debugfs"
-	unsquashfs = "unsquashfs"
 )
 
 var packages = map[string]string{
-	mksquashfs: "squashfs-tools", unsquashfs: "squashfs-tools", tar2sqfs: "squashfs-tools-ng",
+	mksquashfs: "squashfs-tools", tar2sqfs: "squashfs-tools-ng", sqfs2tar: "squashfs-tools-ng",
 	mkfsErofs: "erofs-utils", mke2fs: "e2fsprogs", resize2fs: "e2fsprogs", debugfs: "e2fsprogs",
 }
 
