@@ -2,7 +2,6 @@ package inspect
 
 import (
 	"bytes"
-	"cmp"
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/hex"
@@ -48,17 +47,13 @@ func lookFirmware(s *subject, r *Report) error {
 		{"secret_area", areaText(fw.Secret)},
 		{"hashes_area", areaText(fw.Hashes)},
 	}
-	if fw.HasReset {
+	if fw.ResetAddress != 0 {
 		r.add("reset_address", address(uint64(fw.ResetAddress)))
 	}
-	var entries, sections []string
-	for _, e := range fw.Entries {
-		entries = append(entries, fmt.Sprintf("%s, %d bytes: %s", e.GUID, e.Size, cmp.Or(e.Name(), "not known here")))
-	}
+	var sections []string
 	for _, s := range fw.Sections {
 		sections = append(sections, fmt.Sprintf("%s, %s", s.Type, areaText(s.Area)))
 	}
-	r.add("footer_entries", entries)
 	r.add("metadata_sections", sections)
 	whose := "another's"
 	if r.Foreign = s.Own.Check(sha256.Sum256(image)); r.Foreign == nil {
@@ -140,9 +135,7 @@ const (
 	bzSectors   = 0x1f1 // u8, size of the setup in sectors of 512 bytes, without the first
 	bzSize      = 0x1f4 // u32, size of what follows the setup, in units of 16 bytes
 	bzMagic     = 0x202 // "HdrS"
-	bzProtocol  = 0x206 // u16, minor and major
 	bzVersion   = 0x20e // u16, where the version's text is, less 0x200
-	bzLoadFlags = 0x236 // u16, since 2.12
 	bzHeaderEnd = 0x238
 	bzPE        = 0x3c // u32, where an EFI program has its header
 )
@@ -150,10 +143,8 @@ const (
 func lookKernel(s *subject, r *Report) error {
 	h := s.head.Bytes()
 	le := binary.LittleEndian
-	flags, protocol := le.Uint16(h[bzLoadFlags:]), le.Uint16(h[bzProtocol:])
 	pe := le.Uint32(h[bzPE:])
 	stub := string(h[:2]) == "MZ" && uint64(pe)+4 <= uint64(len(h)) && string(h[pe:pe+4]) == "PE\x00\x00"
-	r.add("boot_protocol", fmt.Sprintf("%d.%d", protocol>>8, protocol&0xff))
 	if at := le.Uint16(h[bzVersion:]); at != 0 {
 		b := make([]byte, 256)
 		n, err := s.ReadAt(b, int64(at)+0x200)
@@ -164,13 +155,10 @@ func lookKernel(s *subject, r *Report) error {
 		r.add("version", version)
 	}
 	r.add("efi_stub", stub)
-	r.add("efi_handover_64", flags&(1<<3) != 0)
-	r.add("entry_64", flags&1 != 0)
 	want := int64(max(1, h[bzSectors]))*512 + 512 + int64(le.Uint32(h[bzSize:]))*16
 	if h[bzSectors] == 0 { // as good as 4
 		want += 3 * 512
 	}
-	r.add("size_in_header", want)
 	if s.size < want {
 		r.problem("it is cut: its header says %d bytes", want)
 	}

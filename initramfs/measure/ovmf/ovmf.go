@@ -75,33 +75,15 @@ func (a Area) overlaps(b Area) bool {
 	return a.Present() && b.Present() && uint64(a.Base) < b.end() && uint64(b.Base) < a.end()
 }
 
-// Entry is one entry of the footer.
-type Entry struct {
-	GUID efi.GUID
-	Size int // bytes of data, without the GUID and the length
-}
-
-// Name returns what the entry is for, or "" when Parse does not read it.
-func (e Entry) Name() string {
-	return map[efi.GUID]string{
-		secretGUID: "secret area", hashesGUID: "area of the kernel hashes",
-		resetGUID: "SEV-ES reset address", metadataGUID: "SEV metadata",
-	}[e.GUID]
-}
-
 // Firmware is what the footer says.
 type Firmware struct {
 	ImageSize int  // bytes; the image ends at 4 GiB in the guest's memory
 	Secret    Area // where the secret table is injected
 	Hashes    Area // where the table of kernel hashes is written
 
-	// ResetAddress is where application processors start under SEV-ES;
-	// HasReset is false when the footer has no such entry.
+	// ResetAddress is where application processors start under SEV-ES; 0 when
+	// the footer has no such entry.
 	ResetAddress uint32
-	HasReset     bool
-
-	// Entries is every entry of the footer, known or not, from its end on.
-	Entries []Entry
 
 	// Sections is the SEV metadata in the order of the image, which is the
 	// order of the SEV-SNP measurement; nil when the image has none.

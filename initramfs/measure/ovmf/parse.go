@@ -48,7 +48,6 @@ func Parse(image []byte) (Firmware, error) {
 			return Firmware{}, fmt.Errorf("%w: entry %s appears twice", ErrFooter, guid)
 		}
 		seen[guid] = true
-		f.Entries = append(f.Entries, Entry{guid, len(data)})
 		if err := f.take(guid, data, image); err != nil {
 			return Firmware{}, fmt.Errorf("%w: entry %s: %w", ErrFooter, guid, err)
 		}
@@ -100,8 +99,6 @@ func (f *Firmware) take(guid efi.GUID, data, image []byte) (err error) {
 		return f.check(f.Secret)
 	case hashesGUID:
 		return f.check(f.Hashes)
-	case resetGUID:
-		f.HasReset = true
 	case metadataGUID:
 		f.Sections, err = f.metadata(image, fromEnd)
 	}
