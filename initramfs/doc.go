@@ -9,9 +9,10 @@
 //	launch    start a guest in QEMU, simulated or on SEV hardware
 //	release   check a guest's launch report and release the secrets to it
 //
-// inspect says what any of the files in all this is. files reads and writes
-// them, fault has errors with a next step, strictjson reads the files that pass
-// between owner and host. oracle is for tests only.
+// inspect says what any of the files in all this is, doctor what works on a
+// machine. files reads and writes files, fault has errors with a next step,
+// strictjson reads the files that pass between owner and host. oracle is for tests
+// only.
 //
 // The guest's side is unlock, which these packages import for the formats that
 // both sides share. The guest links nothing of initramfs.

@@ -36,7 +36,7 @@ func (a *app) main(ctx context.Context, args []string) int {
 func (a *app) root() *cobra.Command {
 	root := group("cocoroot", "seal a root file system, and boot it in a confidential guest",
 		"Exit codes: 0 ok, 1 failed, 2 usage, 3 measurement mismatch, 4 secret refused, 5 image tampered, 130 interrupted.",
-		a.initrd(), a.seal(), a.verify(), a.measure(), a.secret(), a.owner(), a.state(), a.release(), a.launch(), a.template(), a.inspect(), a.version())
+		a.initrd(), a.seal(), a.verify(), a.measure(), a.secret(), a.owner(), a.state(), a.release(), a.launch(), a.template(), a.inspect(), a.doctor(), a.version())
 	root.Version = version()
 	root.SetVersionTemplate("cocoroot {{.Version}}\n")
 	root.SilenceErrors, root.SilenceUsage = true, true

@@ -1,0 +1,263 @@
+// Package doctor looks at a machine and says which parts of cocoroot work there,
+// and what to do about those that do not. It changes nothing.
+//
+// It believes what the machine says of itself: that a host looks as if it had
+// SEV-SNP proves nothing to a guest's owner, whom only a report can convince.
+package doctor
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"cocoroot/initramfs/files"
+	"cocoroot/initramfs/launch"
+	"cocoroot/initramfs/measure/ovmf"
+)
+
+// Machine is what is looked at. Tests have their own.
+type Machine struct {
+	Root   fs.FS                                                 // the host's root folder
+	Beside string                                                // folder of the built files: firmware, kernel, initrd
+	Find   func(program string) (string, error)                  // as exec.LookPath
+	QEMU   func(context.Context, string) (launch.Version, error) // as launch.QEMUVersion
+	Open   func(device string) error                             // whether this user may
+	Locked uint64                                                // bytes of memory that this user may lock
+	Own    ovmf.Own                                              // the firmware that was built with this program
+}
+
+// Here returns this machine.
+func Here(own ovmf.Own) (Machine, error) {
+	self, err := os.Executable()
+	if err != nil {
+		return Machine{}, fmt.Errorf("cannot find this program: %w", err)
+	}
+	var limit unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_MEMLOCK, &limit); err != nil {
+		return Machine{}, fmt.Errorf("cannot get the limit of locked memory: %w", err)
+	}
+	return Machine{os.DirFS("/"), filepath.Dir(self), findTool, launch.QEMUVersion, mayOpen, limit.Cur, own}, nil
+}
+
+// findTool looks in an administrator's folders too.
+func findTool(program string) (string, error) {
+	path, err := exec.LookPath(program)
+	for _, dir := range []string{"/usr/sbin", "/sbin"} {
+		if err != nil {
+			path, err = exec.LookPath(filepath.Join(dir, program))
+		}
+	}
+	return path, err
+}
+
+func mayOpen(device string) error {
+	f, err := os.OpenFile(device, os.O_RDWR, 0)
+	if err == nil {
+		err = f.Close()
+	}
+	return err
+}
+
+// Use is what a check is needed for.
+type Use string
+
+// The uses.
+const (
+	Simulate Use = "simulated launch" // what run and launch --simulate need
+	Seal     Use = "seal"
+	Hardware Use = "SEV host"
+	Inform   Use = "" // good to know
+)
+
+// Finding is the answer of one check.
+type Finding struct {
+	Name string `json:"name"`
+	For  Use    `json:"for,omitempty"`
+	OK   bool   `json:"ok"`
+	Says string `json:"says"`
+	Do   string `json:"do,omitempty"` // what to do about it, where something can be done
+}
+
+// Report is what was found.
+type Report struct {
+	// Simulates says whether a simulated launch would work.
+	Simulates bool      `json:"simulates"`
+	Findings  []Finding `json:"findings"`
+}
+
+// Check looks at all of it.
+func (m Machine) Check(ctx context.Context) Report {
+	r := Report{Simulates: true}
+	r.Findings = append(r.Findings, m.qemu(ctx)...)
+	r.Findings = append(r.Findings, m.firmware())
+	for _, f := range []struct{ name, made string }{{"bzImage", "kernel"}, {"initrd.img", "initrd"}} {
+		r.Findings = append(r.Findings, m.beside(f.name, f.made))
+	}
+	for _, t := range []struct{ program, makes, in string }{
+		{"mksquashfs", "images of folders", "squashfs-tools"}, {"tar2sqfs", "images of tars and containers", "squashfs-tools-ng"},
+		{"mkfs.erofs", "--fs erofs", "erofs-utils"}, {"mke2fs", "--fs ext4", "e2fsprogs"},
+	} {
+		r.Findings = append(r.Findings, m.tool(t.program, t.makes, t.in))
+	}
+	r.Findings = append(r.Findings,
+		m.device("/dev/kvm", "simulated launches run under emulation, SEV launches not at all", "turn virtualization on in the machine's setup, and modprobe kvm_amd"),
+		m.sev(launch.ModeSEV), m.sev(launch.ModeES), m.sev(launch.ModeSNP),
+		m.device("/dev/sev", "the kernel talks to no security processor", "modprobe ccp, on a processor that has one"),
+		m.locked(), m.guest(), m.namespaces())
+	for _, f := range r.Findings {
+		if f.For == Simulate && !f.OK {
+			r.Simulates = false
+		}
+	}
+	return r
+}
+
+// Print prints the findings for people, those that something can be done about
+// with what.
+func (r Report) Print(w io.Writer) {
+	for _, f := range r.Findings {
+		mark := "ok"
+		switch {
+		case !f.OK && f.For == Inform:
+			mark = "-"
+		case !f.OK:
+			mark = "no"
+		}
+		fmt.Fprintf(w, "%-3s %-15s %s\n", mark, f.Name, f.Says)
+		if f.Do != "" {
+			fmt.Fprintf(w, "%19s %s\n", "", "to do: "+f.Do)
+		}
+	}
+}
+
+func (m Machine) qemu(ctx context.Context) []Finding {
+	const program = "qemu-system-x86_64"
+	f := Finding{Name: "QEMU", For: Simulate, Do: "apt install qemu-system-x86, 7.2 or later"}
+	snp := Finding{Name: "QEMU for SNP", For: Hardware, Says: "sev-snp and the VM type init2 need 9.1", Do: "on Debian 12, qemu-system-x86 of bookworm-backports is new enough"}
+	path, err := m.Find(program)
+	var v launch.Version
+	if err == nil {
+		v, err = m.QEMU(ctx, path)
+	}
+	if err != nil {
+		f.Says = fmt.Sprintf("there is no %s that runs", program)
+		return []Finding{f, snp}
+	}
+	f.Says = fmt.Sprintf("%d.%d, %s", v.Major, v.Minor, path)
+	if f.OK = v.AtLeast(7, 2); f.OK {
+		f.Do = ""
+	}
+	if snp.OK = v.AtLeast(9, 1); snp.OK {
+		snp.Says, snp.Do = "it knows sev-snp-guest", ""
+	}
+	return []Finding{f, snp}
+}
+
+// firmware says whose the firmware beside this program is.
+func (m Machine) firmware() Finding {
+	f := Finding{Name: "firmware", For: Simulate, Do: "./build.sh firmware"}
+	image, err := files.Read(filepath.Join(m.Beside, "OVMF.amdsev.fd"), files.MaxImage)
+	if err != nil {
+		f.Says = "there is no OVMF.amdsev.fd beside this program"
+		return f
+	}
+	fw, err := ovmf.Parse(image)
+	if err != nil || !fw.Hashes.Present() || !fw.Secret.Present() {
+		f.Says = "OVMF.amdsev.fd beside this program has no room for hashes and secrets"
+		return f
+	}
+	f.OK = true
+	if m.Own.Check(sha256.Sum256(image)) != nil {
+		f.Says = "not cocoroot's own: it may let the host in before the measured kernel runs"
+		return f
+	}
+	f.Says, f.Do = "cocoroot's own, "+m.Own.Version(), ""
+	return f
+}
+
+func (m Machine) beside(name, made string) Finding {
+	f := Finding{Name: name, For: Simulate, OK: true, Says: "beside this program"}
+	if _, err := os.Stat(filepath.Join(m.Beside, name)); err != nil {
+		f.OK, f.Says, f.Do = false, "not beside this program", "./build.sh "+made
+	}
+	return f
+}
+
+func (m Machine) tool(program, makes, in string) Finding {
+	f := Finding{Name: program, For: Seal, OK: true, Says: "makes " + makes}
+	if _, err := m.Find(program); err != nil {
+		f.OK, f.Says, f.Do = false, "not installed: it "+f.Says, "apt install "+in
+	}
+	return f
+}
+
+// device says whether this user may use a device.
+func (m Machine) device(name, absent, do string) Finding {
+	f := Finding{Name: name, For: Hardware, OK: true, Says: "this user may use it"}
+	if err := m.Open(name); errors.Is(err, fs.ErrNotExist) {
+		f.OK, f.Says, f.Do = false, "not there: "+absent, do
+	} else if err != nil {
+		f.OK, f.Says, f.Do = false, fmt.Sprintf("this user may not use it (%v)", errors.Unwrap(err)), "add the user to the device's group, or give it one by a udev rule: GROUP=\"kvm\", MODE=\"0660\""
+	}
+	return f
+}
+
+// sev says whether this host can launch guests of a mode.
+func (m Machine) sev(mode launch.Mode) Finding {
+	f := Finding{Name: string(mode), For: Hardware, OK: true, Says: "processor, kernel and devices have it"}
+	if err := launch.CheckHost(m.Root, mode); err != nil {
+		f.OK, f.Do = false, "on an AMD EPYC processor, turn it on in the machine's setup (SMEE, SEV-ES, SNP) and for KVM: modprobe kvm_amd sev=1 sev_es=1 sev_snp=1"
+		_, f.Says, _ = strings.Cut(err.Error(), ": ")
+	}
+	return f
+}
+
+// enough is what a guest of the usual size locks under SEV and SEV-ES, bytes.
+const enough = 1 << 30
+
+// locked says whether SEV may lock a guest's memory, which it does with all of it.
+func (m Machine) locked() Finding {
+	f := Finding{Name: "locked memory", For: Hardware, OK: m.Locked >= enough, Says: fmt.Sprintf("%d MiB; under SEV all of a guest's memory is locked", m.Locked>>20)}
+	if m.Locked == unix.RLIM_INFINITY {
+		f.Says = "no limit"
+	}
+	if !f.OK {
+		f.Do = "ulimit -l unlimited, or LimitMEMLOCK=infinity in QEMU's unit"
+	}
+	return f
+}
+
+// guest says whether this machine is a SEV-SNP guest itself.
+func (m Machine) guest() Finding {
+	f := Finding{Name: "/dev/sev-guest", Says: "not there: this machine is no SEV-SNP guest, or does not say so"}
+	if _, err := fs.Stat(m.Root, "dev/sev-guest"); err == nil {
+		f.OK, f.Says = true, "this machine is a SEV-SNP guest; guests inside it cannot be"
+	}
+	return f
+}
+
+// namespaces says whether an ordinary user may make the recipes' images.
+func (m Machine) namespaces() Finding {
+	f := Finding{Name: "user namespaces", OK: true, Says: "an ordinary user has them; cocoroot needs none, recipes of images do"}
+	for _, name := range []string{"proc/sys/user/max_user_namespaces", "proc/sys/kernel/unprivileged_userns_clone"} {
+		b, err := fs.ReadFile(m.Root, name)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // the second one is Debian's
+		}
+		if n, parseErr := strconv.Atoi(strings.TrimSpace(string(b))); err != nil || parseErr != nil || n == 0 {
+			f.OK, f.Says, f.Do = false, "an ordinary user has none; cocoroot needs none, recipes of images do", "sysctl -w "+strings.ReplaceAll(strings.TrimPrefix(name, "proc/sys/"), "/", ".")+"=1"
+			return f
+		}
+	}
+	return f
+}
