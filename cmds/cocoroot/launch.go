@@ -47,11 +47,11 @@ type launchOptions struct {
 func (a *app) launch() *cobra.Command {
 	var o launchOptions
 	c := verb("launch --mode MODE|--simulate --firmware F --kernel F --initrd F --cmdline-file F --disk IMAGE", "start a guest under QEMU, on SEV hardware or without",
-		"  cocoroot launch --simulate --firmware OVMF.amdsev.fd --kernel bzImage --initrd initrd.img --cmdline-file image.cmdline \\\n    --disk image --secret 736869e5-84f0-4973-92ec-06879ce3da0b=image.key", noArgs)
+		"  cocoroot launch --simulate --firmware OVMF.amdsev.fd --kernel bzImage --initrd initrd.img --cmdline-file image.cmdline \\\n    --disk image --secret disk=image.key", noArgs)
 	flags := c.Flags()
 	flags.BoolVar(&o.simulate, "simulate", false, "launch without SEV; protects nothing")
 	option(c, &o.mode, "mode", "launch on SEV hardware: sev, sev-es or sev-snp", launch.ParseMode)
-	flags.StringArrayVar(&o.Pairs, "secret", nil, "with --simulate: secret to inject, GUID=FILE; may be repeated")
+	flags.StringArrayVar(&o.Pairs, "secret", nil, "with --simulate: secret to inject, GUID=FILE, disk=FILE for the image's key, or state=FILE for that of state disks; may be repeated")
 	stateOrders(c, &o.Orders)
 	flags.StringVar(&o.config.Accel, "accel", "tcg", "with --simulate: tcg, or kvm where it can run firmware")
 	option(c, &o.config.Forwards, "forward", "give the guest a network card, and forward a port of this machine's loopback to one of the guest's: 8022:22; may be repeated",
@@ -163,7 +163,11 @@ func checkDisk(d launch.Disk) error {
 
 // checkStates refuses a simulated launch that could not open its state disks.
 func (o *launchOptions) checkStates(p policy.Policy) error {
-	hasKey := func(pair string) bool { return strings.HasPrefix(strings.ToLower(pair), p.StateKey.String()+"=") }
+	hasKey := func(pair string) bool {
+		name, _, _ := strings.Cut(pair, "=")
+		g, err := release.ParseEntry(name)
+		return err == nil && g == p.StateKey
+	}
 	if o.simulate && len(p.States) > 0 && !slices.ContainsFunc(o.Pairs, hasKey) {
 		return fault.New(fault.Usage, fmt.Errorf("the guest has state disks, and no --secret brings their key, %s", p.StateKey),
 			fmt.Sprintf("cocoroot state new -o F makes one, once; then --secret %s=F", p.StateKey))

@@ -145,8 +145,8 @@ func (a *app) releaseVerify() *cobra.Command {
 	var r releaser
 	var o packetOutput
 	c := verb("verify REPORT --digest HEX {--tik F --tek F|--owner KEY --challenge F} GUID=FILE… -o NAME", "at the owner's: check the report and, only on a match, write a packet",
-		"  cocoroot release verify report.json --digest $(cat digest) --tik vm_tik.bin --tek vm_tek.bin \\\n    736869e5-84f0-4973-92ec-06879ce3da0b=image.key -o vm\n"+
-			"  cocoroot release verify report.json --digest $(cat digest) --owner me.key --challenge challenge --certs certs \\\n    736869e5-84f0-4973-92ec-06879ce3da0b=image.key -o vm",
+		"  cocoroot release verify report.json --digest $(cat digest) --tik vm_tik.bin --tek vm_tek.bin \\\n    disk=image.key -o vm\n"+
+			"  cocoroot release verify report.json --digest $(cat digest) --owner me.key --challenge challenge --certs certs \\\n    disk=image.key -o vm",
 		someArgs("a report and the secrets"))
 	r.register(c)
 	o.register(c)
@@ -181,7 +181,7 @@ func (a *app) releaseRun() *cobra.Command {
 	var m monitor
 	var o channel
 	c := verb("run {--qmp SOCKET --tik F --tek F|--channel SOCKET --owner KEY} --digest HEX GUID=FILE…", "all of it at the owner's, through a forwarded socket",
-		"  ssh -L /run/me/qmp:/run/vm/qmp HOST\n  cocoroot release run --qmp /run/me/qmp --digest $(cat digest) --tik vm_tik.bin --tek vm_tek.bin \\\n    736869e5-84f0-4973-92ec-06879ce3da0b=image.key --cont",
+		"  ssh -L /run/me/qmp:/run/vm/qmp HOST\n  cocoroot release run --qmp /run/me/qmp --digest $(cat digest) --tik vm_tik.bin --tek vm_tek.bin \\\n    disk=image.key --cont",
 		cobra.ArbitraryArgs)
 	m.register(c.Flags())
 	r.register(c)

@@ -25,7 +25,8 @@ func (a *app) secretBuild() *cobra.Command {
 	var o output
 	var with release.Contents
 	c := verb("build GUID=FILE… -o TABLE", "build the table of secrets that is injected",
-		"  cocoroot secret build 736869e5-84f0-4973-92ec-06879ce3da0b=image.key -o table", cobra.ArbitraryArgs)
+		"  cocoroot secret build disk=image.key -o table", cobra.ArbitraryArgs)
+	c.Long = "The entry disk is the image's key, and the entry state that of the state disks;\nothers go by their GUIDs."
 	o.register(c, "where to write the table, which holds the secrets in clear (mode 0600)")
 	stateOrders(c, &with.Orders)
 	firmware := tableFirmware(c.Flags())

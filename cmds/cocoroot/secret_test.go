@@ -4,10 +4,12 @@ import (
 	"encoding/json"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 
 	"cocoroot/initramfs/fault"
+	"cocoroot/unlock/policy"
 )
 
 func TestSecretInspect(t *testing.T) {
@@ -97,5 +99,33 @@ func TestNewlineWarning(t *testing.T) {
 		if code != fault.OK || strings.Contains(stderr, "cocoroot: warning: ") != tc.want || strings.Contains(stderr, "LUKS") {
 			t.Errorf("%s: secret build = %d, %q; want a warning: %t", name, code, stderr, tc.want)
 		}
+	}
+}
+
+// The names disk and state stand for the GUIDs that seal writes.
+func TestSecretNames(t *testing.T) {
+	dir := t.TempDir()
+	key := put(t, filepath.Join(dir, "key"), secretKey)
+	var tables []string
+	for i, names := range [][2]string{{"disk", "state"}, {policy.DefaultKey.String(), policy.DefaultStateKey.String()}} {
+		table := filepath.Join(dir, "table"+strconv.Itoa(i))
+		if code, _, stderr := call(t, "secret", "build", names[0]+"="+key, names[1]+"="+key, "-o", table); code != fault.OK {
+			t.Fatalf("secret build of %s = %d, %q", names, code, stderr)
+		}
+		b, err := os.ReadFile(table)
+		if err != nil {
+			t.Fatal(err)
+		}
+		tables = append(tables, string(b))
+	}
+	if tables[0] != tables[1] {
+		t.Error("disk= and state= make another table than their GUIDs")
+	}
+	twice := []string{"secret", "build", "disk=" + key, guid + "=" + key, "-o", filepath.Join(dir, "twice")}
+	if code, _, stderr := call(t, twice...); code != fault.Failed {
+		t.Errorf("the same entry twice = %d, %q", code, stderr)
+	}
+	if code, _, stderr := call(t, "secret", "build", "disks="+key, "-o", filepath.Join(dir, "none")); code != fault.Usage {
+		t.Errorf("disks= = %d, %q", code, stderr)
 	}
 }

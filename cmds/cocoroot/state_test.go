@@ -210,6 +210,7 @@ func TestLaunchWithDisks(t *testing.T) {
 		"another name":       {r.simulated(slices.Concat(good, []string{"--state-disk", "date=" + file})...), fault.Usage, "no such disk"},
 		"one name twice":     {r.simulated(slices.Concat(good, disks[:2])...), fault.Usage, "each NAME once"},
 		"no name":            {r.simulated(slices.Concat(good, []string{"--state-disk", file})...), fault.Usage, "NAME=FILE"},
+		"a short name":       {r.simulated(append(disks, "--secret", "state="+file)...), fault.OK, ""},
 		"no key":             {r.simulated(disks...), fault.Usage, "no --secret brings their key, " + policy.DefaultStateKey.String()},
 		"create another":     {r.simulated(slices.Concat(good, []string{"--state-create", "date"})...), fault.Usage, "has no state date"},
 		"floor of another":   {r.simulated(slices.Concat(good, []string{"--state-floor", "date=1"})...), fault.Usage, "has no state date"},

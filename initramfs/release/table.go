@@ -39,8 +39,20 @@ func TableArea(firmware string) (int, error) {
 
 // Contents are what goes into a table of secrets.
 type Contents struct {
-	Pairs  []string // GUID=FILE
+	Pairs  []string // GUID=FILE; ParseEntry reads the GUID
 	Orders []Order  // about the state disks
+}
+
+// ParseEntry reads which entry of a table is meant: a GUID, or disk or state, which
+// stand for those that seal names unless it is told otherwise.
+func ParseEntry(name string) (efi.GUID, error) {
+	switch name {
+	case "disk":
+		return policy.DefaultKey, nil
+	case "state":
+		return policy.DefaultStateKey, nil
+	}
+	return efi.Parse(name)
 }
 
 // BuildTable reads files and orders into a secret table that fits area bytes.
@@ -54,9 +66,9 @@ func BuildTable(warn func(format string, args ...any), c Contents, area int) (*s
 	for _, pair := range c.Pairs {
 		name, path, ok := strings.Cut(pair, "=")
 		if !ok || path == "" {
-			return nil, fault.Usagef("%q is not of the form GUID=FILE", pair)
+			return nil, fault.Usagef("%q is not of the form GUID=FILE or disk=FILE", pair)
 		}
-		g, err := efi.Parse(name)
+		g, err := ParseEntry(name)
 		if err != nil {
 			return nil, fault.Usagef("%q: %w", pair, err)
 		}
