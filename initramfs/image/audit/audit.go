@@ -67,7 +67,7 @@ type Finding struct {
 const (
 	maxText     = 1 << 20 // bytes of a configuration file
 	maxPerKind  = 8       // findings; the rest is counted
-	maxUnits    = 1 << 14 // links in all wants folders
+	maxUnits    = 1 << 14 // that something pulls in
 	maxFragment = 64      // files of one unit
 )
 
@@ -78,18 +78,15 @@ var errTooLarge = errors.New("it is larger than any that is real")
 // program that is started, an absolute path, and line the command line, as far as
 // it is known. hasModules reports whether anything lies where kernel modules do.
 func Check(top *fsimage.Node, init, line string) (all []Finding, hasModules bool, err error) {
-	r := &root{top: top, init: init, words: strings.Fields(line)}
+	r := &root{top: top, init: init, words: strings.Fields(line), texts: make(map[string]string)}
 	r.systemd = r.startsSystemd()
 	for _, k := range Kinds() {
 		paths := k.look(r)
-		for i, p := range paths {
-			if i == maxPerKind {
-				p = fmt.Sprintf("and %d more", len(paths)-i)
-			}
+		if more := len(paths) - maxPerKind; more > 0 {
+			paths = append(paths[:maxPerKind], fmt.Sprintf("and %d more", more))
+		}
+		for _, p := range paths {
 			all = append(all, Finding{k.Name, p, k.Reason})
-			if i == maxPerKind {
-				break
-			}
 		}
 	}
 	hasModules = len(r.list("lib/modules")) > 0 || len(r.list("usr/lib/modules")) > 0
@@ -108,8 +105,7 @@ type root struct {
 	systemd bool     // init is systemd
 	err     error
 
-	units  []string // memory of wanted
-	pulled []string // and of started
+	pulled []string // memory of started
 	texts  map[string]string
 }
 

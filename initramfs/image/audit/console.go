@@ -1,6 +1,7 @@
 package audit
 
 import (
+	"cmp"
 	"path"
 	"slices"
 	"strings"
@@ -39,7 +40,11 @@ func findConsole(r *root) []string {
 		// Its own table has a shell for whoever presses Enter (init/init.c).
 		out = append(out, show(resolved)+" without /etc/inittab")
 	}
-	for _, dir := range append(slices.Clone(scriptDirs), runlevels(r)...) {
+	dirs := slices.Clone(scriptDirs)
+	for _, level := range r.list("etc/runlevels") { // OpenRC's folders of what is started
+		dirs = append(dirs, "etc/runlevels/"+level)
+	}
+	for _, dir := range dirs {
 		for _, n := range r.list(dir) {
 			// Links in a runlevel start something; a script by itself does not.
 			if starts := !strings.HasSuffix(dir, "init.d"); starts && begins(n, "getty", "agetty") {
@@ -50,34 +55,16 @@ func findConsole(r *root) []string {
 	return out
 }
 
-// runlevels returns OpenRC's folders of what is started.
-func runlevels(r *root) []string {
-	var out []string
-	for _, level := range r.list("etc/runlevels") {
-		out = append(out, "etc/runlevels/"+level)
-	}
-	return out
-}
-
 // systemdConsole finds the units that ask on a terminal.
 func (r *root) systemdConsole() []string {
 	var out []string
 	if p := r.generator("systemd-getty-generator"); p != "" && !r.switchedOff("systemd.getty_auto") && !r.serialMasked() {
 		out = append(out, show(p))
 	}
-	for _, p := range r.wanted() {
-		name := path.Base(p)
-		if name == "systemd-firstboot.service" && r.switchedOff("systemd.firstboot") {
-			continue
-		}
-		if begins(name, prompts...) || path.Ext(name) == ".service" && asks(r.text(name)) {
-			out = append(out, show(p))
-		}
-	}
 	for _, name := range r.started() {
-		// The prompts are looked at above, with what switches them off.
-		if !begins(name, prompts...) && path.Ext(name) == ".service" && readsTerminal(r.text(name)) {
-			out = append(out, show(r.unit(name)))
+		if path.Ext(name) == ".service" && (begins(name, prompts...) || asks(r.text(name))) &&
+			!(name == "systemd-firstboot.service" && r.switchedOff("systemd.firstboot")) {
+			out = append(out, show(cmp.Or(r.unit(name), name)))
 		}
 	}
 	out = append(out, r.crashShell()...)
@@ -89,13 +76,6 @@ func (r *root) systemdConsole() []string {
 	}
 	slices.Sort(out)
 	return slices.Compact(out)
-}
-
-// readsTerminal reports whether a unit's programs read a terminal, whatever
-// they are (systemd.exec(5)).
-func readsTerminal(text string) bool {
-	tty := func(value string) bool { return value == "tty" || value == "tty-force" || value == "tty-fail" }
-	return slices.ContainsFunc(settings(text, "StandardInput"), tty) || slices.ContainsFunc(settings(text, "TTYPath"), func(v string) bool { return v != "" })
 }
 
 // crashShell finds what has systemd start a shell on the console when it
@@ -192,14 +172,12 @@ func (r *root) unitOf(name string) string {
 	return p
 }
 
-// asks reports whether a unit starts a login or a shell for a terminal.
+// asks reports whether a unit starts a login or a shell for a terminal, or has its
+// programs read one, whatever they are (systemd.exec(5)).
 func asks(text string) bool {
-	for _, command := range settings(text, "ExecStart", "ExecStartPre", "ExecStartPost") {
-		if logsIn(command) {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(settings(text, "ExecStart", "ExecStartPre", "ExecStartPost"), logsIn) ||
+		slices.ContainsFunc(settings(text, "StandardInput"), func(v string) bool { return v == "tty" || v == "tty-force" || v == "tty-fail" }) ||
+		slices.ContainsFunc(settings(text, "TTYPath"), func(v string) bool { return v != "" })
 }
 
 // logsIn reports whether a command is a login program, or has a getty in it.

@@ -122,61 +122,42 @@ func (r *root) link(name string) (string, bool) {
 	return string(r.data(n)), true
 }
 
-// wanted returns the units that other units pull in, as paths of the links:
-// those of folders like multi-user.target.wants.
-func (r *root) wanted() []string {
-	if r.units != nil {
-		return r.units
-	}
-	r.units = []string{}
-	seen := make(map[string]bool)
-	for _, dir := range unitDirs {
-		for _, folder := range r.list(dir) {
-			by, kind := strings.TrimSuffix(folder, path.Ext(folder)), path.Ext(folder)
-			if kind != ".wants" && kind != ".requires" && kind != ".upholds" || r.masked(by) {
-				continue
-			}
-			for _, name := range r.list(dir + "/" + folder) {
-				p := dir + "/" + folder + "/" + name
-				if len(r.units) > maxUnits {
-					r.fail(errTooLarge)
-					return nil
-				}
-				if !seen[folder+"/"+name] && isUnit(name) && !r.masked(name) && !r.null(p) {
-					r.units = append(r.units, p)
-				}
-				seen[folder+"/"+name] = true
-			}
-		}
-	}
-	return r.units
-}
-
 // started returns the names of the units that something pulls in: a link in a
-// folder of wants, or a setting of another unit that is there.
+// folder like multi-user.target.wants, or a setting of another unit that is there.
 func (r *root) started() []string {
 	if r.pulled != nil {
 		return r.pulled
 	}
-	seen := make(map[string]bool)
-	for _, p := range r.wanted() {
-		seen[path.Base(p)] = true
-	}
+	names, links := make(map[string]bool), make(map[string]bool)
 	for _, dir := range unitDirs {
 		for _, by := range r.list(dir) {
-			if !isUnit(by) || r.masked(by) {
-				continue
-			}
-			for _, value := range settings(r.text(by), "Wants", "Requires", "Requisite", "BindsTo", "Upholds", "OnFailure", "OnSuccess", "Unit", "Service", "Sockets") {
-				for _, name := range strings.Fields(value) {
-					if isUnit(name) && !r.masked(name) {
-						seen[name] = true
+			ext := path.Ext(by)
+			switch {
+			case ext == ".wants" || ext == ".requires" || ext == ".upholds":
+				if r.masked(strings.TrimSuffix(by, ext)) {
+					continue
+				}
+				for _, name := range r.list(dir + "/" + by) {
+					if link := by + "/" + name; !links[link] {
+						links[link] = true // whatever another folder says of it
+						names[name] = names[name] || isUnit(name) && !r.masked(name) && !r.null(dir+"/"+link)
+					}
+				}
+			case isUnit(by) && !r.masked(by):
+				for _, value := range settings(r.text(by), "Wants", "Requires", "Requisite", "BindsTo", "Upholds", "OnFailure", "OnSuccess", "Unit", "Service", "Sockets") {
+					for _, name := range strings.Fields(value) {
+						names[name] = names[name] || isUnit(name) && !r.masked(name)
 					}
 				}
 			}
+			if len(names) > maxUnits {
+				r.fail(errTooLarge)
+				return nil
+			}
 		}
 	}
-	r.pulled = slices.Sorted(maps.Keys(seen))
+	maps.DeleteFunc(names, func(_ string, starts bool) bool { return !starts })
+	r.pulled = slices.Sorted(maps.Keys(names))
 	return r.pulled
 }
 
@@ -185,14 +166,6 @@ func (r *root) text(name string) string {
 	if text, ok := r.texts[name]; ok {
 		return text
 	}
-	if r.texts == nil {
-		r.texts = make(map[string]string)
-	}
-	r.texts[name] = r.readText(name)
-	return r.texts[name]
-}
-
-func (r *root) readText(name string) string {
 	var out strings.Builder
 	files := 0
 	add := func(p string) {
@@ -215,7 +188,8 @@ func (r *root) readText(name string) string {
 			}
 		}
 	}
-	return out.String()
+	r.texts[name] = out.String()
+	return r.texts[name]
 }
 
 // settings returns the values of a unit's settings with one of the names.
