@@ -98,7 +98,6 @@ func look() (err error) {
 	return nil
 }
 
-// say prints one line.
 func say(format string, args ...any) {
 	fmt.Printf("cocoroot: debug: "+format+"\n", args...)
 }

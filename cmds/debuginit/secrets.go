@@ -43,7 +43,6 @@ func absent(why error) error {
 	return fatal.Errorf(fatal.Wipe, "%w", why)
 }
 
-// show prints one line an entry.
 func show(store *secret.Store) {
 	guids, err := store.GUIDs()
 	if err != nil {

@@ -135,7 +135,6 @@ func (c Contents) records() ([]cpio.Record, error) {
 // module's own name into it, whatever its file is called.
 func isFake(module []byte) bool { return bytes.Contains(module, []byte("name=fake_tsm\x00")) }
 
-// folders returns the folders that the members lie in.
 func folders(members []cpio.Record) []cpio.Record {
 	var out []cpio.Record
 	seen := make(map[string]bool)

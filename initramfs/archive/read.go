@@ -141,7 +141,6 @@ func ours(m cpio.Info, debug bool) bool {
 	return (file || folder) && strings.HasPrefix(m.Name, modules.Dir[1:]+"/")
 }
 
-// content reads a member.
 func content(m cpio.Record, limit uint64) ([]byte, error) {
 	if m.FileSize > limit {
 		return nil, fmt.Errorf("%s has %d bytes; at most %d are read", m.Name, m.FileSize, limit)
@@ -153,7 +152,6 @@ func content(m cpio.Record, limit uint64) ([]byte, error) {
 	return b, nil
 }
 
-// take looks at init and at the list of modules.
 func (l *Listing) take(found map[string]bool, init, list []byte) {
 	if p, err := readProgram(init); err == nil {
 		l.Init = &p

@@ -14,7 +14,6 @@ import (
 // program is what an archive's init says of itself.
 type program archive.Program
 
-// String returns the program as people read it.
 func (p *program) String() string {
 	if p.RuntimeSecret {
 		return fmt.Sprintf("%s, built with %s to clear the key from its own memory", p.Package, p.Go)
@@ -28,7 +27,6 @@ type module struct {
 	Optional bool   `json:"optional"`
 }
 
-// String returns the module as people read it.
 func (m module) String() string {
 	if m.Optional {
 		return m.Path + " (where the machine has what it is for)"
@@ -44,7 +42,6 @@ type member struct {
 	Size uint64 `json:"size"`
 }
 
-// String returns the member as people read it.
 func (m member) String() string {
 	return fmt.Sprintf("%-6s %s %8d %s", m.Type, m.Mode, m.Size, printable(m.Name))
 }
@@ -85,7 +82,6 @@ func lookArchive(s *subject, r *Report) error {
 	return nil
 }
 
-// typeOf names a member's type.
 func typeOf(mode uint64) string {
 	switch mode & unix.S_IFMT {
 	case unix.S_IFREG:

@@ -149,7 +149,6 @@ func lookCertificates(s *subject, r *Report) error {
 	return nil
 }
 
-// isCmdline goes by our parameters.
 func isCmdline(s *subject) bool {
 	head := s.head.Bytes()
 	return !isObject(head) && bytes.Contains(head, []byte("cocoroot.")) && bytes.IndexByte(head, 0) < 0

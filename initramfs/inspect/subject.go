@@ -108,12 +108,10 @@ func unbase64(text []byte) []byte {
 	return raw
 }
 
-// headed goes by the first bytes.
 func headed(is func(head []byte) bool) func(*subject) bool {
 	return func(s *subject) bool { return is(s.head.Bytes()) }
 }
 
-// begins goes by how the file begins.
 func begins(texts ...string) func(*subject) bool {
 	return headed(func(head []byte) bool {
 		for _, text := range texts {

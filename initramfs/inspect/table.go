@@ -27,7 +27,6 @@ type entry struct {
 	Data    []byte   `json:"data,omitempty"` // only when asked for
 }
 
-// String returns the entry as people read it.
 func (e entry) String() string {
 	text := fmt.Sprintf("%s, %d bytes", e.GUID, e.Size)
 	if e.NUL {

@@ -60,7 +60,6 @@ func (f Firmware) checkSections() error {
 	return nil
 }
 
-// base returns the guest-physical address of the image's first byte.
 func (f Firmware) base() uint64 { return f.footer.Base() }
 
 // SHA256 returns the hash of the image.

@@ -87,7 +87,6 @@ func (in Input) Digest(mode string) (Result, error) {
 	return r, in.sev(&r)
 }
 
-// check refuses what cannot be launched in the mode.
 func (in Input) check(mode string) error {
 	snp, f := mode == "sev-snp", in.Firmware
 	if snp {
@@ -118,7 +117,6 @@ func (in Input) vmsas(r *Result, fpu bool) {
 	}
 }
 
-// sev measures for SEV and SEV-ES.
 func (in Input) sev(r *Result) error {
 	f := in.Firmware
 	h, err := f.hashed.Clone()
@@ -142,7 +140,6 @@ func (in Input) sev(r *Result) error {
 	return nil
 }
 
-// snp measures for SEV-SNP.
 func (in Input) snp(r *Result) {
 	l := ledger{result: r}
 	l.pages("firmware", in.Firmware.base(), in.Firmware.image)
@@ -159,7 +156,6 @@ func (in Input) snp(r *Result) {
 	}
 }
 
-// section measures one section of the metadata.
 func (in Input) section(l *ledger, s ovmf.Section) {
 	kind := pageZero
 	switch {

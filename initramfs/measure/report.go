@@ -71,7 +71,6 @@ func NewMeasurement(mode string, in Input, r Result) Measurement {
 	return m
 }
 
-// sum is the SHA-256 of a VMSA; of none, none.
 func (v *VMSA) sum() digits {
 	if v == nil {
 		return nil

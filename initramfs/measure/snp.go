@@ -78,7 +78,6 @@ func (l *ledger) blank(name string, t pageType, address, size uint64) {
 	l.note(name, t, address, size)
 }
 
-// note notes pages that were measured.
 func (l *ledger) note(name string, t pageType, address, size uint64) {
 	digest := l.digest
 	l.result.add(name, t, address, size, digest[:])

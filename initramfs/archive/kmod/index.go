@@ -67,7 +67,6 @@ func readIndex(fsys fs.FS) (*index, error) {
 	return x, x.readModinfo(fsys)
 }
 
-// readBounded reads a file of at most limit bytes.
 func readBounded(fsys fs.FS, name string, limit int64) ([]byte, error) {
 	f, err := fsys.Open(name)
 	if err != nil {

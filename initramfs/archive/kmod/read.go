@@ -40,7 +40,6 @@ func decompress(packed []byte) ([]byte, error) {
 	return readAtMost(r, "its content", maxModule)
 }
 
-// unpacked returns the name of a file once it is decompressed.
 func unpacked(file string) string {
 	if ext := path.Ext(file); ext != ".ko" {
 		return file[:len(file)-len(ext)]

@@ -130,7 +130,6 @@ func (r *root) exists(name string) bool {
 	return n != nil
 }
 
-// file returns a regular file, or nil.
 func (r *root) file(name string) *fsimage.Node {
 	n, _ := r.find(name, true)
 	if n == nil || !n.Mode.IsRegular() {
@@ -139,7 +138,6 @@ func (r *root) file(name string) *fsimage.Node {
 	return n
 }
 
-// read returns the text of a regular file.
 func (r *root) read(name string) string {
 	n := r.file(name)
 	if n == nil {
@@ -161,7 +159,6 @@ func (r *root) data(n *fsimage.Node) []byte {
 	return b
 }
 
-// list returns the sorted names in a folder.
 func (r *root) list(name string) []string {
 	n, _ := r.find(name, true)
 	if n == nil || !n.Mode.IsDir() {
@@ -174,7 +171,6 @@ func (r *root) list(name string) []string {
 	return slices.Sorted(maps.Keys(names))
 }
 
-// filled reports whether a regular file has anything in it.
 func (r *root) filled(name string) bool {
 	n := r.file(name)
 	return n != nil && n.Size > 0
@@ -191,7 +187,6 @@ func show(name string) string {
 	return name[:min(len(name), 256)]
 }
 
-// begins reports whether a name begins with one of some words.
 func begins(name string, words ...string) bool {
 	return slices.ContainsFunc(words, func(w string) bool { return strings.HasPrefix(name, w) })
 }

@@ -17,7 +17,6 @@ var prompts = []string{
 	"debug-shell.service", "systemd-firstboot.service",
 }
 
-// findConsole finds what talks to somebody at the console.
 func findConsole(r *root) []string {
 	name := path.Base(r.init)
 	_, resolved := r.find(r.init, true)
@@ -55,7 +54,6 @@ func findConsole(r *root) []string {
 	return out
 }
 
-// systemdConsole finds the units that ask on a terminal.
 func (r *root) systemdConsole() []string {
 	var out []string
 	if p := r.generator("systemd-getty-generator"); p != "" && !r.switchedOff("systemd.getty_auto") && !r.serialMasked() {

@@ -19,13 +19,11 @@ const (
 	maxInterp  = 4096 // bytes of the loader's path, PATH_MAX
 )
 
-// startsSystemd reports whether init is systemd.
 func (r *root) startsSystemd() bool {
 	n, p := r.find(r.init, true)
 	return n != nil && path.Base(p) == "systemd"
 }
 
-// findInit finds what keeps init from being started.
 func findInit(r *root) []string {
 	if err := r.runs(r.init, 0); err != nil {
 		return []string{fmt.Sprintf("%s: %v", show(r.init), err)}

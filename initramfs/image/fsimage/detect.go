@@ -63,14 +63,12 @@ func Detect(r io.ReaderAt) (kind policy.FSType, length int64, err error) {
 	return "", 0, ErrUnknown
 }
 
-// corrupt is an ErrCorrupt.
 func corrupt(format string, args ...any) error {
 	return fmt.Errorf("%w: %s", ErrCorrupt, fmt.Sprintf(format, args...))
 }
 
 var errFeature = errors.New("the file system has a feature that is not supported")
 
-// unsupported is an errFeature.
 func unsupported(format string, args ...any) error {
 	return fmt.Errorf("%w: %s", errFeature, fmt.Sprintf(format, args...))
 }
@@ -103,7 +101,6 @@ const (
 // erofsCompressed says why the guest reads no such file, and what to do.
 const erofsCompressed = "an erofs with compressed files, whose plaintext the host could get to see; make it without compression, or make a squashfs"
 
-// parseEROFS returns the length of the file system.
 func parseEROFS(b []byte) (int64, error) {
 	features, devices, dirBits, bits := le.Uint32(b[80:]), le.Uint16(b[86:]), b[90], b[12]
 	switch {
@@ -139,7 +136,6 @@ const (
 	ext4OrphansThere = 0x10000 // orphan_present, for writers
 )
 
-// parseExt4 returns the length of the file system.
 func parseExt4(b []byte) (int64, error) {
 	compatible, incompatible, writers := le.Uint32(b[0x5c:]), le.Uint32(b[0x60:]), le.Uint32(b[0x64:])
 	if bad := incompatible &^ (ext4Known | ext4Recover); bad != 0 {

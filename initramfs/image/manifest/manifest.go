@@ -103,7 +103,6 @@ func Parse(b []byte) (Manifest, error) {
 	return m, nil
 }
 
-// check compares the manifest with its command line.
 func (m Manifest) check() error {
 	p, err := policy.Parse(m.Cmdline)
 	if err != nil {

@@ -153,7 +153,6 @@ func (n *notes) add(kind, example string) {
 	(*n)[i].count++
 }
 
-// texts returns a warning for each kind.
 func (n notes) texts() []string {
 	var out []string
 	for _, e := range n {

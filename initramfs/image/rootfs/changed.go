@@ -38,7 +38,6 @@ func hasACL(path string) bool {
 	return false
 }
 
-// fingerprint walks through a folder.
 func fingerprint(ctx context.Context, folder string) (print, error) {
 	var p print
 	h := sha256.New()

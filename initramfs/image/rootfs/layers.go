@@ -67,7 +67,6 @@ func squashfsOfLayers(ctx context.Context, layers []layer, entrypoint []string, 
 	return image, nil
 }
 
-// readLayer puts a layer upon the tree.
 func (t *tree) readLayer(ctx context.Context, number int, l layer) error {
 	return eachEntry(ctx, l, func(i int, h *tar.Header, r io.Reader) error {
 		return t.apply(place{number, i}, h, r, l.whole)
@@ -276,7 +275,6 @@ func clamp(t time.Time) time.Time {
 	return time.Unix(min(max(t.Unix(), 0), 1<<32-1), 0)
 }
 
-// tarLayer is a tar in a file.
 func tarLayer(f *os.File, name string) layer {
 	return layer{name: name, open: func() (io.ReadCloser, error) {
 		return decompressed(io.NewSectionReader(f, 0, 1<<62))

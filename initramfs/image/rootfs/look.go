@@ -131,7 +131,6 @@ func (e ext4) node(inode uint64, mode, size string) (*fsimage.Node, error) {
 // unixMode turns a mode as stat(2) has it into Go's.
 func unixMode(m int64) fs.FileMode { return (&tar.Header{Mode: m}).FileInfo().Mode() }
 
-// cat returns the first n bytes of a file.
 func (e ext4) cat(inode uint64, n int64) ([]byte, error) {
 	data, err := e.ask(n, "cat <%d>", inode)
 	if err == nil && int64(len(data)) < n {

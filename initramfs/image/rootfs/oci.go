@@ -260,7 +260,6 @@ func (l layout) openBlob(d v1.Descriptor) (*blob, error) {
 	return &blob{f: f, want: d, left: d.Size, sum: d.Digest.Verifier()}, nil
 }
 
-// openLayer opens a layer, decompressed.
 func (l layout) openLayer(d v1.Descriptor) (io.ReadCloser, error) {
 	b, err := l.openBlob(d)
 	if err != nil {

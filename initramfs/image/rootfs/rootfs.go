@@ -161,7 +161,6 @@ func (o Options) fromFolder(ctx context.Context, source, dir string) (*Image, er
 	return made(out)
 }
 
-// made opens a file system that a stock tool wrote.
 func made(path string) (*Image, error) {
 	f, err := os.Open(path)
 	if err != nil {
@@ -175,7 +174,6 @@ func made(path string) (*Image, error) {
 	return &Image{File: f, Size: size, Type: kind}, nil
 }
 
-// fromReady takes a file system as it is.
 func (o Options) fromReady(ctx context.Context, s *source) (*Image, error) {
 	if o.Type != "" && o.Type != s.ready {
 		return nil, fmt.Errorf("%w: it is %s already", ErrFormat, s.ready)

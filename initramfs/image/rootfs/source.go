@@ -96,7 +96,6 @@ func spool(ctx context.Context, name, dir string, in func() (io.Reader, error)) 
 	return look(f, name)
 }
 
-// look finds out what a file is, and leaves it at its start.
 func look(f *os.File, name string) (*source, error) {
 	kind, _, err := fsimage.Detect(f)
 	switch {
@@ -151,7 +150,6 @@ func checkTar(f *os.File) error {
 	return nil
 }
 
-// decompressed returns the bytes of a source, whatever compresses them.
 func decompressed(r io.Reader) (io.ReadCloser, error) {
 	plain, _, err := files.Decompress(r, maxWindow)
 	return plain, err

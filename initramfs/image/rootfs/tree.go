@@ -60,7 +60,6 @@ type tree struct {
 	notes   notes
 }
 
-// keep counts bytes of memory.
 func (t *tree) keep(n int) error {
 	if t.kept += n; t.kept > maxKept {
 		return fmt.Errorf("%w: its names take more than %d bytes of memory", errTar, maxKept)
@@ -207,7 +206,6 @@ func (t *tree) add(in *inode, parts []string) error {
 	return nil
 }
 
-// linked returns the file that a hard link is another name of.
 func (t *tree) linked(layer int, name string) (*inode, error) {
 	parts, err := split(name)
 	if err != nil {

@@ -24,7 +24,6 @@ func AuditNames() []string {
 	return names
 }
 
-// checkAllowed refuses names that no finding has.
 func checkAllowed(allowed []string) error {
 	for _, name := range allowed {
 		if !slices.Contains(AuditNames(), name) {

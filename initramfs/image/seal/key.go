@@ -38,7 +38,6 @@ const (
 	mostSeed = 4096
 )
 
-// checkKey refuses options about the key that do not fit together.
 func (o *Options) checkKey(given func(string) bool) error {
 	keys := slices.DeleteFunc([]string{o.KeyFile, o.KeyOut, o.PassphraseFile}, func(name string) bool { return name == "" })
 	if len(keys) > 1 {
@@ -55,7 +54,6 @@ func (o *Options) checkKey(given func(string) bool) error {
 // MakesKey reports whether a new key is to be made and written.
 func (o Options) MakesKey() bool { return o.KeyFile == "" && o.PassphraseFile == "" }
 
-// kdf returns how the key of the keyslot is made.
 func (o Options) kdf() luks2.KDF {
 	if o.PassphraseFile == "" {
 		return format.PBKDF2(format.GeneratedKeyIterations)
@@ -173,7 +171,6 @@ func (o Options) keepKey() (string, error) {
 	return name, nil
 }
 
-// sameFile reports whether two names are of one file.
 func sameFile(a, b string) bool {
 	x, errX := os.Stat(a)
 	y, errY := os.Stat(b)

@@ -79,7 +79,6 @@ func ImageSize(size int64) (int64, error) {
 	return int64(verity.Params{DataBlocks: blocks}.DeviceSize()), nil
 }
 
-// dataBlocks returns how many blocks the hash covers.
 func dataBlocks(size int64) (uint64, error) {
 	const most = (verity.MaxDataBlocks - dataOffset/blockSize) * blockSize
 	if size <= 0 || size > most {

@@ -100,7 +100,6 @@ func (v *Result) check(ctx context.Context, measured policy.Policy, keyFile stri
 	return nil
 }
 
-// differ counts blocks that differ.
 func differ(n uint64) string {
 	if n == 1 {
 		return "1 block differs"

@@ -68,7 +68,6 @@ func (a Area) Fits(n int) error {
 	return nil
 }
 
-// end returns the first address after the area.
 func (a Area) end() uint64 { return uint64(a.Base) + uint64(a.Size) }
 
 func (a Area) overlaps(b Area) bool {

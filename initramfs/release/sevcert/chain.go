@@ -57,7 +57,6 @@ func (b *Bundle) Add(data []byte) error {
 	return nil
 }
 
-// parseFirst takes the first certificate off.
 func parseFirst(data []byte) (*Certificate, []byte, error) {
 	if len(data) >= offAlgo {
 		if u := Usage(binary.LittleEndian.Uint32(data[offUsage:])); u >= OCA && u <= CEK {

@@ -94,7 +94,6 @@ const (
 	ecdhSHA384  algorithm = 0x103
 )
 
-// hash returns the hash of the algorithm.
 func (a algorithm) hash() crypto.Hash {
 	if a&0x100 != 0 {
 		return crypto.SHA384
@@ -220,7 +219,6 @@ func parseKey(a algorithm, b []byte) (crypto.PublicKey, error) {
 	return nil, errKey
 }
 
-// parseRSA reads little-endian exponent and modulus.
 func parseRSA(exponent, modulus []byte) (*rsa.PublicKey, error) {
 	e, n := number(exponent), number(modulus)
 	if e.BitLen() > 31 || e.Bit(0) == 0 || e.Int64() < 3 || n.BitLen() != len(modulus)*8 {
@@ -229,7 +227,6 @@ func parseRSA(exponent, modulus []byte) (*rsa.PublicKey, error) {
 	return &rsa.PublicKey{N: n, E: int(e.Int64())}, nil
 }
 
-// number reads a little-endian number.
 func number(b []byte) *big.Int { return new(big.Int).SetBytes(reversed(b)) }
 
 func reversed(b []byte) []byte {
@@ -283,7 +280,6 @@ func (c *Certificate) signed(body, sig []byte) bool {
 	return false
 }
 
-// sameKey reports whether two certificates are of the same key.
 func (c *Certificate) sameKey(o *Certificate) bool { return bytes.Equal(c.body, o.body) }
 
 // Owner returns the certificate that an owner presents to the PSP: a PDH with

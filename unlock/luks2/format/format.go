@@ -146,7 +146,6 @@ func (o Options) json(kdfSalt, digestSalt []byte) string {
 		HeaderSize-luks2.BinaryHeaderSize, RegionSize-keyslotOffset)
 }
 
-// fillHeader writes a binary header and its JSON area.
 func fillHeader(h []byte, magic string, offset uint64, salt []byte, id uuid.UUID, text string) {
 	copy(h[layout.OffMagic:], magic)
 	binary.BigEndian.PutUint16(h[layout.OffVersion:], 2)

@@ -73,7 +73,6 @@ func (r *Reader) ReadAt(p []byte, off int64) (n int, err error) {
 	return n, nil
 }
 
-// block returns a block that has been checked.
 func (r *Reader) block(level int, number uint64) ([]byte, error) {
 	if kept := r.kept[level]; kept.digests != nil && kept.number == number {
 		return kept.digests, nil
@@ -109,7 +108,6 @@ func (r *Reader) digests(level int, number uint64) ([]byte, error) {
 	return above[number%digestsPerBlock*verity.DigestSize:], nil
 }
 
-// read fills b from a block of the device on.
 func (r *Reader) read(b []byte, block uint64) error {
 	off := int64(block * verity.BlockSize)
 	n, err := r.r.ReadAt(b, off)

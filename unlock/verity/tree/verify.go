@@ -76,7 +76,6 @@ func (v *verifier) take() (first uint64, more bool) {
 // hashed out of the processor's cache.
 const pieceBlocks = 32
 
-// work checks what lies below one leaf after the other.
 func (v *verifier) work(ctx context.Context, r *Reader) error {
 	piece := make([]byte, pieceBlocks*verity.BlockSize)
 	var found []byte
