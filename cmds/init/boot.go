@@ -20,6 +20,7 @@ import (
 	"cocoroot/unlock/root"
 	"cocoroot/unlock/secmem"
 	"cocoroot/unlock/secret"
+	"cocoroot/unlock/state"
 	"cocoroot/unlock/unseal"
 )
 
@@ -55,6 +56,8 @@ type boot struct {
 
 	scratch    disk.Disk   // when the policy has one
 	stateDisks []disk.Disk // of the policy's states, in their order
+	plans      []state.Plan
+	states     []state.Mounted
 }
 
 // The states of a boot. The goroutine that moves it away from booting is the
@@ -132,6 +135,7 @@ func (b *boot) boot() error {
 		{"scratch", fatal.Scratch, b.makeScratch},
 		{"root", fatal.RootMount, b.mountRoot},
 		{"arm", fatal.Arm, b.arm},
+		{"state", fatal.StateDisk, b.mountStates},
 		{"status", fatal.Setup, b.writeStatus},
 		{"switch", fatal.Switch, b.switchRoot},
 	} {
@@ -161,9 +165,6 @@ func (b *boot) readPolicy() error {
 		return fmt.Errorf("%w; use the command line that cocoroot seal wrote", err)
 	}
 	b.policy = p
-	if len(p.States) > 0 {
-		return errors.New("this version cannot use the disks that cocoroot.state= names")
-	}
 	b.watch()
 	return nil
 }
@@ -187,8 +188,11 @@ func (b *boot) unseal() error {
 	if p.Release.Asks() {
 		say("asking the owner over %s, %s at most", p.Release.Channel, b.wait())
 	}
-	steps, err := unseal.Run(b.deadline, unseal.Job{Device: b.disk.Path, Policy: p, Wait: b.wait()})
-	b.steps = append(b.steps, steps...)
+	result, err := unseal.Run(b.deadline, unseal.Job{Device: b.disk.Path, States: b.stateDisks, Policy: p, Wait: b.wait()})
+	b.steps, b.plans = append(b.steps, result.Steps...), result.Plans
+	if err == nil && len(b.plans) != len(p.States) {
+		return errors.New("the unsealing process has no plan for every state")
+	}
 	return err
 }
 
@@ -211,6 +215,9 @@ func (b *boot) wipe() error {
 	say("disk key wiped")
 	if b.policy.Release.Asks() {
 		b.guids = append(b.guids, b.policy.Key) // which was never in the store
+		if len(b.policy.States) > 0 {
+			b.guids = append(b.guids, b.policy.StateKey)
+		}
 		return nil
 	}
 	return store.Share()
@@ -245,6 +252,16 @@ func (b *boot) verity() *dm.Verity {
 
 // arm makes the guest stop at the first changed block, from now on.
 func (b *boot) arm() error { return b.verity().PanicOnCorruption() }
+
+// mountStates comes when the secrets are wiped and the image is mounted: what the disks
+// hold is the host's, and the kernel reads it.
+func (b *boot) mountStates() (err error) {
+	b.states, err = state.Mount(b.policy.States, b.stateDisks, b.plans)
+	for _, s := range b.states {
+		say("state %s at generation %d", s.Path, s.Generation)
+	}
+	return err
+}
 
 func (b *boot) switchRoot() error {
 	if b.policy.Modules == policy.Closed {

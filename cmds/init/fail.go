@@ -15,6 +15,7 @@ import (
 	"cocoroot/unlock/root"
 	"cocoroot/unlock/secmem"
 	"cocoroot/unlock/secret"
+	"cocoroot/unlock/state"
 	"cocoroot/unlock/unseal"
 )
 
@@ -50,6 +51,7 @@ func (b *boot) end(err error) {
 	// dm-crypt's keys go too, unless the disk does not answer; then what was
 	// read of the image, and what a killed child has left.
 	_ = root.MountAPI() // /dev may have moved
+	within(patience, func() { _ = state.Unmount(b.policy.States) })
 	for _, name := range []string{unseal.RootName, scratchName} {
 		within(patience, func() { _ = dm.WipeKey(name) })
 	}

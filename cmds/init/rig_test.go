@@ -186,10 +186,11 @@ type guest struct {
 	firmware string
 	kernel   string
 	initrd   string
-	fakeTSM  string   // the module of false reports; default the one for our kernel
-	hashes   []byte   // instead of the table of what boots; empty, but not nil, for none
-	extra    []string // for QEMU
-	memory   int      // MiB
+	fakeTSM  string        // the module of false reports; default the one for our kernel
+	hashes   []byte        // instead of the table of what boots; empty, but not nil, for none
+	disks    []launch.Disk // besides the image
+	extra    []string      // for QEMU
+	memory   int           // MiB
 	cpus     int
 	ends     string // how QEMU calls its end; default guest-shutdown, a power-off
 	learns   func() []needle
@@ -253,6 +254,7 @@ func (g *guest) run(t *testing.T, limit time.Duration) ended {
 			}
 		}
 	}
+	c.Disks = append(c.Disks, g.disks...)
 	if g.table == nil && g.entries != nil {
 		table, err := table.Build(g.entries, int(area.Size))
 		if err != nil {

@@ -10,6 +10,7 @@ import (
 	"cocoroot/unlock/dm"
 	"cocoroot/unlock/efi"
 	"cocoroot/unlock/root"
+	"cocoroot/unlock/state"
 	"cocoroot/unlock/unseal"
 	"cocoroot/unlock/verity"
 )
@@ -17,14 +18,15 @@ import (
 // status is /run/cocoroot/status.json, for programs in the image. It contains
 // no secret and proves nothing to anyone outside the guest.
 type status struct {
-	Version int           `json:"version"` // of this format
-	Image   verity.Params `json:"image"`
-	Disk    string        `json:"disk"`
-	Scratch string        `json:"scratch,omitempty"` // the disk under the writable layer
-	Key     efi.GUID      `json:"key"`               // the entry that opened the image
-	From    string        `json:"from"`              // how the secrets came: injected, or the channel to the owner
-	Secrets []efi.GUID    `json:"secrets"`           // the entries that came; of the owner's, the kept ones and the key
-	Steps   []unseal.Step `json:"steps"`
+	Version int             `json:"version"` // of this format
+	Image   verity.Params   `json:"image"`
+	Disk    string          `json:"disk"`
+	Scratch string          `json:"scratch,omitempty"` // the disk under the writable layer
+	States  []state.Mounted `json:"states,omitempty"`
+	Key     efi.GUID        `json:"key"`     // the entry that opened the image
+	From    string          `json:"from"`    // how the secrets came: injected, or the channel to the owner
+	Secrets []efi.GUID      `json:"secrets"` // the entries that came; of the owner's, the kept ones and the key
+	Steps   []unseal.Step   `json:"steps"`
 	Usage   struct {
 		Init   usage `json:"init"`   // the first process
 		Unseal usage `json:"unseal"` // the child that unsealed
@@ -45,7 +47,7 @@ func (b *boot) writeStatus() error {
 	if b.policy.Release.Asks() {
 		from = b.policy.Release.Channel.String()
 	}
-	s := status{Version: 1, From: from, Image: b.policy.Image, Disk: b.disk.Path, Scratch: b.scratch.Path, Key: b.policy.Key, Secrets: b.guids, Steps: b.steps}
+	s := status{Version: 1, From: from, Image: b.policy.Image, Disk: b.disk.Path, Scratch: b.scratch.Path, States: b.states, Key: b.policy.Key, Secrets: b.guids, Steps: b.steps}
 	s.Usage.Init, s.Usage.Unseal = usageOf(unix.RUSAGE_SELF), usageOf(unix.RUSAGE_CHILDREN)
 	s.Usage.Init.Milliseconds -= b.before
 	text, err := json.MarshalIndent(s, "", "  ")
@@ -58,9 +60,13 @@ func (b *boot) writeStatus() error {
 	return os.WriteFile(filepath.Join(root.RunDir, "status.json"), append(text, '\n'), 0o444)
 }
 
-// tellUdev makes the two devices known to the udev of the real root.
+// tellUdev makes the devices known to the udev of the real root.
 func (b *boot) tellUdev() error {
-	for _, name := range []string{unseal.VerityName, unseal.RootName} {
+	names := []string{unseal.VerityName, unseal.RootName}
+	for _, s := range b.policy.States {
+		names = append(names, state.VolumeName(s.Name))
+	}
+	for _, name := range names {
 		if err := dm.TellUdev(dm.UdevDir, name); err != nil {
 			return err
 		}

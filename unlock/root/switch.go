@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/u-root/u-root/pkg/mount"
 	"golang.org/x/sys/unix"
@@ -45,6 +46,31 @@ func checkInit(root, path string) error {
 		return fmt.Errorf("cannot start %s: %w: it is not an executable file", path, ErrNoInit)
 	}
 	return nil
+}
+
+// Folder finds a folder of the mounted image. Symbolic links, absolute ones too,
+// are followed inside the image: inside is where it lies there, and outside where
+// it lies until Switch; there are no links in either.
+func Folder(path string) (inside, outside string, err error) {
+	dir, err := unix.Open(newRoot, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return "", "", fmt.Errorf("cannot look into the image: %w", err)
+	}
+	defer unix.Close(dir)
+	fd, err := unix.Openat2(dir, path, &unix.OpenHow{Flags: unix.O_PATH | unix.O_DIRECTORY | unix.O_CLOEXEC, Resolve: unix.RESOLVE_IN_ROOT})
+	if err != nil {
+		return "", "", fmt.Errorf("cannot find the folder %s in the image: %w", path, err)
+	}
+	defer unix.Close(fd)
+	outside, err = os.Readlink(fmt.Sprintf("/proc/self/fd/%d", fd))
+	if err != nil {
+		return "", "", fmt.Errorf("cannot find the folder %s in the image: %w", path, err)
+	}
+	inside, ok := strings.CutPrefix(outside, newRoot)
+	if !ok {
+		return "", "", fmt.Errorf("cannot find the folder %s in the image: it is %s", path, outside)
+	}
+	return inside, outside, nil
 }
 
 // Switch makes the mounted image the root: it moves the kernel's file

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"cocoroot/unlock/fatal"
+	"cocoroot/unlock/state"
 )
 
 // ChildName is the child's argv[0].
@@ -28,11 +29,17 @@ func Finished(name string, began time.Time) Step {
 	return Step{name, float64(time.Since(began).Microseconds()) / 1000}
 }
 
+// Result is what a child has done.
+type Result struct {
+	Steps []Step       `json:"steps"`
+	Plans []state.Plan `json:"plans,omitempty"` // for the policy's states, in their order
+}
+
 // report is what the child says at its end, in JSON on file descriptor 3.
 type report struct {
-	Code  fatal.Code `json:"code,omitempty"` // empty: it worked
-	Text  string     `json:"text,omitempty"`
-	Steps []Step     `json:"steps"`
+	Code fatal.Code `json:"code,omitempty"` // empty: it worked
+	Text string     `json:"text,omitempty"`
+	Result
 }
 
 // Grace is how long a killed child may take to end.
@@ -46,22 +53,22 @@ const (
 	baseMemory = 64 << 20
 )
 
-// Run does the job in a child and returns its steps. When ctx ends the child
+// Run does the job in a child. When ctx ends the child
 // is killed, and Run waits for its end, which gives its memory back, but no
 // longer than Grace: a child whose disk does not answer cannot die.
-func Run(ctx context.Context, job Job) ([]Step, error) {
+func Run(ctx context.Context, job Job) (Result, error) {
 	text, err := json.Marshal(job)
 	if err != nil {
-		return nil, err
+		return Result{}, err
 	}
 	jobRead, jobWrite, err := os.Pipe()
 	if err != nil {
-		return nil, err
+		return Result{}, err
 	}
 	defer jobRead.Close()
 	reportRead, reportWrite, err := os.Pipe()
 	if err != nil {
-		return nil, err
+		return Result{}, err
 	}
 	defer reportRead.Close()
 	child, err := os.StartProcess("/proc/self/exe", []string{ChildName}, &os.ProcAttr{
@@ -73,62 +80,62 @@ func Run(ctx context.Context, job Job) ([]Step, error) {
 	})
 	reportWrite.Close()
 	if err != nil {
-		return nil, fatal.Errorf(fatal.Crash, "cannot start the unsealing process: %w", err)
+		return Result{}, fatal.Errorf(fatal.Crash, "cannot start the unsealing process: %w", err)
 	}
 	_, err = jobWrite.Write(text) // less than a pipe holds
 	jobWrite.Close()
 	if err != nil {
 		child.Kill()
-		return nil, fatal.Errorf(fatal.Crash, "cannot talk to the unsealing process: %w", err)
+		return Result{}, fatal.Errorf(fatal.Crash, "cannot talk to the unsealing process: %w", err)
 	}
 
 	type end struct {
-		steps []Step
-		err   error
+		result Result
+		err    error
 	}
 	done := make(chan end, 1)
 	go func() {
-		steps, err := wait(child, reportRead)
-		done <- end{steps, err}
+		result, err := wait(child, reportRead)
+		done <- end{result, err}
 	}()
 	select {
 	case e := <-done:
-		return e.steps, e.err
+		return e.result, e.err
 	case <-ctx.Done():
 		child.Kill()
 		select {
 		case <-done:
 		case <-time.After(Grace):
 		}
-		return nil, fatal.Errorf(fatal.Deadline, "unlocking did not end in time; the disk may not answer, or the key derivation is too costly for this machine")
+		return Result{}, fatal.Errorf(fatal.Deadline, "unlocking did not end in time; the disk may not answer, or the key derivation is too costly for this machine")
 	}
 }
 
 // wait reads the child's report and its end. Only a report of success and an
 // exit code of 0 together are a success.
-func wait(child *os.Process, from io.Reader) ([]Step, error) {
+func wait(child *os.Process, from io.Reader) (Result, error) {
 	text, readErr := io.ReadAll(io.LimitReader(from, maxReport))
 	state, err := child.Wait()
 	if err != nil {
-		return nil, fatal.Errorf(fatal.Crash, "cannot wait for the unsealing process: %w", err)
+		return Result{}, fatal.Errorf(fatal.Crash, "cannot wait for the unsealing process: %w", err)
 	}
 	var r report
 	if readErr != nil || json.Unmarshal(text, &r) != nil {
-		return nil, fatal.Errorf(fatal.Crash, "the unsealing process ended without a report (%s); the machine may have too little memory for the key derivation", state)
+		return Result{}, fatal.Errorf(fatal.Crash, "the unsealing process ended without a report (%s); the machine may have too little memory for the key derivation", state)
 	}
 	if r.Code != "" {
-		return r.Steps, fatal.Errorf(r.Code, "%s", r.Text)
+		return r.Result, fatal.Errorf(r.Code, "%s", r.Text)
 	}
 	if !state.Success() {
-		return r.Steps, fatal.Errorf(fatal.Crash, "the unsealing process failed (%s)", state)
+		return r.Result, fatal.Errorf(fatal.Crash, "the unsealing process failed (%s)", state)
 	}
-	return r.Steps, nil
+	return r.Result, nil
 }
 
 // Child is everything that the child does; it does not return.
 func Child() {
 	var r report
-	if err := child(&r.Steps); err != nil {
+	if err := child(&r.Result); err != nil {
 		r.Code, r.Text = fatal.CodeOf(err, fatal.Crash), err.Error()
 	}
 	text, err := json.Marshal(r)
@@ -141,10 +148,10 @@ func Child() {
 	os.Exit(0)
 }
 
-func child(steps *[]Step) (err error) {
+func child(r *Result) (err error) {
 	defer func() {
-		if r := recover(); r != nil {
-			err = fatal.Errorf(fatal.Crash, "unlocking crashed: %v", r)
+		if crash := recover(); crash != nil {
+			err = fatal.Errorf(fatal.Crash, "unlocking crashed: %v", crash)
 		}
 	}()
 	var job Job
@@ -157,12 +164,13 @@ func child(steps *[]Step) (err error) {
 	name, began := "", time.Now()
 	step := func(next string) {
 		if name != "" {
-			*steps = append(*steps, Finished(name, began))
+			r.Steps = append(r.Steps, Finished(name, began))
 		}
 		name, began = next, time.Now()
 	}
 	defer step("")
-	return unseal(job, step)
+	r.Plans, err = unseal(job, step)
+	return err
 }
 
 // limitMemory bounds the child: half of the RAM, and a little for itself.

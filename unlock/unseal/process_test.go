@@ -37,7 +37,7 @@ func TestWait(t *testing.T) {
 		"half a word":          {"exit 0", `{"steps":[`, fatal.Crash},
 		"endless":              {"exit 0", strings.Repeat(" ", maxReport) + good, fatal.Crash},
 	} {
-		steps, err := wait(shell(t, tc.script), strings.NewReader(tc.report))
+		r, err := wait(shell(t, tc.script), strings.NewReader(tc.report))
 		got := fatal.Code("")
 		if err != nil {
 			got = fatal.CodeOf(err, "no code")
@@ -45,8 +45,8 @@ func TestWait(t *testing.T) {
 		if got != tc.want {
 			t.Errorf("%s: code = %q (%v); want %q", name, got, err, tc.want)
 		}
-		if tc.want == "" && (len(steps) != 1 || steps[0].Name != "verity") {
-			t.Errorf("%s: steps = %v", name, steps)
+		if tc.want == "" && (len(r.Steps) != 1 || r.Steps[0].Name != "verity") {
+			t.Errorf("%s: steps = %v", name, r.Steps)
 		}
 	}
 }

@@ -19,6 +19,7 @@ import (
 
 	"github.com/anatol/luks.go"
 
+	"cocoroot/unlock/disk"
 	"cocoroot/unlock/dm"
 	"cocoroot/unlock/efi"
 	"cocoroot/unlock/fatal"
@@ -26,6 +27,7 @@ import (
 	"cocoroot/unlock/policy"
 	"cocoroot/unlock/secmem"
 	"cocoroot/unlock/secret"
+	"cocoroot/unlock/state"
 )
 
 // Names of the two device-mapper devices.
@@ -34,40 +36,76 @@ const (
 	RootName   = "cocoroot-root"
 )
 
-// Job is what the child has to do. All of it is measured except the device.
+// Job is what the child has to do. All of it is measured except the devices.
 type Job struct {
 	Device string        `json:"device"`
+	States []disk.Disk   `json:"states"` // the disks of the policy's states, in their order
 	Policy policy.Policy `json:"policy"`
 	Wait   time.Duration `json:"wait"` // for the owner's answer, when it is asked
 }
 
+// secrets are the entries that are for init, in locked memory.
+type secrets struct {
+	disk   *secmem.Buffer // the key of the image
+	states *secmem.Buffer // the secret of the state disks; nil when the policy has none
+	orders *secmem.Buffer // nil when there are none
+}
+
+// Close wipes them.
+func (s secrets) Close() {
+	for _, b := range []*secmem.Buffer{s.disk, s.states, s.orders} {
+		b.Close()
+	}
+}
+
 // unseal does the job; step is called with the name of each step before it.
-func unseal(job Job, step func(string)) error {
+func unseal(job Job, step func(string)) (plans []state.Plan, err error) {
 	step("verity")
 	v, err := dm.ActivateVerity(VerityName, job.Device, job.Policy.Image)
 	if err != nil {
-		return fatal.Errorf(fatal.Disk, "%w; is dm-verity in the kernel?", err)
+		return nil, fatal.Errorf(fatal.Disk, "%w; is dm-verity in the kernel?", err)
 	}
 	path, err := dm.Path(VerityName)
 	if err != nil {
-		return &fatal.Error{Code: fatal.Disk, Err: err}
+		return nil, &fatal.Error{Code: fatal.Disk, Err: err}
 	}
 	info, err := checkHeader(v, path, job.Policy.Image.DataSize())
 	if err != nil {
-		return err
+		return nil, err
 	}
 	step("key")
-	key, err := job.key()
+	keys, err := job.secrets()
+	defer keys.Close()
 	if err != nil {
-		return err
+		return nil, err
 	}
-	defer key.Close()
 	step("unlock")
-	secmem.WithoutResidue(func() { err = open(path, info, key) })
+	secmem.WithoutResidue(func() { err = open(path, info, keys.disk) })
 	if err != nil {
-		return blameVerity(v, err)
+		return nil, blameVerity(v, err)
 	}
-	return nil
+	if len(job.Policy.States) == 0 && keys.orders == nil {
+		return nil, nil
+	}
+	step("states")
+	secmem.WithoutResidue(func() { plans, err = job.prepareStates(keys) })
+	return plans, err
+}
+
+// prepareStates checks the headers of the state disks and gives their keys to the
+// kernel, as the owner's orders allow.
+func (job Job) prepareStates(keys secrets) ([]state.Plan, error) {
+	orders := state.Orders{}
+	if keys.orders != nil {
+		var err error
+		if orders, err = state.ParseOrders(keys.orders.Bytes(), job.Policy.States); err != nil {
+			return nil, fatal.Errorf(fatal.StateOrders, "%w", err)
+		}
+	}
+	if keys.states == nil {
+		return nil, nil
+	}
+	return state.Prepare(keys.states.Bytes(), job.Policy.States, job.States, orders)
 }
 
 // checkHeader reads the LUKS2 header from the verified device and checks it
@@ -119,34 +157,42 @@ func blameVerity(v *dm.Verity, err error) error {
 	return err
 }
 
-// key returns the disk key in locked memory.
-func (job Job) key() (*secmem.Buffer, error) {
+// secrets returns the entries that are for init.
+func (job Job) secrets() (secrets, error) {
 	if job.Policy.Release.Asks() {
 		return job.ask()
 	}
-	return readKey(job.Policy.Key)
-}
-
-// readKey reads the injected key entry into locked memory.
-func readKey(g efi.GUID) (*secmem.Buffer, error) {
 	store, err := secret.OpenStore(secret.Dirs)
 	if errors.Is(err, secret.ErrNoStore) {
-		return nil, whyNoStore()
+		return secrets{}, whyNoStore()
 	}
 	if err != nil {
-		return nil, &fatal.Error{Code: fatal.SecretNone, Err: err}
+		return secrets{}, &fatal.Error{Code: fatal.SecretNone, Err: err}
 	}
 	defer store.Close()
-	key, err := store.Read(g)
+	return job.collect(store.Read)
+}
+
+// collect reads the entries that are for init, which may be there or not.
+func (job Job) collect(read func(efi.GUID) (*secmem.Buffer, error)) (s secrets, err error) {
+	s.disk, err = read(job.Policy.Key)
 	switch {
 	case errors.Is(err, secret.ErrAbsent):
-		return nil, fatal.Errorf(fatal.SecretAbsent, "%w; inject the disk key under this GUID, or name another with cocoroot.key=", err)
+		return s, fatal.Errorf(fatal.SecretAbsent, "%w; give the guest the disk key under this GUID, or name another with cocoroot.key=", err)
 	case errors.Is(err, secmem.ErrEmpty), errors.Is(err, secmem.ErrTooLong):
-		return nil, fatal.Errorf(fatal.SecretForm, "%w", err)
+		return s, fatal.Errorf(fatal.SecretForm, "%w", err)
 	case err != nil:
-		return nil, fatal.Errorf(fatal.SecretNone, "%w", err)
+		return s, fatal.Errorf(fatal.SecretNone, "%w", err)
 	}
-	return key, nil
+	if len(job.Policy.States) > 0 {
+		if s.states, err = read(job.Policy.StateKey); err != nil {
+			return s, fatal.Errorf(fatal.StateSecret, "%w; give the guest the key of its states under this GUID", err)
+		}
+	}
+	if s.orders, err = read(policy.Orders); err != nil && !errors.Is(err, secret.ErrAbsent) {
+		return s, fatal.Errorf(fatal.StateOrders, "%w", err)
+	}
+	return s, nil
 }
 
 // open tries the key as it is and, since some writers end it with a NUL that

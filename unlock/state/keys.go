@@ -1,0 +1,61 @@
+package state
+
+import (
+	"crypto/hkdf"
+	"crypto/sha256"
+
+	"golang.org/x/sys/unix"
+
+	"cocoroot/unlock/volume"
+)
+
+// MinSecret is the shortest entry in bytes from which keys are derived. The HMAC of
+// the header lets anyone who has the disk try guesses, so what a person has chosen
+// is never enough.
+const MinSecret = 32
+
+// What the keys are for. The name of the state follows, after a NUL.
+const (
+	headerLabel = "cocoroot/state/v1/header"
+	xtsLabel    = "cocoroot/state/v1/aes-xts"
+	hmacLabel   = "cocoroot/state/v1/hmac-sha256"
+)
+
+// derive returns n bytes of HKDF-SHA-256 (RFC 5869).
+func derive(secret, salt []byte, label, name string, n int) []byte {
+	key, err := hkdf.Key(sha256.New, secret, salt, label+"\x00"+name, n)
+	if err != nil {
+		panic(err) // n is a constant, far below the limit
+	}
+	return key
+}
+
+// headerKey returns the key of the header's HMAC.
+func headerKey(secret []byte, name string) []byte {
+	return derive(secret, nil, headerLabel, name, sha256.Size)
+}
+
+// volumeKey returns the key of the blocks: two AES keys for XTS, then the HMAC's.
+func (h Header) volumeKey(secret []byte) []byte {
+	key := make([]byte, 0, volume.KeySize)
+	key = append(key, derive(secret, h.Salt[:], xtsLabel, h.Name, volume.KeySize-sha256.Size)...)
+	return append(key, derive(secret, h.Salt[:], hmacLabel, h.Name, sha256.Size)...)
+}
+
+// keyType is a type of keys that never leave the kernel
+// (Documentation/security/keys/core.rst).
+const keyType = "logon"
+
+// description names the key of a state in the keyring.
+func description(name string) string { return "cocoroot:" + name }
+
+// The keyring is that of the user: the child that unseals adds keys, and
+// device-mapper looks there when the first process asks it to map a disk.
+const keyring = unix.KEY_SPEC_USER_KEYRING
+
+// Forget takes all keys of states out of the kernel's keyring. A mapping keeps its
+// own.
+func Forget() error {
+	_, err := unix.KeyctlInt(unix.KEYCTL_CLEAR, keyring, 0, 0, 0)
+	return err
+}
