@@ -30,7 +30,7 @@ func isUnit(name string) bool {
 // first returns the first of the folders' files with a name, or "".
 func (r *root) first(dirs []string, name string) string {
 	for _, dir := range dirs {
-		if slices.Contains(r.list(dir), name) {
+		if n, _ := r.find(dir+"/"+name, false); n != nil && !strings.Contains(name, "/") {
 			return dir + "/" + name
 		}
 	}

@@ -132,7 +132,7 @@ func checkHeader(h *tar.Header) error {
 // for each layer what is left of it, with all names of a file after one another.
 func (t *tree) write(ctx context.Context, layers []layer, epoch int64, w io.Writer) error {
 	out := tar.NewWriter(w)
-	files := map[place]*inode{}
+	files, buf := map[place]*inode{}, make([]byte, 256<<10)
 	unsaid := &tar.Header{Typeflag: tar.TypeDir, Mode: 0o755, ModTime: time.Unix(0, 0), Format: tar.FormatPAX} // in a tar that has only files
 	top := *unsaid
 	top.ModTime = time.Unix(epoch, 0)
@@ -169,7 +169,7 @@ func (t *tree) write(ctx context.Context, layers []layer, epoch int64, w io.Writ
 			if in.header.Size != h.Size || isRegular(h) != isRegular(in.header) {
 				return ErrChanged
 			}
-			return in.copy(r, out)
+			return in.copy(r, out, buf)
 		})
 		if err != nil {
 			return err
@@ -183,7 +183,7 @@ func (t *tree) write(ctx context.Context, layers []layer, epoch int64, w io.Writ
 
 // copy copies a file under its first name, and adds the others as links. The
 // name it had comes first, when it is still there.
-func (in *inode) copy(r io.Reader, out *tar.Writer) error {
+func (in *inode) copy(r io.Reader, out *tar.Writer, buf []byte) error {
 	if i := slices.Index(in.names, path.Clean(strings.TrimLeft(in.header.Name, "/"))); i > 0 {
 		in.names[0], in.names[i] = in.names[i], in.names[0]
 	}
@@ -193,7 +193,7 @@ func (in *inode) copy(r io.Reader, out *tar.Writer) error {
 		return err
 	}
 	if isRegular(&h) {
-		if _, err := io.Copy(out, r); err != nil {
+		if _, err := io.CopyBuffer(out, r, buf); err != nil {
 			return err
 		}
 	}
