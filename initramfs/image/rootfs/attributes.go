@@ -130,37 +130,34 @@ func aclMask(acl []byte) int64 {
 }
 
 // notes collects what is to be said of a source, by kinds.
-type notes []note
+type notes map[string]*note
 
 type note struct {
-	kind, example string
-	count         int
+	example string
+	count   int
 }
 
 // maxNotes bounds the kinds: the tar's maker chooses the names.
 const maxNotes = 16
 
-func (n *notes) add(kind, example string) {
-	of := func(kind string) int { return slices.IndexFunc(*n, func(e note) bool { return e.kind == kind }) }
-	if len(*n) >= maxNotes && of(kind) < 0 {
+func (n notes) add(kind, example string) {
+	if len(n) >= maxNotes && n[kind] == nil {
 		kind = "more metadata"
 	}
-	i := of(kind)
-	if i < 0 {
-		i = len(*n)
-		*n = append(*n, note{kind: kind, example: example})
+	if n[kind] == nil {
+		n[kind] = &note{example: example}
 	}
-	(*n)[i].count++
+	n[kind].count++
 }
 
 func (n notes) texts() []string {
 	var out []string
-	for _, e := range n {
+	for _, kind := range slices.Sorted(maps.Keys(n)) {
 		what := "it is dropped"
-		if e.kind == accessACL {
+		if kind == accessACL {
 			what = "the ACL is dropped, and so are the mode's bits that it limited"
 		}
-		out = append(out, fmt.Sprintf("squashfs cannot keep %.80q of %.80q (and of %d more): %s", e.kind, e.example, e.count-1, what))
+		out = append(out, fmt.Sprintf("squashfs cannot keep %.80q of %.80q (and of %d more): %s", kind, n[kind].example, n[kind].count-1, what))
 	}
 	return out
 }

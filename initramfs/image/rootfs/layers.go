@@ -30,7 +30,7 @@ type layer struct {
 // squashfsOfLayers makes a squashfs of layers, the lowest first. They are read
 // twice: for their names, which memory holds, and for what is left of them.
 func squashfsOfLayers(ctx context.Context, layers []layer, entrypoint []string, out string, o Options) (*Image, error) {
-	t := &tree{root: newFolder(0)}
+	t := newTree()
 	for i, l := range layers {
 		if err := t.readLayer(ctx, i, l); err != nil {
 			return nil, err

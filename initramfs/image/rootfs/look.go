@@ -44,7 +44,7 @@ func (o Options) lookAt(ctx context.Context, f *os.File, kind policy.FSType, siz
 	case policy.EROFS:
 		root, err = fsimage.EROFS(io.NewSectionReader(f, 0, size))
 	default:
-		t, l := &tree{root: newFolder(0)}, squashfsLayer(ctx, f, max(size*maxHollow, leastRoom))
+		t, l := newTree(), squashfsLayer(ctx, f, max(size*maxHollow, leastRoom))
 		if err = t.readLayer(ctx, 0, l); err != nil {
 			err = fmt.Errorf("%w: %w", fsimage.ErrCorrupt, err)
 		}

@@ -712,7 +712,7 @@ func layerOf(data []byte) layer {
 }
 
 func flatten(t *testing.T, layers ...[]byte) (*tree, error) {
-	tr := &tree{root: newFolder(0)}
+	tr := newTree()
 	for i, data := range layers {
 		if err := tr.readLayer(t.Context(), i, layerOf(data)); err != nil {
 			return nil, err

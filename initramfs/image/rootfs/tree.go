@@ -60,6 +60,8 @@ type tree struct {
 	notes   notes
 }
 
+func newTree() *tree { return &tree{root: newFolder(0), notes: notes{}} }
+
 func (t *tree) keep(n int) error {
 	if t.kept += n; t.kept > maxKept {
 		return fmt.Errorf("%w: its names take more than %d bytes of memory", errTar, maxKept)

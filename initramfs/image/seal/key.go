@@ -111,11 +111,10 @@ func (o Options) secrets(root *rootfs.Image, brought *secmem.Buffer, out io.Writ
 		return s, err
 	}
 	hex.Encode(s.key.Bytes(), random.Bytes())
-	if _, err := out.Write(s.key.Bytes()); err != nil {
+	if _, err = out.Write(s.key.Bytes()); err != nil {
 		s.key.Close()
-		return s, fmt.Errorf("cannot write %s: %w", o.KeyOut, err)
 	}
-	return s, nil
+	return s, err
 }
 
 // derive hashes the file system and derives what stands for randomness, and a key.

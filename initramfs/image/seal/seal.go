@@ -16,7 +16,6 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"fmt"
 	"os"
 
 	"cocoroot/initramfs/fault"
@@ -77,15 +76,9 @@ func (o *Options) Check(given func(string) bool) error {
 	if files.IsBlockDevice(o.Image) && (o.CmdlineOut == "" || o.ManifestOut == "" || o.KeyOut == "" && o.MakesKey()) {
 		return fault.Usagef("%s is a block device, and nothing goes beside it: give --cmdline-out, --manifest-out and --key-out", o.Image)
 	}
-	if o.KeyOut == "" {
-		o.KeyOut = o.Image + ".key"
-	}
-	if o.CmdlineOut == "" {
-		o.CmdlineOut = o.Image + ".cmdline"
-	}
-	if o.ManifestOut == "" {
-		o.ManifestOut = o.Image + ".manifest.json"
-	}
+	o.KeyOut = cmp.Or(o.KeyOut, o.Image+".key")
+	o.CmdlineOut = cmp.Or(o.CmdlineOut, o.Image+".cmdline")
+	o.ManifestOut = cmp.Or(o.ManifestOut, o.Image+".manifest.json")
 	return o.checkRoot()
 }
 
@@ -98,23 +91,19 @@ func Seal(ctx context.Context, o Options, tell Observer) (m manifest.Manifest, e
 	// Every output is opened before the long work begins.
 	all := files.Outputs{Scratch: files.ScratchOf(ctx)}
 	defer all.Discard()
+	var line, about, keyOut *files.Output
 	image, err := all.Create(o.Image, 0o644, o.Force)
+	if err == nil {
+		line, err = all.Create(o.CmdlineOut, 0o644, o.Force)
+	}
+	if err == nil {
+		about, err = all.Create(o.ManifestOut, 0o644, o.Force)
+	}
+	if err == nil && o.MakesKey() {
+		keyOut, err = all.Create(o.KeyOut, 0o600, o.Force)
+	}
 	if err != nil {
 		return m, err
-	}
-	line, err := all.Create(o.CmdlineOut, 0o644, o.Force)
-	if err != nil {
-		return m, err
-	}
-	about, err := all.Create(o.ManifestOut, 0o644, o.Force)
-	if err != nil {
-		return m, err
-	}
-	var keyOut *files.Output
-	if o.MakesKey() {
-		if keyOut, err = all.Create(o.KeyOut, 0o600, o.Force); err != nil {
-			return m, err
-		}
 	}
 	kept, err := o.keepKey()
 	if err != nil {
@@ -145,17 +134,17 @@ func Seal(ctx context.Context, o Options, tell Observer) (m manifest.Manifest, e
 			return m, err
 		}
 	}
-	if _, err := line.Write([]byte(m.Cmdline + "\n")); err != nil {
-		return m, fmt.Errorf("cannot write %s: %w", o.CmdlineOut, err)
-	}
 	text, err := m.Marshal()
+	if err == nil {
+		_, err = line.Write([]byte(m.Cmdline + "\n"))
+	}
+	if err == nil {
+		_, err = about.Write(text)
+	}
+	if err == nil {
+		err = all.Commit()
+	}
 	if err != nil {
-		return m, err
-	}
-	if _, err := about.Write(text); err != nil {
-		return m, fmt.Errorf("cannot write %s: %w", o.ManifestOut, err)
-	}
-	if err := all.Commit(); err != nil {
 		return m, err
 	}
 	if kept != "" {

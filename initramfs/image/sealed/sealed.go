@@ -54,7 +54,6 @@ var errSourceSize = errors.New("cannot seal a source of this size")
 type Options struct {
 	Passphrase []byte    // of the only keyslot; stays the caller's
 	KDF        luks2.KDF // of the keyslot
-	UUID       uuid.UUID // of the LUKS2 header; the zero UUID means: make one
 	Random     io.Reader // nil, but in tests, means crypto/rand.Reader
 
 	// Progress, if set, is called with the bytes of the image that are
@@ -99,7 +98,7 @@ func dataBlocks(size int64) (uint64, error) {
 // ended by closing what it hangs in.
 //
 // The same source, options and random bytes give the same image. They are
-// read in this order: volume key (64), UUID (16, unless given), what format.New
+// read in this order: volume key (64), UUID (16), what format.New
 // reads, verity salt (32), UUID of the verity superblock (16).
 func Write(ctx context.Context, dst io.WriterAt, src io.ReaderAt, size int64, o Options) (Result, error) {
 	blocks, err := dataBlocks(size)
@@ -117,13 +116,12 @@ func Write(ctx context.Context, dst io.WriterAt, src io.ReaderAt, size int64, o 
 	if err := format.NewVolumeKey(key.Bytes(), o.Random); err != nil {
 		return Result{}, err
 	}
-	if o.UUID == uuid.Nil {
-		if o.UUID, err = uuid.NewRandomFromReader(o.Random); err != nil {
-			return Result{}, fmt.Errorf("cannot make a UUID: %w", err)
-		}
+	id, err := uuid.NewRandomFromReader(o.Random)
+	if err != nil {
+		return Result{}, fmt.Errorf("cannot make a UUID: %w", err)
 	}
 	header, err := format.New(format.Options{
-		Passphrase: o.Passphrase, VolumeKey: key.Bytes(), KDF: o.KDF, UUID: o.UUID, Random: o.Random,
+		Passphrase: o.Passphrase, VolumeKey: key.Bytes(), KDF: o.KDF, UUID: id, Random: o.Random,
 	})
 	if err != nil {
 		return Result{}, err
@@ -132,7 +130,7 @@ func Write(ctx context.Context, dst io.WriterAt, src io.ReaderAt, size int64, o 
 	if _, err := io.ReadFull(o.Random, salt); err != nil {
 		return Result{}, fmt.Errorf("cannot make a verity salt: %w", err)
 	}
-	id, err := uuid.NewRandomFromReader(o.Random)
+	treeID, err := uuid.NewRandomFromReader(o.Random)
 	if err != nil {
 		return Result{}, err
 	}
@@ -149,9 +147,9 @@ func Write(ctx context.Context, dst io.WriterAt, src io.ReaderAt, size int64, o 
 	if err := w.write(ctx, int64(p.DataSize())); err != nil {
 		return Result{}, err
 	}
-	if p, err = w.tree.Finish(id); err != nil {
+	if p, err = w.tree.Finish(treeID); err != nil {
 		return Result{}, err
 	}
 	w.advance(w.total - w.done)
-	return Result{Params: p, UUID: o.UUID.String(), Size: w.total}, nil
+	return Result{Params: p, UUID: id.String(), Size: w.total}, nil
 }

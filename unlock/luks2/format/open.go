@@ -30,14 +30,19 @@ var (
 func VolumeKey(r io.ReaderAt, header []byte, info luks2.Info, passphrase []byte) (*secmem.Buffer, error) {
 	var doc struct {
 		Keyslots map[string]struct {
-			KDF  struct{ Hash, Salt string }
+			KDF struct {
+				Hash string
+				Salt []byte // base64 in JSON
+			}
 			AF   struct{ Hash string }
-			Area struct{ Offset string }
+			Area struct {
+				Offset int64 `json:",string"`
+			}
 		}
 		Digests map[string]struct {
 			Hash         string
 			Iterations   int
-			Salt, Digest []byte // base64 in JSON
+			Salt, Digest []byte
 		}
 	}
 	text, _, _ := layout.Text(header)
@@ -48,20 +53,12 @@ func VolumeKey(r io.ReaderAt, header []byte, info luks2.Info, passphrase []byte)
 	if slot.AF.Hash != "sha256" || slot.KDF.Hash != "" && slot.KDF.Hash != "sha256" {
 		return nil, errHash
 	}
-	offset, err := strconv.ParseInt(slot.Area.Offset, 10, 64)
-	if err != nil {
-		return nil, fmt.Errorf("cannot read the header: %w", err)
-	}
-	var salt []byte
-	if err := json.Unmarshal([]byte(strconv.Quote(slot.KDF.Salt)), &salt); err != nil {
-		return nil, fmt.Errorf("cannot read the header: %w", err)
-	}
 	area := make([]byte, layout.Stripes*luks2.KeySize)
 	defer clear(area)
-	if _, err := r.ReadAt(area, offset); err != nil {
+	if _, err := r.ReadAt(area, slot.Area.Offset); err != nil {
 		return nil, fmt.Errorf("cannot read the keyslot: %w", err)
 	}
-	if err := crypt(area, info.KDF, passphrase, salt, (*xts.Cipher).Decrypt); err != nil {
+	if err := crypt(area, info.KDF, passphrase, slot.KDF.Salt, (*xts.Cipher).Decrypt); err != nil {
 		return nil, err
 	}
 	key, err := secmem.New(luks2.KeySize)
@@ -69,17 +66,16 @@ func VolumeKey(r io.ReaderAt, header []byte, info luks2.Info, passphrase []byte)
 		return nil, err
 	}
 	merge(key.Bytes(), area)
+	err = ErrPassphrase
 	for _, d := range doc.Digests { // Check lets one through
 		if d.Hash != "sha256" {
-			key.Close()
-			return nil, errHash
-		}
-		if subtle.ConstantTimeCompare(pbkdf2.Key(key.Bytes(), d.Salt, d.Iterations, sha256.Size, sha256.New), d.Digest) == 1 {
+			err = errHash
+		} else if subtle.ConstantTimeCompare(pbkdf2.Key(key.Bytes(), d.Salt, d.Iterations, sha256.Size, sha256.New), d.Digest) == 1 {
 			return key, nil
 		}
 	}
 	key.Close()
-	return nil, ErrPassphrase
+	return nil, err
 }
 
 // Reader decrypts the data of an image as it is read.
