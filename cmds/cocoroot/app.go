@@ -35,14 +35,14 @@ func (a *app) main(ctx context.Context, args []string) int {
 // root returns the command with all of its verbs.
 func (a *app) root() *cobra.Command {
 	root := group("cocoroot", "seal a root file system, and boot it in a confidential guest",
-		"Exit codes: 0 ok, 1 failed, 2 usage, 3 measurement mismatch, 4 secret refused, 5 image tampered, 130 interrupted.",
+		"Exit codes: 0 ok, 1 failed, 2 usage, 3 measurement mismatch, 4 secret refused,\n5 image tampered, 130 interrupted.",
 		a.initrd(), a.seal(), a.verify(), a.measure(), a.secret(), a.owner(), a.state(), a.release(), a.launch(), a.template(), a.inspect(), a.doctor(), a.version())
 	root.Version = version()
 	root.SetVersionTemplate("cocoroot {{.Version}}\n")
 	root.SilenceErrors, root.SilenceUsage = true, true
 	root.SetOut(a.stdout)
 	root.SetErr(a.stderr)
-	root.SetHelpFunc(a.help)
+	root.SetHelpTemplate(helpText)
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return fault.Usagef("%w", err) })
 	root.PersistentPreRunE = func(c *cobra.Command, args []string) error { return cmp.Or(missing(c), noStream(c, args)) }
 	return root

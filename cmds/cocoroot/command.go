@@ -1,9 +1,9 @@
 package main
 
 import (
-	"cmp"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"strings"
 
@@ -48,28 +48,15 @@ func group(name, brief, long string, verbs ...*cobra.Command) *cobra.Command {
 }
 
 // noArgs is for verbs that take options only.
-func noArgs(c *cobra.Command, args []string) error {
-	if len(args) > 0 {
-		return fault.Usagef("%s takes no argument, %.80q is one", c.Name(), args[0])
-	}
-	return nil
-}
+var noArgs = takes(0, 0, "no argument")
 
-// oneArg is for verbs that take one argument, and nothing else but options.
-func oneArg(what string) cobra.PositionalArgs {
-	return func(c *cobra.Command, args []string) error {
-		if len(args) != 1 {
-			return fault.Usagef("%s takes one argument, %s; there are %d", c.Name(), what, len(args))
-		}
-		return nil
-	}
-}
+const many = math.MaxInt
 
-// someArgs is for verbs that take at least one argument.
-func someArgs(what string) cobra.PositionalArgs {
+// takes is for verbs that take so many arguments beside their options.
+func takes(least, most int, what string) cobra.PositionalArgs {
 	return func(c *cobra.Command, args []string) error {
-		if len(args) == 0 {
-			return fault.Usagef("%s takes %s", c.Name(), what)
+		if n := len(args); n < least || n > most {
+			return fault.Usagef("%s takes %s; it got %d", c.Name(), what, n)
 		}
 		return nil
 	}
@@ -77,7 +64,13 @@ func someArgs(what string) cobra.PositionalArgs {
 
 // option adds an option that is parsed as it is read.
 func option[T any](c *cobra.Command, to *T, name, usage string, parse func(string) (T, error)) {
-	c.Flags().Var(parsed[T]{to, parse}, name, usage)
+	c.Flags().Func(name, usage, func(s string) error {
+		v, err := parse(s)
+		if err == nil {
+			*to = v
+		}
+		return err
+	})
 }
 
 // repeated adds an option that may be given several times.
@@ -87,24 +80,6 @@ func repeated[T any](c *cobra.Command, to *[]T, name, usage string, parse func(s
 		return append(*to, v), err
 	})
 }
-
-// parsed is the value of an option. It implements pflag.Value.
-type parsed[T any] struct {
-	to    *T
-	parse func(string) (T, error)
-}
-
-func (p parsed[T]) Set(s string) error {
-	v, err := p.parse(s)
-	if err == nil {
-		*p.to = v
-	}
-	return err
-}
-
-func (parsed[T]) String() string { return "" }
-
-func (parsed[T]) Type() string { return "string" }
 
 // output is where a verb writes, one file or several.
 type output struct {
@@ -205,66 +180,32 @@ func choices(c *cobra.Command, name string, values ...string) {
 	}
 }
 
-// help prints how a command is called, no wider than the terminal.
-func (a *app) help(c *cobra.Command, _ []string) {
-	w := c.OutOrStdout()
-	width, _ := terminal(a.stdout)
-	fmt.Fprintf(w, "usage: %s\n\n%s\n", c.UseLine(), wrap(capital(c.Short)+".", width))
-	if c.Long != "" {
-		fmt.Fprintf(w, "\n%s\n", wrap(c.Long, width))
-	}
-	if c.HasAvailableSubCommands() {
-		fmt.Fprintln(w, "\nCommands:")
-		for _, sub := range c.Commands() {
-			if sub.IsAvailableCommand() {
-				text := wrap(sub.Short, width-14)
-				fmt.Fprintf(w, "  %-11s %s\n", sub.Name(), strings.ReplaceAll(text, "\n", "\n"+strings.Repeat(" ", 14)))
-			}
-		}
-		fmt.Fprintf(w, "\n%s COMMAND --help shows a command's options.\n", c.CommandPath())
-	}
-	if c.Example != "" {
-		fmt.Fprintf(w, "\nExamples:\n%s\n", c.Example)
-	}
-	if c.HasAvailableLocalFlags() {
-		fmt.Fprintf(w, "\nOptions:\n%s", c.LocalFlags().FlagUsagesWrapped(width))
-	}
-}
+// helpText says how a command is called.
+const helpText = `usage: {{.UseLine}}
 
-// capital returns text with its first letter in upper case.
-func capital(s string) string { return strings.ToUpper(s[:1]) + s[1:] }
+{{.Short}}
+{{with .Long}}
+{{.}}
+{{end}}{{if .HasAvailableSubCommands}}
+Commands:{{range .Commands}}{{if .IsAvailableCommand}}
+  {{rpad .Name .NamePadding}} {{.Short}}{{end}}{{end}}
 
-// wrap breaks text into lines of at most width bytes, where words allow.
-func wrap(text string, width int) string {
-	var b strings.Builder
-	at := 0
-	for i, word := range strings.Fields(text) {
-		switch {
-		case i > 0 && at+1+len(word) > width:
-			b.WriteByte('\n')
-			at = 0
-		case i > 0:
-			b.WriteByte(' ')
-			at++
-		}
-		b.WriteString(word)
-		at += len(word)
-	}
-	return b.String()
-}
+{{.CommandPath}} COMMAND --help shows a command's options.
+{{end}}{{with .Example}}
+Examples:
+{{.}}
+{{end}}{{if .HasAvailableLocalFlags}}
+Options:
+{{.LocalFlags.FlagUsagesWrapped 80}}{{end}}`
 
-// terminal reports whether w is one, and its width, which is 80 where it has none.
-func terminal(w io.Writer) (columns int, ok bool) {
-	const usual, least = 80, 40
+// terminal reports whether w is one.
+func terminal(w io.Writer) bool {
 	f, ok := w.(*os.File)
 	if !ok {
-		return usual, false
+		return false
 	}
-	size, err := unix.IoctlGetWinsize(int(f.Fd()), unix.TIOCGWINSZ)
-	if err != nil {
-		return usual, false
-	}
-	return max(least, cmp.Or(int(size.Col), usual)), true
+	_, err := unix.IoctlGetWinsize(int(f.Fd()), unix.TIOCGWINSZ)
+	return err == nil
 }
 
 // count returns a number with the word for one, or for another number.

@@ -79,7 +79,7 @@ func TestWrongUse(t *testing.T) {
 		"secret build":                      "option --output is missing",
 		"release collect --qmp x --bogus":   "hint: cocoroot release collect --help shows",
 		"secret session":                    "takes the platform's certificates",
-		"seal a b -o c":                     "takes one argument, the root file system; there are 2",
+		"seal a b -o c":                     "takes one argument, the root file system; it got 2",
 		"seal a -o b --pbkdf-parallel four": "invalid argument \"four\"",
 	} {
 		code, out, stderr := call(t, strings.Fields(args)...)

@@ -44,13 +44,7 @@ func (o *guestOptions) register(cmd *cobra.Command) {
 	flags.StringVar(&o.version, "qemu-version", "", "QEMU's version on the host, such as 10.0 (default: as the program says here)")
 	flags.StringVar(&c.QMPSocket, "qmp-socket", "", "where QEMU makes its QMP socket, for cocoroot release; in a folder of mode 0700")
 	flags.StringVar(&c.ChannelSocket, "channel", "", "sev-snp: where QEMU makes the socket of the port at which a guest with cocoroot.owner= asks, for cocoroot release; in a folder of mode 0700")
-	option(cmd, &s.HostData, "host-data", "sev-snp: HOST_DATA of the guest's reports, 64 hex digits", func(text string) ([32]byte, error) {
-		b, err := digits(32)(text)
-		if err != nil {
-			return [32]byte{}, err
-		}
-		return [32]byte(b), nil
-	})
+	option(cmd, &s.HostData, "host-data", "sev-snp: HOST_DATA of the guest's reports, 64 hex digits", parse32)
 	flags.StringVar(&o.idBlock, "id-block", "", "sev-snp: file with an ID block in base64, as snpguest generate id-block writes it; goes with --id-auth")
 	flags.StringVar(&o.idAuth, "id-auth", "", "sev-snp: file with that block's authentication information in base64")
 	flags.Uint64Var(&s.Policy, "policy", 0, "the guest's policy (default: 0x3 for sev and 0x7 for sev-es, which forbid debugging and key sharing; 0x30000 for sev-snp)")
@@ -113,28 +107,24 @@ func (o *guestOptions) parseDisks(p policy.Policy) error {
 // measured or given a secret without is an error where it is missing; the socket
 // only where QEMU is started by hand.
 func (o *guestOptions) confidential(mode launch.Mode, socket bool) error {
-	s, secret := &o.sev, mode != launch.ModeSNP
+	c, s, secret := &o.config, &o.sev, mode != launch.ModeSNP
 	var lacks []string
-	want := func(name, value string) {
-		if value == "" {
-			lacks = append(lacks, "--"+name)
+	for _, want := range []struct {
+		name       string
+		has, needs bool
+	}{
+		{"--firmware", c.Firmware != "", true},
+		{"--kernel", c.Kernel != "", true},
+		{"--initrd", c.Initrd != "", true},
+		{"--disk", len(o.disks) > 0, true},
+		{"--session-file", s.Session != "", secret},
+		{"--dh-cert-file", s.DHCert != "", secret},
+		{"--vcpu-type", s.CPUType != "", mode != launch.ModeSEV},
+		{"--qmp-socket", c.QMPSocket != "", secret && socket},
+	} {
+		if want.needs && !want.has {
+			lacks = append(lacks, want.name)
 		}
-	}
-	want("firmware", o.config.Firmware)
-	want("kernel", o.config.Kernel)
-	want("initrd", o.config.Initrd)
-	if len(o.disks) == 0 {
-		want("disk", "")
-	}
-	if secret {
-		want("session-file", s.Session)
-		want("dh-cert-file", s.DHCert)
-	}
-	if mode != launch.ModeSEV {
-		want("vcpu-type", s.CPUType)
-	}
-	if secret && socket {
-		want("qmp-socket", o.config.QMPSocket)
 	}
 	if err := missingOptions(lacks...); err != nil {
 		if secret && (s.Session == "" || s.DHCert == "") {
@@ -149,7 +139,7 @@ func (o *guestOptions) confidential(mode launch.Mode, socket bool) error {
 	if s.CPUType == "" {
 		s.CPUType = "EPYC" // for sev, which measures none; every processor with SEV has what it has
 	}
-	o.config.SEV = s
+	c.SEV = s
 	return o.readID()
 }
 

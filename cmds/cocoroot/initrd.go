@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -134,17 +133,9 @@ func readPart(name, path, hint string) ([]byte, error) {
 		}
 		path = filepath.Join(filepath.Dir(self), name)
 	}
-	f, err := files.OpenFinite(path)
+	data, err := files.Read(path, maxPart)
 	if err != nil {
-		return nil, fault.Hintf(fmt.Errorf("cannot read %s: %w", name, err), "%s", hint)
-	}
-	defer f.Close()
-	data, err := io.ReadAll(io.LimitReader(f, maxPart+1))
-	if err != nil {
-		return nil, fmt.Errorf("cannot read %s: %w", name, err)
-	}
-	if len(data) > maxPart {
-		return nil, fmt.Errorf("cannot use %s: it has more than %d bytes", path, maxPart)
+		return nil, fault.Hintf(err, "%s", hint)
 	}
 	return data, nil
 }

@@ -23,7 +23,7 @@ type inspectOptions struct {
 // inspecting returns a verb that says what its argument is.
 func inspecting(use, brief, example string, run func(path string, area int, o inspectOptions) error) *cobra.Command {
 	var o inspectOptions
-	c := verb(use, brief, example, oneArg("the file"))
+	c := verb(use, brief, example, takes(1, 1, "one argument, the file"))
 	flags := c.Flags()
 	o.firmware = tableFirmware(flags)
 	flags.BoolVar(&o.show, "show-secrets", false, "for a secret table: print the secrets too")
@@ -57,7 +57,7 @@ func (a *app) inspect() *cobra.Command {
 }
 
 func (a *app) secretInspect() *cobra.Command {
-	return inspecting("inspect TABLE", "say what a table holds and what the guest will see of it, without the secrets", "  cocoroot secret inspect table",
+	return inspecting("inspect TABLE", "say what a table holds and what the guest will see of it", "  cocoroot secret inspect table",
 		func(path string, area int, o inspectOptions) error {
 			buf, err := files.ReadSecret(path, inspect.MaxTable)
 			if err != nil {

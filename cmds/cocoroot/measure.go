@@ -48,7 +48,7 @@ func (a *app) measure() *cobra.Command {
 	flags.StringVar(&o.cmdline, "cmdline", "", "kernel command line")
 	flags.StringVar(&o.cmdlineFile, "cmdline-file", "", "command line that cocoroot seal wrote")
 	for _, h := range hashed {
-		option(c, h.in(&o.hashes), h.name+"-hash", "instead of the "+h.of+": its SHA-256 in hex, as --json prints it", parseSHA256)
+		option(c, h.in(&o.hashes), h.name+"-hash", "instead of the "+h.of+": its SHA-256 in hex, as --json prints it", parse32)
 	}
 	flags.IntVar(&o.vcpus, "vcpus", 0, "virtual CPUs of the guest; sev measures none")
 	option(c, &o.signature, "vcpu-type", "QEMU's -cpu, such as EPYC-Milan; sev measures none", measure.LookupCPUType)
@@ -206,8 +206,9 @@ func (o *measureOptions) table() (*measure.HashesTable, error) {
 	return t, err
 }
 
-func parseSHA256(s string) (sum [sha256.Size]byte, err error) {
-	b, err := digits(len(sum))(s)
-	copy(sum[:], b)
-	return sum, err
+// parse32 reads 32 bytes in hexadecimal digits.
+func parse32(s string) (all [32]byte, err error) {
+	b, err := digits(len(all))(s)
+	copy(all[:], b)
+	return all, err
 }

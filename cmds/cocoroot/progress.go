@@ -40,8 +40,7 @@ type event struct {
 // newProgress returns one that speaks on standard error when that is a terminal,
 // or when events are asked for. The caller ends it.
 func (a *app) newProgress() *progress {
-	_, heard := terminal(a.stderr)
-	p := &progress{app: a, heard: heard || a.json, quit: make(chan struct{})}
+	p := &progress{app: a, heard: terminal(a.stderr) || a.json, quit: make(chan struct{})}
 	every := showEvery
 	if a.json {
 		every = tellEvery

@@ -62,7 +62,7 @@ func (m *monitor) run(f func(context.Context, *qmp.Client) error) func(*cobra.Co
 func (a *app) releasePlatform() *cobra.Command {
 	var m monitor
 	var out output
-	c := verb("platform --qmp SOCKET -o FILE", "on the host: write the platform's certificates, to start a session with",
+	c := verb("platform --qmp SOCKET -o FILE", "on the host: write the platform's certificates, for a session",
 		"  cocoroot release platform --qmp /run/vm/qmp -o platform.cert", noArgs)
 	m.register(c.Flags())
 	out.register(c, "where to write the certificates, in the order of sevctl export")
@@ -107,7 +107,7 @@ func (a *app) releaseInject() *cobra.Command {
 	var m monitor
 	var o channel
 	c := verb("inject PACKET {--qmp|--channel} SOCKET", "on the host: give the packet to the guest",
-		"  cocoroot release inject vm_packet.json --qmp /run/vm/qmp --cont\n  cocoroot release inject vm_packet.json --channel /run/vm/owner", oneArg("the packet (NAME_packet.json)"))
+		"  cocoroot release inject vm_packet.json --qmp /run/vm/qmp --cont\n  cocoroot release inject vm_packet.json --channel /run/vm/owner", takes(1, 1, "one argument, the packet (NAME_packet.json)"))
 	flags := c.Flags()
 	m.register(flags)
 	o.register(c, &m)

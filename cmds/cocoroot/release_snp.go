@@ -177,8 +177,8 @@ func (a *app) releaseChallenge() *cobra.Command {
 }
 
 func (a *app) releaseCerts() *cobra.Command {
-	c := verb("certs REPORT -o DIR", "anywhere online: get the certificate and the revocation list for a SEV-SNP report from AMD",
-		"  cocoroot release certs report.json -o certs", oneArg("the report"))
+	c := verb("certs REPORT -o DIR", "anywhere online: get AMD's certificate for a SEV-SNP report",
+		"  cocoroot release certs report.json -o certs", takes(1, 1, "one argument, the report"))
 	dir := c.Flags().StringP("output", "o", "", "folder for them; what it has is not asked for again")
 	need(c, "output")
 	c.RunE = func(c *cobra.Command, args []string) error {

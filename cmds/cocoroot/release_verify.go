@@ -144,10 +144,10 @@ func mismatchHint(err error) string {
 func (a *app) releaseVerify() *cobra.Command {
 	var r releaser
 	var o packetOutput
-	c := verb("verify REPORT --digest HEX {--tik F --tek F|--owner KEY --challenge F} GUID=FILE… -o NAME", "at the owner's: check the report and, only on a match, write a packet",
+	c := verb("verify REPORT --digest HEX {--tik F --tek F|--owner KEY --challenge F} GUID=FILE… -o NAME", "at the owner's: check the report, and on a match write a packet",
 		"  cocoroot release verify report.json --digest $(cat digest) --tik vm_tik.bin --tek vm_tek.bin \\\n    disk=image.key -o vm\n"+
 			"  cocoroot release verify report.json --digest $(cat digest) --owner me.key --challenge challenge --certs certs \\\n    disk=image.key -o vm",
-		someArgs("a report and the secrets"))
+		takes(1, many, "a report and the secrets"))
 	r.register(c)
 	o.register(c)
 	c.Flags().StringVar(&r.challenge, "challenge", "", "SEV-SNP: the challenge that the report was collected with; it is used up")

@@ -27,8 +27,9 @@ type sealOptions struct {
 func (a *app) seal() *cobra.Command {
 	var o sealOptions
 	o.Release.Channel = policy.Channel{Kind: policy.Serial, Name: "ttyS2"}
-	c := verb("seal ROOTFS -o IMAGE", "make an encrypted, verifiable image of a folder, a tar, an OCI image or a file system",
-		"  cocoroot seal root/ -o image\n  docker save app | cocoroot seal - -o image --init /bin/app --disk serial:root", oneArg("the root file system"))
+	c := verb("seal ROOTFS -o IMAGE", "make an encrypted, verifiable image of a root file system",
+		"  cocoroot seal root/ -o image\n  docker save app | cocoroot seal - -o image --init /bin/app --disk serial:root", takes(1, 1, "one argument, the root file system"))
+	c.Long = "ROOTFS is a folder, a tar, an OCI image or a file system; - is standard input."
 	flags := c.Flags()
 	flags.StringVarP(&o.Image, "output", "o", "", "where to write the image")
 	o.keyFlags(flags)

@@ -12,7 +12,7 @@ import (
 )
 
 func (a *app) secret() *cobra.Command {
-	return group("secret", "build the table of secrets, the session with a platform, the packet for a launch", "",
+	return group("secret", "make a table of secrets, a session with a platform, a packet", "",
 		a.secretBuild(), a.secretInspect(), a.secretSession(), a.secretPacket())
 }
 

@@ -18,8 +18,8 @@ type sessionOptions struct {
 
 func (a *app) secretSession() *cobra.Command {
 	o := sessionOptions{policy: session.Strict}
-	c := verb("session CERTIFICATES… -o NAME", "start a session with a platform: transport keys, session blob, certificate",
-		"  cocoroot secret session platform.cert -o vm --generation Milan", someArgs("the platform's certificates"))
+	c := verb("session CERTIFICATES… -o NAME", "start a session with a platform, which makes transport keys",
+		"  cocoroot secret session platform.cert -o vm --generation Milan", takes(1, many, "the platform's certificates"))
 	flags := c.Flags()
 	o.register(c, "begin of the names of the files: NAME_tik.bin, NAME_tek.bin (both 0600), NAME_session.b64, NAME_godh.b64")
 	option(c, &o.policy, "policy", "the guest's policy (default: 0x7, which is NODBG, NOKS and ES)", session.ParsePolicy)

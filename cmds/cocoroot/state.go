@@ -6,7 +6,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"cocoroot/initramfs/fault"
 	"cocoroot/initramfs/files"
 	"cocoroot/initramfs/release"
 	"cocoroot/initramfs/state"
@@ -50,14 +49,9 @@ func (a *app) stateNew() *cobra.Command {
 }
 
 func (a *app) stateGeneration() *cobra.Command {
-	c := verb("generation [PATH]", "in the guest: write what is in memory to its state disks, and print their generations",
-		"  cocoroot state generation\n  cocoroot state generation /var/lib/app", func(_ *cobra.Command, args []string) error {
-			if len(args) > 1 {
-				return fault.Usagef("generation takes one path, %.80q is another", args[1])
-			}
-			return nil
-		})
-	c.Long = "A disk's generation grows with each commit: what has a lower one is older. Without PATH, all states are printed as --state-floor takes them."
+	c := verb("generation [PATH]", "in the guest: write to its state disks, print their generations",
+		"  cocoroot state generation\n  cocoroot state generation /var/lib/app", takes(0, 1, "one path"))
+	c.Long = "What is in memory is written first. A generation grows with each commit: what has\na lower one is older. Without PATH, all are printed as --state-floor takes them."
 	asJSON := c.Flags().Bool("json", false, "print JSON")
 	c.RunE = func(_ *cobra.Command, args []string) error {
 		all := []state.Mount{{}}

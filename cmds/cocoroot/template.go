@@ -44,16 +44,8 @@ func (a *app) template() *cobra.Command {
 	c := verb("template [NAME --manifest F --firmware F --kernel F --initrd F --disk IMAGE … [-o FILE]]",
 		"write launch files for QEMU and libvirt; without NAME, list them",
 		"  cocoroot template libvirt-sev-es --manifest image.manifest.json --firmware /srv/OVMF.amdsev.fd --kernel /srv/bzImage \\\n    --initrd /srv/initrd.img --disk /srv/image --vcpu-type EPYC-Milan --session-file vm_session.b64 --dh-cert-file vm_godh.b64",
-		func(_ *cobra.Command, args []string) error {
-			switch {
-			case len(args) > 1:
-				return fault.Usagef("template takes one name, %.40q is another", args[1])
-			case len(args) == 1 && !slices.Contains(templateNames(), args[0]):
-				return fault.New(fault.Usage, fmt.Errorf("there is no template %.40q", args[0]), "cocoroot template lists them")
-			}
-			return nil
-		})
-	c.Long = "What it names are files on the host, by absolute paths; libvirt's description has the session itself in it, so these two files are read here."
+		takes(0, 1, "one name"))
+	c.Long = "What it names are files on the host, by absolute paths. libvirt's description\nhas the session itself in it, so these two files are read here."
 	c.ValidArgs = templateNames()
 	flags := c.Flags()
 	flags.StringVarP(&o.output, "output", "o", "", "where to write the file (default: standard output)")
@@ -65,6 +57,9 @@ func (a *app) template() *cobra.Command {
 		if len(args) == 0 {
 			_, err := fmt.Fprintln(a.stdout, strings.Join(templateNames(), "\n"))
 			return err
+		}
+		if !slices.Contains(templateNames(), args[0]) {
+			return fault.New(fault.Usage, fmt.Errorf("there is no template %.40q", args[0]), "cocoroot template lists them")
 		}
 		return a.writeTemplate(c.Context(), o, args[0])
 	}
@@ -112,13 +107,9 @@ func (o *templateOptions) read() error {
 	if c.CPUs < 1 || c.Memory < 1 {
 		return fault.Usagef("--vcpus and --memory are at least 1")
 	}
-	line, err := readReference(o.manifest, o.cmdline)
+	line, p, err := readReference(o.manifest, o.cmdline)
 	if err != nil {
 		return err
-	}
-	p, err := policy.Parse(line)
-	if err != nil {
-		return fmt.Errorf("the guest would refuse the command line: %w", err)
 	}
 	o.disks = o.disks[len(o.disks)-1:] // a template has one image; the last counts
 	if err := o.parseDisks(p); err != nil {
@@ -152,22 +143,23 @@ func onHost(paths ...[]string) error {
 }
 
 // readReference reads the command line from a manifest or a command-line file.
-func readReference(manifestFile, cmdlineFile string) (string, error) {
+func readReference(manifestFile, cmdlineFile string) (line string, p policy.Policy, err error) {
 	if (manifestFile == "") == (cmdlineFile == "") {
-		return "", fault.Usagef("give one of --manifest and --cmdline-file")
+		return "", p, fault.Usagef("give one of --manifest and --cmdline-file")
 	}
 	if cmdlineFile != "" {
-		return cmdline.ReadFile(cmdlineFile)
+		return cmdline.ReadPolicy(cmdlineFile)
 	}
 	b, err := files.Read(manifestFile, manifest.MaxSize)
 	if err != nil {
-		return "", err
+		return "", p, err
 	}
 	m, err := manifest.Parse(b)
 	if err != nil {
-		return "", fmt.Errorf("cannot read the manifest %s: %w", manifestFile, err)
+		return "", p, fmt.Errorf("cannot read the manifest %s: %w", manifestFile, err)
 	}
-	return m.Cmdline, nil
+	p, err = policy.Parse(m.Cmdline)
+	return m.Cmdline, p, err
 }
 
 // script returns QEMU's command.

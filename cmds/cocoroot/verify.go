@@ -9,14 +9,13 @@ import (
 
 	"cocoroot/initramfs/fault"
 	"cocoroot/initramfs/image/verify"
-	"cocoroot/unlock/policy"
 )
 
 func (a *app) verify() *cobra.Command {
 	var manifestFile, cmdlineFile, keyFile string
 	var asJSON bool
-	c := verb("verify IMAGE --manifest F|--cmdline-file F [--key-file F]", "check every block of an image against the measured root hash; with the key, also that it opens",
-		"  cocoroot verify image --manifest image.manifest.json", oneArg("the image"))
+	c := verb("verify IMAGE --manifest F|--cmdline-file F [--key-file F]", "check every block of an image against the measured root hash",
+		"  cocoroot verify image --manifest image.manifest.json", takes(1, 1, "one argument, the image"))
 	flags := c.Flags()
 	flags.StringVar(&manifestFile, "manifest", "", "manifest that cocoroot seal wrote, from where you trust it")
 	flags.StringVar(&cmdlineFile, "cmdline-file", "", "command line that is measured")
@@ -33,13 +32,9 @@ func (a *app) verifyImage(ctx context.Context, image, manifestFile, cmdlineFile,
 		return fault.New(fault.Usage, errors.New("there is nothing to verify against: give one of --manifest and --cmdline-file"),
 			fmt.Sprintf("take the manifest from where you sealed (%s.manifest.json), not from where the image was: who changes the one can change the other", image))
 	}
-	line, err := readReference(manifestFile, cmdlineFile)
+	_, p, err := readReference(manifestFile, cmdlineFile)
 	if err != nil {
 		return err
-	}
-	p, err := policy.Parse(line)
-	if err != nil {
-		return fmt.Errorf("cannot use the command line: %w", err)
 	}
 	bar := a.newProgress()
 	bar.Begins("verifying")

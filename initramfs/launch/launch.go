@@ -30,6 +30,7 @@ import (
 	"fmt"
 	"io"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -190,20 +191,18 @@ func (c Config) withDefaults() (Config, error) {
 	}
 	c.QEMU = cmp.Or(c.QEMU, "qemu-system-x86_64")
 	c.Memory, c.CPUs, c.Accel = cmp.Or(c.Memory, 1024), cmp.Or(c.CPUs, 1), cmp.Or(c.Accel, accel)
-	disks := make([]Disk, len(c.Disks))
-	for i, d := range c.Disks {
-		// A name that begins with a slash is never taken for one of
-		// QEMU's protocols (nbd:…, json:…).
-		path, err := filepath.Abs(d.Path)
-		if err != nil {
-			return c, fmt.Errorf("cannot find disk %s: %w", d.Path, err)
-		}
-		disks[i] = Disk{path, d.Serial, d.Writable}
-	}
 	if err := c.check(); err != nil {
 		return c, err
 	}
-	c.Disks = disks
+	c.Disks = slices.Clone(c.Disks)
+	for i := range c.Disks {
+		// A name that begins with a slash is never taken for one of
+		// QEMU's protocols (nbd:…, json:…).
+		var err error
+		if c.Disks[i].Path, err = filepath.Abs(c.Disks[i].Path); err != nil {
+			return c, fmt.Errorf("cannot find a disk: %w", err)
+		}
+	}
 	return c, nil
 }
 

@@ -137,7 +137,6 @@ func TestOldQEMU(t *testing.T) {
 func host() fstest.MapFS {
 	file := func(text string) *fstest.MapFile { return &fstest.MapFile{Data: []byte(text)} }
 	return fstest.MapFS{
-		"proc/cpuinfo":                      file("processor\t: 0\nvendor_id\t: AuthenticAMD\nflags\t\t: fpu svm sev sev_es sev_snp\n"),
 		"sys/module/kvm_amd/parameters/sev": file("Y\n"), "sys/module/kvm_amd/parameters/sev_es": file("Y\n"),
 		"sys/module/kvm_amd/parameters/sev_snp": file("1\n"), "dev/kvm": file(""), "dev/sev": file(""),
 	}
@@ -158,9 +157,6 @@ func TestCheckHost(t *testing.T) {
 		"/dev/kvm":   func(h fstest.MapFS) { delete(h, "dev/kvm") },
 		"no /" + snp: func(h fstest.MapFS) { delete(h, snp) },
 		`is "N"`:     func(h fstest.MapFS) { h[snp] = &fstest.MapFile{Data: []byte("N\n")} },
-		"flag sev_snp": func(h fstest.MapFS) {
-			h["proc/cpuinfo"] = &fstest.MapFile{Data: []byte("flags: sev sev_es\n")}
-		},
 	} {
 		h := host()
 		change(h)
