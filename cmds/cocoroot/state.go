@@ -51,7 +51,7 @@ func (a *app) stateNew() *cobra.Command {
 func (a *app) stateGeneration() *cobra.Command {
 	c := verb("generation [PATH]", "in the guest: write to its state disks, print their generations",
 		"  cocoroot state generation\n  cocoroot state generation /var/lib/app", takes(0, 1, "one path"))
-	c.Long = "What is in memory is written first. A generation grows with each commit: what has\na lower one is older. Without PATH, all are printed as --state-floor takes them."
+	c.Long = "What is in memory is written first. A generation grows with each commit: a lower\none is older. Without PATH, all are printed as --state-floor takes them."
 	asJSON := c.Flags().Bool("json", false, "print JSON")
 	c.RunE = func(_ *cobra.Command, args []string) error {
 		all := []state.Mount{{}}

@@ -37,7 +37,6 @@ func perfect(t *testing.T) Machine {
 	file := func(text string) *fstest.MapFile { return &fstest.MapFile{Data: []byte(text)} }
 	return Machine{
 		Root: fstest.MapFS{
-			"proc/cpuinfo":                          file("flags\t: sev sev_es sev_snp\n"),
 			"sys/module/kvm_amd/parameters/sev":     file("Y"),
 			"sys/module/kvm_amd/parameters/sev_es":  file("Y"),
 			"sys/module/kvm_amd/parameters/sev_snp": file("Y"),
