@@ -238,7 +238,7 @@ func TestInspectArchiveAndKernel(t *testing.T) {
 	noStub := bytes.Clone(kernel)
 	noStub[0] = 0
 	checkInspect(t, map[string]inspected{
-		"script":       {member("init", "000081ed", "#!/bin/sh\n") + trailer, "archive", fault.Failed, "members: file   0755       10 init"},
+		"script":       {member("init", "000081ed", "#!/bin/sh\n") + trailer, "archive", fault.Failed, "members: -rwxr-xr-x       10 init"},
 		"no init":      {member("a", "000081a4", "") + trailer, "archive", fault.Failed, "no init"},
 		"fake reports": {member("lib/modules/x.ko", "000081a4", "name=fake_tsm\x00") + trailer, "archive", fault.Failed, "FALSE attestation reports"},
 		"debug":        {member("bbin/gosh", "0000a1ff", "bb") + trailer, "debug_archive", fault.Failed, "SHELL"},

@@ -40,6 +40,14 @@ type Program struct {
 	RuntimeSecret bool   `json:"runtime_secret"` // built to clear the key from its own memory
 }
 
+// String returns the program as people read it.
+func (p Program) String() string {
+	if p.RuntimeSecret {
+		return fmt.Sprintf("%s, built with %s to clear the key from its own memory", p.Package, p.Go)
+	}
+	return fmt.Sprintf("%s, built with %s", p.Package, p.Go)
+}
+
 func readProgram(file []byte) (Program, error) {
 	info, err := buildinfo.Read(bytes.NewReader(file))
 	if err != nil {
