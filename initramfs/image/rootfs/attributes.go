@@ -3,7 +3,6 @@ package rootfs
 import (
 	"archive/tar"
 	"encoding/base64"
-	"encoding/binary"
 	"fmt"
 	"maps"
 	"net/url"
@@ -24,7 +23,7 @@ const (
 type metadata struct {
 	kept    map[string]string // records of the tar that is written
 	dropped []string          // names, and what that comes to
-	mask    int64             // of the mode: without its ACL, only the owner's bits say what they said
+	mask    int64             // of the mode: without its ACL, only the owner's bits say no more than they said
 }
 
 // harmless are pax records that say nothing of a file which is not in the rest
@@ -65,7 +64,7 @@ func metadataOf(h *tar.Header) (metadata, error) {
 		case key == "RHT.security.selinux": // GNU tar's
 			name, value = "security.selinux", value+"\x00"
 		case key == "SCHILY.acl.access": // the same as text
-			name, value = accessACL, ""
+			name = accessACL
 		case isHarmless(key):
 			continue
 		default:
@@ -85,7 +84,7 @@ func metadataOf(h *tar.Header) (metadata, error) {
 		default:
 			m.dropped = append(m.dropped, name)
 			if name == accessACL {
-				m.mask &= aclMask([]byte(value))
+				m.mask = 0o7700
 			}
 		}
 	}
@@ -97,37 +96,6 @@ const (
 	accessACL  = "system.posix_acl_access"
 	defaultACL = "system.posix_acl_default"
 )
-
-// aclMask returns which bits of a mode stay when an ACL goes, so that nobody gets
-// more than it gave: the group's bits are the ACL's mask, and a named user who may
-// do less than others would be one of them. An ACL that is malformed, or text,
-// leaves the owner's bits. It is what Linux has in an extended attribute (little
-// endian; include/uapi/linux/posix_acl_xattr.h, version 2).
-func aclMask(acl []byte) int64 {
-	le := binary.LittleEndian
-	if len(acl) < 4 || le.Uint32(acl) != 2 || len(acl)%8 != 4 {
-		return 0o7700
-	}
-	mask, group, named := int64(7), int64(7), int64(7)
-	for acl = acl[4:]; len(acl) > 0; acl = acl[8:] {
-		perm := int64(le.Uint16(acl[2:]) & 7)
-		switch le.Uint16(acl) {
-		case 0x01, 0x20: // owner, others: as the mode has them
-		case 0x02: // a user
-			named &= perm
-			group &= perm
-		case 0x04: // the group
-			group &= perm
-		case 0x08: // another group
-			named &= perm
-		case 0x10:
-			mask = perm
-		default:
-			return 0o7700
-		}
-	}
-	return 0o7700 | (group&mask)<<3 | named&mask
-}
 
 // notes collects what is to be said of a source, by kinds.
 type notes map[string]*note
@@ -155,7 +123,7 @@ func (n notes) texts() []string {
 	for _, kind := range slices.Sorted(maps.Keys(n)) {
 		what := "it is dropped"
 		if kind == accessACL {
-			what = "the ACL is dropped, and so are the mode's bits that it limited"
+			what = "the ACL is dropped, and so is what group and others may do"
 		}
 		out = append(out, fmt.Sprintf("squashfs cannot keep %.80q of %.80q (and of %d more): %s", kind, n[kind].example, n[kind].count-1, what))
 	}

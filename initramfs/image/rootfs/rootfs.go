@@ -179,27 +179,20 @@ func (o Options) fromReady(ctx context.Context, s *source) (*Image, error) {
 		return nil, fmt.Errorf("%w: it is %s already", ErrFormat, s.ready)
 	}
 	before, err := s.file.Stat()
+	var end int64
+	if err == nil {
+		end, err = s.file.Seek(0, io.SeekEnd) // a block device has no length in its inode
+	}
 	if err != nil {
 		return nil, fmt.Errorf("cannot read the file system: %w", err)
 	}
-	_, size, err := fsimage.Detect(s.file)
-	if err != nil {
-		return nil, fmt.Errorf("cannot use the file system: %w", err)
-	}
-	end, err := s.file.Seek(0, io.SeekEnd) // a block device has no length in its inode
-	if err != nil {
-		return nil, fmt.Errorf("cannot read the file system: %w", err)
-	}
-	if end < size {
-		return nil, fmt.Errorf("cannot use the file system: %w: it has %d bytes, and the file %d", fsimage.ErrCorrupt, size, end)
-	}
-	if _, err := s.file.Seek(0, io.SeekStart); err != nil {
-		return nil, fmt.Errorf("cannot read the file system: %w", err)
+	if end < s.size {
+		return nil, fmt.Errorf("cannot use the file system: %w: it has %d bytes, and the file %d", fsimage.ErrCorrupt, s.size, end)
 	}
 	if o.Look != nil {
-		if err := o.lookAt(ctx, s.file, s.ready, size); err != nil {
+		if err := o.lookAt(ctx, s.file, s.ready, s.size); err != nil {
 			return nil, err
 		}
 	}
-	return &Image{File: s.keep(), Size: size, Type: s.ready, before: before}, nil
+	return &Image{File: s.keep(), Size: s.size, Type: s.ready, before: before}, nil
 }

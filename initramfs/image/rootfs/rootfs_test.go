@@ -303,8 +303,8 @@ func TestMetadata(t *testing.T) {
 	// user::rw-, user:0:rw-, group::---, mask::rw-, other::r--
 	const acl = "\x02\x00\x00\x00\x01\x00\x06\x00\xff\xff\xff\xff\x02\x00\x06\x00\x00\x00\x00\x00\x04\x00\x00\x00\xff\xff\xff\xff\x10\x00\x06\x00\xff\xff\xff\xff\x20\x00\x04\x00\xff\xff\xff\xff"
 	for name, tc := range map[string]struct{ key, value, mode, warning string }{
-		"ACL":           {"SCHILY.xattr.system.posix_acl_access", acl, "-rw----r--", "ACL"},
-		"ACL in base64": {"LIBARCHIVE.xattr.system.posix_acl_access", "AgAAAAEABgD/////AgAGAAAAAAAEAAAA/////xAABgD/////IAAEAP////8=", "-rw----r--", "ACL"},
+		"ACL":           {"SCHILY.xattr.system.posix_acl_access", acl, "-rw-------", "ACL"},
+		"ACL in base64": {"LIBARCHIVE.xattr.system.posix_acl_access", "AgAAAAEABgD/////AgAGAAAAAAAEAAAA/////xAABgD/////IAAEAP////8=", "-rw-------", "ACL"},
 		"ACL as text":   {"SCHILY.acl.access", "user::rw-,user:u:---:0,group::r--,mask::rw-,other::r--", "-rw-------", "ACL"},
 		"ACL, cut":      {"SCHILY.xattr.system.posix_acl_access", acl[:9], "-rw-------", "ACL"},
 		"default ACL":   {"SCHILY.xattr.system.posix_acl_default", acl, "-rw-rw-r--", "posix_acl_default"},

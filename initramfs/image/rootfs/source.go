@@ -26,6 +26,7 @@ type source struct {
 	layout string        // or that of an OCI image layout
 	file   *os.File      // else: it can be read from its start more than once
 	ready  policy.FSType // "" when file is a tar
+	size   int64         // bytes of a ready file system
 }
 
 // open opens a source and finds out what it is. What can be read only once, such
@@ -97,10 +98,10 @@ func spool(ctx context.Context, name, dir string, in func() (io.Reader, error)) 
 }
 
 func look(f *os.File, name string) (*source, error) {
-	kind, _, err := fsimage.Detect(f)
+	kind, size, err := fsimage.Detect(f)
 	switch {
 	case err == nil:
-		return &source{file: f, ready: kind}, nil
+		return &source{file: f, ready: kind, size: size}, nil
 	case !errors.Is(err, fsimage.ErrUnknown):
 		f.Close()
 		return nil, fmt.Errorf("cannot use %s: %w", name, err)

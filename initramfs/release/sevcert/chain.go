@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -117,24 +118,20 @@ func (b *Bundle) verifyCEK(roots Roots) (generation string, err error) {
 		}
 		asks = []signer{given}
 	}
-	err = ErrCEK
 	for _, cek := range b.all[CEK] {
 		for _, ask := range asks {
 			if cek.verify(ask.Certificate) == nil {
 				return ask.generation, nil
 			}
 		}
-		if cek.signedBy(ASK) {
-			err = ErrSignature
-		}
 	}
 	switch {
-	case err == ErrCEK:
-		return "", err
+	case !slices.ContainsFunc(b.all[CEK], func(c *Certificate) bool { return c.signedBy(ASK) }):
+		return "", ErrCEK
 	case len(b.all[ASK]) == 0:
-		return "", fmt.Errorf("cannot verify the CEK: %w: no generation whose ASK is known has signed it", err)
+		return "", fmt.Errorf("cannot verify the CEK: %w: no generation whose ASK is known has signed it", ErrSignature)
 	}
-	return "", fmt.Errorf("cannot verify the CEK with the ASK: %w", err)
+	return "", fmt.Errorf("cannot verify the CEK with the ASK: %w", ErrSignature)
 }
 
 // verifyASK checks AMD's part of the bundle.

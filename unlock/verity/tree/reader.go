@@ -16,14 +16,23 @@ const digestsPerBlock = verity.BlockSize / verity.DigestSize
 // measured.
 var ErrShort = errors.New("it is shorter than what was measured")
 
-// A badBlock is the error for a block that is not the measured one.
-type badBlock struct {
-	level         int // 0 for data, 1 for the tree's leaves, and upwards
-	number, place uint64
+// Bad is a block that differs from what the root hash says. It is an error.
+type Bad struct {
+	Offset int64  // byte on the device
+	Level  int    // 0 for data, 1 for the tree's leaves, and upwards
+	Block  uint64 // number in its level, from 0
+	First  uint64 // first data block that depends on it
+	Count  uint64 // number of data blocks that depend on it
 }
 
-func (b badBlock) Error() string {
-	return fmt.Sprintf("a block differs from the root hash: block %d", b.place)
+func (b Bad) Error() string {
+	return fmt.Sprintf("the block at byte %d differs from the root hash", b.Offset)
+}
+
+func (r *Reader) bad(level int, number uint64) Bad {
+	span := uint64(1) << (7 * level) // 128 blocks below each
+	first := number * span
+	return Bad{int64((r.starts[level] + number) * verity.BlockSize), level, number, first, min(span, r.params.DataBlocks-first)}
 }
 
 // Reader reads the data that a root hash covers, and checks each block when it
@@ -82,12 +91,11 @@ func (r *Reader) block(level int, number uint64) ([]byte, error) {
 		return nil, err
 	}
 	b := make([]byte, verity.BlockSize)
-	place := r.starts[level] + number
-	if err := r.read(b, place); err != nil {
+	if err := r.read(b, r.starts[level]+number); err != nil {
 		return nil, err
 	}
 	if !bytes.Equal(appendDigests(nil, b, r.params.Salt), want[:verity.DigestSize]) {
-		return nil, badBlock{level, number, place}
+		return nil, r.bad(level, number)
 	}
 	if level > 0 {
 		r.kept[level] = treeBlock{number, b}

@@ -56,6 +56,6 @@ func readSame(p verity.Params, image, data []byte, off, n int) error {
 }
 
 func isBad(err error) bool {
-	_, ok := errors.AsType[badBlock](err)
+	_, ok := errors.AsType[Bad](err)
 	return ok
 }

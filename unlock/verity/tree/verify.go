@@ -13,15 +13,6 @@ import (
 	"cocoroot/unlock/verity"
 )
 
-// Bad is a block that differs from what the root hash says.
-type Bad struct {
-	Offset int64  // byte on the device
-	Level  int    // 0 for data, 1 for the tree's leaves, and upwards
-	Block  uint64 // number in its level, from 0
-	First  uint64 // first data block that depends on it
-	Count  uint64 // number of data blocks that depend on it
-}
-
 // Verdict is what Verify found.
 type Verdict struct {
 	First *Bad   // the first bad block by its place on the device, nil for none
@@ -84,7 +75,7 @@ func (v *verifier) work(ctx context.Context, r *Reader) error {
 			return context.Cause(ctx)
 		}
 		want, err := r.digests(0, first)
-		if bad, ok := errors.AsType[badBlock](err); ok {
+		if bad, ok := errors.AsType[Bad](err); ok {
 			v.bad(bad, first)
 			continue
 		}
@@ -100,7 +91,7 @@ func (v *verifier) work(ctx context.Context, r *Reader) error {
 			found = appendDigests(found[:0], data, v.params.Salt)
 			for at := uint64(0); at < n*verity.DigestSize; at += verity.DigestSize {
 				if !bytes.Equal(found[at:at+verity.DigestSize], want[at:at+verity.DigestSize]) {
-					v.bad(badBlock{number: first, place: first}, first)
+					v.bad(r.bad(0, first), first)
 				}
 				first++
 			}
@@ -112,10 +103,7 @@ func (v *verifier) work(ctx context.Context, r *Reader) error {
 
 // bad notes a block that differs, met on the way to the data block first. One of
 // the tree is met below each of its leaves, and counted at the first of them.
-func (v *verifier) bad(block badBlock, first uint64) {
-	span := uint64(1) << (7 * block.level) // 128 blocks below each
-	b := Bad{int64(block.place * verity.BlockSize), block.level, block.number, block.number * span, 0}
-	b.Count = min(span, v.params.DataBlocks-b.First)
+func (v *verifier) bad(b Bad, first uint64) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	if v.verdict.First == nil || b.Offset < v.verdict.First.Offset {

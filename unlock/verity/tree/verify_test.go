@@ -68,7 +68,7 @@ func TestVerifyNamesTheBlock(t *testing.T) {
 // in the verdict: what lies below the second one's leaf was not checked.
 func TestVerifyWhileItChanges(t *testing.T) {
 	v := &verifier{params: verity.Params{DataBlocks: 300}}
-	v.bad(badBlock{level: 2, number: 0, place: 301}, 128)
+	v.bad(NewReader(v.params, nil).bad(2, 0), 128)
 	if v.verdict.First == nil {
 		t.Errorf("verdict = %+v; want a first bad block", v.verdict)
 	}
