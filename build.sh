@@ -30,7 +30,7 @@ usage() {
 
 		  demo                boot a sealed image in QEMU, without SEV hardware
 		  test                set everything up and run every check
-		  tools               build/cocoroot, its man pages and build/init
+		  tools               build/cocoroot, its man pages, build/init and build/run
 		  firmware [--check]  build/OVMF.amdsev.fd
 		  kernel [--check]    build/bzImage and build/modules; --check builds a second
 		                      time, in another folder, and compares
@@ -78,12 +78,13 @@ tools() {
 	quietly tools build_tools
 	put "$NEW/cocoroot" build/cocoroot
 	put "$NEW/init" build/init
+	put "$NEW/run" build/run
 	put "$NEW/man" build/man
 	made tools build/cocoroot
 }
 
-# build_tools: only init is built with the experiment that wipes its secrets, and without
-# inlining, which makes the archive a tenth smaller. The tool knows by its hash the firmware
+# build_tools: only init is built with the experiment that wipes its secrets. It and run,
+# which go into archives and images, are built without inlining: a tenth smaller. The tool knows by its hash the firmware
 # that was built from source, which is when there is a build/firmware.version.
 build_tools() {
 	local own='' version
@@ -92,6 +93,7 @@ build_tools() {
 	export CGO_ENABLED=0 GOOS=linux GOARCH=amd64 GOAMD64=v1
 	GOEXPERIMENT='' go build -trimpath -ldflags="-s -w -X 'main.ownFirmware=$own' -X main.built=$version" -o "$NEW/cocoroot" ./cmds/cocoroot
 	SOURCE_DATE_EPOCH=$(git log -1 --format=%ct 2>/dev/null || echo 0) go run -tags man ./cmds/cocoroot "$NEW/man"
+	GOEXPERIMENT='' go build -trimpath -gcflags=all=-l -ldflags='-s -w' -o "$NEW/run" ./cmds/run
 	GOEXPERIMENT=runtimesecret go build -trimpath -gcflags=all=-l -ldflags='-s -w' -o "$NEW/init" ./cmds/init
 }
 

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"sync/atomic"
 
 	"github.com/spf13/cobra"
 
@@ -21,6 +22,19 @@ type app struct {
 	own            ovmf.Own  // the firmware that was built with this program
 	json           bool      // a program listens: standard error is JSON too
 	roots          snp.Roots // nil, but in tests
+	interrupt      atomic.Pointer[func()]
+}
+
+// onInterrupt has the first interrupt call f, in the place of ending the verb.
+func (a *app) onInterrupt(f func()) { a.interrupt.Store(&f) }
+
+// interrupted reports whether the verb deals with this interrupt itself.
+func (a *app) interrupted() bool {
+	f := a.interrupt.Swap(nil)
+	if f != nil {
+		(*f)()
+	}
+	return f != nil
 }
 
 // main runs the verb and returns the exit code.

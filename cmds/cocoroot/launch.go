@@ -18,6 +18,7 @@ import (
 	"cocoroot/initramfs/fault"
 	"cocoroot/initramfs/files"
 	"cocoroot/initramfs/image/cmdline"
+	"cocoroot/initramfs/image/manifest"
 	"cocoroot/initramfs/inspect"
 	"cocoroot/initramfs/launch"
 	"cocoroot/initramfs/launch/qmp"
@@ -25,6 +26,7 @@ import (
 	"cocoroot/initramfs/release"
 	"cocoroot/unlock/fatal/codes"
 	"cocoroot/unlock/policy"
+	"cocoroot/unlock/program"
 	"cocoroot/unlock/secmem"
 )
 
@@ -39,6 +41,7 @@ type launchOptions struct {
 	mode             launch.Mode
 	release.Contents // of the table of secrets
 	timeout          time.Duration
+	publish          string         // a manifest, whose ports are forwarded
 	table            *secmem.Buffer // of the secrets
 	// attest plays SEV-SNP, in a build for tests; what it returns ends that.
 	attest func(context.Context, *app) (func(), error)
@@ -59,6 +62,8 @@ func (a *app) launch() *cobra.Command {
 			f, err := launch.ParseForward(text)
 			return append(o.config.Forwards, f), err
 		})
+	flags.StringVar(&o.publish, "publish", "", "forward the ports at which a container image's program listens, as --publish=MANIFEST says (default: the disk's, IMAGE.manifest.json): from the same port of the loopback, or from 8000 + PORT where that is below 1024")
+	flags.Lookup("publish").NoOptDefVal = besideDisk
 	flags.DurationVar(&o.timeout, "timeout", 0, "end the guest after this time (default: never)")
 	flags.BoolVar(&o.dryRun, "dry-run", false, "print the QEMU command and do nothing; needs no SEV hardware")
 	o.register(c)
@@ -106,9 +111,17 @@ func (a *app) launchGuest(ctx context.Context, o *launchOptions) error {
 		ctx, cancel = context.WithTimeout(ctx, o.timeout)
 		defer cancel()
 	}
+	if o.config.Program {
+		stop := make(chan struct{})
+		o.config.Stop = stop
+		a.onInterrupt(func() {
+			a.note("asking the program to end; a second interrupt ends the guest")
+			close(stop)
+		})
+	}
 	console := &launch.Plain{Out: a.stdout}
 	outcome, err := launch.Run(ctx, o.config, console)
-	return judge(outcome, cmp.Or(err, console.Close()), o.timeout)
+	return judge(outcome, cmp.Or(err, console.Close()), o)
 }
 
 // check checks that the options fit together.
@@ -139,6 +152,7 @@ func (o *launchOptions) readFiles() (err error) {
 		return err
 	}
 	o.config.Channel = p.Release.Channel
+	o.config.Program = p.Init == program.Path
 	if err := inspect.CheckBoot(o.config.Kernel, o.config.Initrd); err != nil {
 		return err
 	}
@@ -150,7 +164,7 @@ func (o *launchOptions) readFiles() (err error) {
 			return err
 		}
 	}
-	return o.checkStates(p)
+	return cmp.Or(o.checkStates(p), o.publishPorts())
 }
 
 // checkDisk refuses what QEMU, or the guest, could not use.
@@ -173,6 +187,33 @@ func (o *launchOptions) checkStates(p policy.Policy) error {
 			fmt.Sprintf("cocoroot state new -o F makes one, once; then --secret %s=F", p.StateKey))
 	}
 	return release.CheckOrders(o.Orders, p)
+}
+
+// besideDisk stands for the manifest that seal has put beside the image.
+const besideDisk = "IMAGE.manifest.json"
+
+// publishPorts forwards the ports that a manifest has. The host needs none of them to be
+// true: what it forwards is its own affair.
+func (o *launchOptions) publishPorts() error {
+	switch o.publish {
+	case "":
+		return nil
+	case besideDisk:
+		o.publish = o.config.Disks[0].Path + ".manifest.json"
+	}
+	text, err := files.Read(o.publish, manifest.MaxSize)
+	if err != nil {
+		return fault.Hintf(err, "--publish=MANIFEST names the file that cocoroot seal wrote, --forward a port")
+	}
+	m, err := manifest.Parse(text)
+	if err != nil {
+		return fmt.Errorf("cannot use %s: %w", o.publish, err)
+	}
+	if m.Program == nil || len(m.Program.Ports) == 0 {
+		return fault.Hintf(fmt.Errorf("%s names no ports", o.publish), "--forward HOST:GUEST forwards a port")
+	}
+	o.config.Forwards = append(o.config.Forwards, launch.Published(m.Program.Ports)...)
+	return nil
 }
 
 // printCommand is --dry-run.
@@ -292,12 +333,12 @@ func explainLaunch(err error) error {
 }
 
 // judge turns the end of the guest into the verb's.
-func judge(o launch.Outcome, err error, timeout time.Duration) error {
+func judge(o launch.Outcome, err error, as *launchOptions) error {
 	switch {
 	case errors.Is(err, context.Canceled):
 		return fault.New(fault.Interrupted, errors.New("interrupted: QEMU was ended, and the guest with it"), "")
 	case errors.Is(err, context.DeadlineExceeded):
-		return fault.Hintf(fmt.Errorf("the guest did not end within %s", timeout), "--timeout gives it more time")
+		return fault.Hintf(fmt.Errorf("the guest did not end within %s", as.timeout), "--timeout gives it more time")
 	case err != nil:
 		return explainLaunch(err)
 	case o.Fatal != nil:
@@ -307,6 +348,12 @@ func judge(o launch.Outcome, err error, timeout time.Duration) error {
 		return &fault.Error{Code: fault.Tampered, Err: errors.New("the guest stopped at a block that is not the measured one")}
 	case o.Panic != "":
 		return fmt.Errorf("the guest's kernel stopped: %s", o.Panic)
+	case o.Exit != nil && *o.Exit != fault.OK:
+		return fault.New(*o.Exit, fmt.Errorf("the image's program ended with exit code %d", *o.Exit), "that is the program's own code, and not one of cocoroot's")
+	case o.Exit != nil:
+		return nil
+	case as.config.Program:
+		return errors.New("the guest ended without an exit code of the image's program")
 	case o.Reason != "guest-shutdown":
 		return fmt.Errorf("the guest did not power off (%s)", o.Reason)
 	}

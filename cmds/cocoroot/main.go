@@ -35,11 +35,15 @@ func main() {
 	ctx, cancel := context.WithCancel(files.WithScratch(context.Background(), left))
 	ended := make(chan int, 1)
 	go func() { ended <- a.main(ctx, os.Args[1:]) }()
-	select {
-	case code := <-ended:
-		os.Exit(code)
-	case <-signals:
-		cancel()
+	for ctx.Err() == nil {
+		select {
+		case code := <-ended:
+			os.Exit(code)
+		case <-signals:
+			if !a.interrupted() {
+				cancel()
+			}
+		}
 	}
 	select {
 	case code := <-ended:

@@ -27,9 +27,9 @@ type sealOptions struct {
 func (a *app) seal() *cobra.Command {
 	var o sealOptions
 	o.Release.Channel = policy.Channel{Kind: policy.Serial, Name: "ttyS2"}
-	c := verb("seal ROOTFS -o IMAGE", "make an encrypted, verifiable image of a root file system",
-		"  cocoroot seal root/ -o image\n  docker save app | cocoroot seal - -o image --init /bin/app --disk serial:root", takes(1, 1, "one argument, the root file system"))
-	c.Long = "ROOTFS is a folder, a tar, an OCI image or a file system; - is standard input."
+	c := verb("seal ROOTFS -o IMAGE [-- ARGUMENT…]", "make an encrypted, verifiable image of a root file system",
+		"  cocoroot seal root/ -o image\n  docker save app | cocoroot seal - -o image --disk serial:root -- serve --port 80", sealArgs)
+	c.Long = "ROOTFS is a folder, a tar, an OCI image or a file system; - is standard input. A container image's program gets the arguments."
 	flags := c.Flags()
 	flags.StringVarP(&o.Image, "output", "o", "", "where to write the image")
 	o.keyFlags(flags)
@@ -37,13 +37,14 @@ func (a *app) seal() *cobra.Command {
 	flags.StringVar(&o.ManifestOut, "manifest-out", "", "where to write the manifest (default: IMAGE.manifest.json)")
 	o.rootFlags(flags)
 	flags.StringVar(&o.Disk, "disk", "/dev/vda", "where the guest finds the image: /dev/NAME, serial:NAME, PARTUUID=GUID or PARTLABEL=NAME")
-	flags.StringVar(&o.Init, "init", "", "the image's program to start (default: /sbin/init)")
+	flags.StringVar(&o.Init, "init", "", "the image's program to start (default: /sbin/init; of a container image, what starts its program as it says)")
 	flags.StringSliceVar(&o.Allow, "allow", nil, "seal the root even if the audit finds this: "+strings.Join(seal.AuditNames(), ", "))
 	flags.StringVar(&o.Line.Append, "append", "", "text for the end of the command line")
 	flags.BoolVar(&o.Line.NoACPI, "no-acpi", false, "for firmware that is not cocoroot's own, which never reads the host's ACPI tables: acpi=off on the command line keeps their code from running, and leaves the guest one CPU, and a reset where it would power off")
 	option(c, &o.Release.Owner, "owner", "the owner's public key (NAME.pub): the guest, on SEV-SNP, asks for its secrets (default: they are injected, on SEV and SEV-ES)", snp.ReadPublic)
 	option(c, &o.Release.Channel, "channel", "with --owner: how the guest asks: serial:ttyS2, virtio:NAME, tcp:ADDRESS:PORT or vsock:CID:PORT (default: serial:ttyS2)", policy.ParseChannel)
 	o.diskFlags(c)
+	o.containerFlags(c)
 	o.launches.register(c)
 	flags.BoolVar(&o.Force, "force", false, "replace existing files")
 	flags.BoolVar(&o.json, "json", false, "print the manifest; progress as JSON on standard error, one object a line")
@@ -60,7 +61,7 @@ func (a *app) seal() *cobra.Command {
 			}
 			o.Release = policy.Release{}
 		}
-		o.Root = args[0]
+		o.Root, o.Container.Args = args[0], args[1:]
 		if err := o.Check(c.Flags().Changed); err != nil {
 			return err
 		}

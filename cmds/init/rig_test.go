@@ -196,6 +196,8 @@ type guest struct {
 	learns   func() []needle
 	watch    watch     // sees the console as it comes
 	typed    io.Reader // what the host types at the console; may be nil
+	forwards []launch.Forward
+	stop     <-chan struct{} // asks a container image's program to end
 
 	// What an attacker does: onStart before the guest's first instruction
 	// (the client may be kept), onEnd when it has ended, with its memory
@@ -243,6 +245,7 @@ func (g *guest) run(t *testing.T, limit time.Duration) ended {
 	c := launch.Config{
 		Firmware: g.firmware, Kernel: g.kernel, Initrd: g.initrd, Cmdline: g.cmdline,
 		Memory: g.memory, CPUs: g.cpus, SecretTable: g.table, HashesTable: g.hashes, ExtraArgs: g.extra, ConsoleInput: g.typed,
+		Forwards: g.forwards, Program: g.stop != nil, Stop: g.stop,
 	}
 	if g.image != "" {
 		if g.device == nil {

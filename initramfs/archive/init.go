@@ -65,18 +65,32 @@ func readProgram(file []byte) (Program, error) {
 // checkInit checks that the file is our init of that package, runs by itself,
 // and clears the key from its own memory.
 func checkInit(file []byte, mainPackage string) error {
+	p, err := checkProgram(file, mainPackage)
+	if err == nil && !p.RuntimeSecret {
+		err = errors.New("it was built without GOEXPERIMENT=runtimesecret and would leave key copies in memory")
+	}
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrInit, err)
+	}
+	return nil
+}
+
+// CheckRun checks that the file is cmds/run, and runs by itself.
+func CheckRun(file []byte) error {
+	_, err := checkProgram(file, "cocoroot/cmds/run")
+	return err
+}
+
+// checkProgram checks that the file is our program of that package, and runs by
+// itself.
+func checkProgram(file []byte, mainPackage string) (Program, error) {
 	err := checkStatic(file)
 	var p Program
 	if err == nil {
 		p, err = readProgram(file)
 	}
-	switch {
-	case err != nil:
-		return fmt.Errorf("%w: %w", ErrInit, err)
-	case p.Package != mainPackage:
-		return fmt.Errorf("%w: it is %.128q, not %s", ErrInit, p.Package, mainPackage)
-	case !p.RuntimeSecret:
-		return fmt.Errorf("%w: it was built without GOEXPERIMENT=runtimesecret and would leave key copies in memory", ErrInit)
+	if err == nil && p.Package != mainPackage {
+		err = fmt.Errorf("it is %.128q, not %s", p.Package, mainPackage)
 	}
-	return nil
+	return p, err
 }

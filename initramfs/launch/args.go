@@ -48,6 +48,7 @@ type names struct {
 	hashes, secret           string
 	console                  string // file or pipe to write to
 	typed                    string // number of a connected socket that is the console instead
+	line                     string // number of a connected socket for the port to cmds/run
 	control                  string // number of a connected socket for QMP; with it the guest waits for cont
 }
 
@@ -93,6 +94,7 @@ func arguments(c Config, v Version, fw ovmf.Firmware, n names) []string {
 	}
 	add(c.network()...)
 	add(n.serial()...)
+	add(n.lineArgs()...)
 	add(c.channel()...)
 	if n.control != "" || c.waits() {
 		add("-S")
@@ -169,7 +171,11 @@ func (c Config) network() []string {
 	}
 	net := "user,id=net"
 	for _, f := range c.Forwards {
-		net += fmt.Sprintf(",hostfwd=tcp:127.0.0.1:%d-:%d", f.Host, f.Guest)
+		kind := "tcp"
+		if f.UDP {
+			kind = "udp"
+		}
+		net += fmt.Sprintf(",hostfwd=%s:127.0.0.1:%d-:%d", kind, f.Host, f.Guest)
 	}
 	return []string{"-netdev", net, "-device", c.virtio("virtio-net-pci,netdev=net,romfile=")}
 }

@@ -110,8 +110,8 @@ func TestNetworkArguments(t *testing.T) {
 	if got := (Config{}).network(); got != nil {
 		t.Errorf("without ports: %q; want no card", got)
 	}
-	got := strings.Join(Config{Forwards: []Forward{{8022, 22}, {8080, 80}}, SEV: new(SEV)}.network(), " ")
-	want := "-netdev user,id=net,hostfwd=tcp:127.0.0.1:8022-:22,hostfwd=tcp:127.0.0.1:8080-:80 " +
+	got := strings.Join(Config{Forwards: []Forward{{Host: 8022, Guest: 22}, {Host: 8080, Guest: 80}, {Host: 5353, Guest: 53, UDP: true}}, SEV: new(SEV)}.network(), " ")
+	want := "-netdev user,id=net,hostfwd=tcp:127.0.0.1:8022-:22,hostfwd=tcp:127.0.0.1:8080-:80,hostfwd=udp:127.0.0.1:5353-:53 " +
 		"-device virtio-net-pci,netdev=net,romfile=,disable-legacy=on,iommu_platform=on"
 	if got != want {
 		t.Errorf("arguments = %s\nwant        %s", got, want)
@@ -122,7 +122,10 @@ func TestParseForward(t *testing.T) {
 	if f, err := ParseForward("8022:22"); err != nil || f != (Forward{Host: 8022, Guest: 22}) {
 		t.Errorf("ParseForward = %v, %v", f, err)
 	}
-	for _, bad := range []string{"", "22", ":22", "22:", "0:22", "22:0", "65536:22", "-1:22", "1:2:3", "8022:22,guestfwd=x"} {
+	if f, err := ParseForward("5353:53/udp"); err != nil || f != (Forward{Host: 5353, Guest: 53, UDP: true}) {
+		t.Errorf("ParseForward = %v, %v", f, err)
+	}
+	for _, bad := range []string{"", "22", "5353:53/", "5353/udp:53", ":22", "22:", "0:22", "22:0", "65536:22", "-1:22", "1:2:3", "8022:22,guestfwd=x"} {
 		if f, err := ParseForward(bad); err == nil {
 			t.Errorf("ParseForward(%q) = %v; want an error", bad, f)
 		}

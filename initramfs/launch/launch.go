@@ -36,6 +36,7 @@ import (
 	"time"
 
 	"cocoroot/initramfs/files"
+	"cocoroot/initramfs/image/manifest"
 	"cocoroot/initramfs/launch/qmp"
 	"cocoroot/initramfs/measure"
 	"cocoroot/initramfs/measure/ovmf"
@@ -60,18 +61,21 @@ type Disk struct {
 	Writable bool   // default: opened read-only, because a sealed image never changes
 }
 
-// Forward leads a TCP port of the loopback to one of the guest's.
-type Forward struct{ Host, Guest uint16 }
+// Forward leads a port of the loopback to one of the guest's.
+type Forward struct {
+	Host, Guest uint16
+	UDP         bool // else TCP
+}
 
-// ParseForward reads HOSTPORT:GUESTPORT.
+// ParseForward reads HOSTPORT:GUESTPORT, with or without /tcp or /udp.
 func ParseForward(text string) (Forward, error) {
 	host, guest, _ := strings.Cut(text, ":")
 	h, errHost := strconv.ParseUint(host, 10, 16)
-	g, errGuest := strconv.ParseUint(guest, 10, 16)
-	if errHost != nil || errGuest != nil || h == 0 || g == 0 {
-		return Forward{}, fmt.Errorf("%.32q is not two ports, such as 8022:22", text)
+	g, errGuest := manifest.ParsePort(guest)
+	if errHost != nil || errGuest != nil || h == 0 {
+		return Forward{}, fmt.Errorf("%.32q is not two ports, such as 8022:22 or 5353:53/udp", text)
 	}
-	return Forward{Host: uint16(h), Guest: uint16(g)}, nil
+	return Forward{Host: uint16(h), Guest: g.Number, UDP: g.UDP}, nil
 }
 
 // ParseDisk reads FILE or FILE,serial=NAME.
@@ -122,6 +126,11 @@ type Config struct {
 	// Forwards lead ports of this machine's loopback to the guest, which has
 	// a network card when there is one. The host sees and changes all of it.
 	Forwards []Forward
+
+	// Program is a guest whose first process is cmds/run: it has a port on which
+	// its program is asked to end when Stop is closed, and tells the exit code.
+	Program bool
+	Stop    <-chan struct{}
 
 	// ExtraArgs go to the end of QEMU's command line, as they are.
 	ExtraArgs []string
@@ -177,6 +186,8 @@ type Outcome struct {
 	Spoke    bool   // something other than the boot manager printed a line: the kernel ran
 	Fatal    *Fatal // first FATAL line of init, nil if there was none
 	Panic    string // first "Kernel panic - not syncing: …", from these words on
+
+	Exit *int // exit code of a Program that has ended, 0 to 255
 
 	// Reason is QEMU's: guest-shutdown, guest-reset, guest-panic,
 	// host-qmp-quit, …; empty when the guest did not end by itself.

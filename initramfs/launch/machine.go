@@ -40,6 +40,8 @@ type machine struct {
 
 	exited  chan struct{} // closed when waitErr is set
 	waitErr error
+	line    net.Conn      // our end of the port to cmds/run; nil without one
+	told    chan *int     // the exit code that came there
 	drained chan struct{} // closed when the console has been read to its end
 	console io.ReadCloser // our end of the console
 }
@@ -57,6 +59,17 @@ func start(ctx context.Context, c Config, v Version, in *input, out io.Writer) (
 		return nil, err
 	}
 	defer theirs.Close()
+
+	var line net.Conn
+	var theirLine *os.File
+	if c.Program {
+		if line, theirLine, err = socketPair(); err != nil {
+			console.Close()
+			control.Close()
+			return nil, err
+		}
+		defer theirLine.Close()
+	}
 
 	var pass []*os.File
 	number := func(f *os.File) string {
@@ -79,12 +92,15 @@ func start(ctx context.Context, c Config, v Version, in *input, out io.Writer) (
 		n.console = file(theirConsole)
 	}
 	n.control = number(theirs)
+	if c.Program {
+		n.line = number(theirLine)
+	}
 
 	ctx, kill := context.WithCancel(ctx)
 	booting, refused := context.WithCancelCause(ctx)
 	m := &machine{
 		kill: kill, control: control, watching: observer{out: out, refused: refused}, booting: booting,
-		exited: make(chan struct{}), drained: make(chan struct{}), console: console,
+		exited: make(chan struct{}), drained: make(chan struct{}), console: console, line: line, told: make(chan *int, 1),
 	}
 	cmd := exec.CommandContext(ctx, c.QEMU, arguments(c, v, in.layout, n)...)
 	cmd.ExtraFiles = pass
@@ -99,9 +115,15 @@ func start(ctx context.Context, c Config, v Version, in *input, out io.Writer) (
 		kill()
 		console.Close()
 		control.Close()
+		if line != nil {
+			line.Close()
+		}
 		return nil, m.stderr.failed(err)
 	}
 	go m.drain()
+	if line != nil {
+		go func() { m.told <- attend(line, c.Stop) }()
+	}
 	return m, nil
 }
 
@@ -267,6 +289,13 @@ func (m *machine) finish(ctx context.Context, err error) (Outcome, error) {
 
 	outcome, outErr := m.watching.outcome()
 	outcome.Reason = m.reason
+	if m.line != nil {
+		select {
+		case outcome.Exit = <-m.told: // QEMU has ended, and closed its end
+		case <-time.After(grace): // or a child of it has kept that
+		}
+		m.line.Close()
+	}
 	switch {
 	case err == nil && m.waitErr == nil:
 		// The guest ended, and QEMU with it.

@@ -38,11 +38,11 @@ func Open(c policy.Channel, network policy.Static) (*Channel, error) {
 	ch := &Channel{fd: -1}
 	switch c.Kind {
 	case policy.Serial:
-		ch.dial = func() (int, error) { return openSerial("/dev/" + c.Name) }
+		ch.dial = func() (int, error) { return OpenSerial("/dev/" + c.Name) }
 	case policy.Virtio:
 		ch.dial = func() (int, error) { return openVirtio("/sys/class/virtio-ports", c.Name) }
 	case policy.TCP:
-		if err := configure(network); err != nil {
+		if err := Configure(network); err != nil {
 			return nil, err
 		}
 		ch.dial = func() (int, error) { return dialTCP(c.Address, int(c.Port)) }
@@ -135,8 +135,9 @@ func (c *Channel) lost() {
 // flags are those of every descriptor here.
 const flags = unix.O_RDWR | unix.O_NOCTTY | unix.O_NONBLOCK | unix.O_CLOEXEC
 
-// openSerial opens a serial port without any treatment of what passes.
-func openSerial(path string) (int, error) {
+// OpenSerial opens a serial port without any treatment of what passes. The
+// descriptor does not block.
+func OpenSerial(path string) (int, error) {
 	fd, err := unix.Open(path, flags, 0)
 	if err != nil {
 		return -1, err

@@ -94,7 +94,7 @@ func TestSerialIsRaw(t *testing.T) {
 		t.Fatal(err)
 	}
 	path := fmt.Sprintf("/dev/pts/%d", number)
-	c := &Channel{fd: -1, dial: func() (int, error) { return openSerial(path) }}
+	c := &Channel{fd: -1, dial: func() (int, error) { return OpenSerial(path) }}
 	defer c.Close()
 	all := make([]byte, 256)
 	for i := range all {

@@ -16,18 +16,18 @@ func dialTCP(to policy.IPv4, port int) (int, error) {
 	return connect(unix.AF_INET, &unix.SockaddrInet4{Addr: to, Port: port})
 }
 
-// configure gives the interface the fixed address of ip=, as the kernel's own
+// Configure gives the interface the fixed address of ip=, as the kernel's own
 // IP_PNP does where it is built in. Doing it twice changes nothing.
-func configure(s policy.Static) error {
+func Configure(s policy.Static) error {
 	if s == (policy.Static{}) {
 		return nil
 	}
 	if s.Interface == "" {
-		s.Interface = firstInterface("/sys/class/net")
+		s.Interface = FirstInterface()
 	}
-	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	fd, err := controlSocket()
 	if err != nil {
-		return fmt.Errorf("cannot set up the network: %w", err)
+		return err
 	}
 	defer unix.Close(fd)
 	err = setAddress(fd, unix.SIOCSIFADDR, s.Interface, s.Address)
@@ -35,7 +35,7 @@ func configure(s policy.Static) error {
 		err = setAddress(fd, unix.SIOCSIFNETMASK, s.Interface, s.Mask)
 	}
 	if err == nil {
-		err = setUp(fd, s.Interface)
+		err = Up(s.Interface)
 	}
 	if err == nil && s.Gateway != (policy.IPv4{}) {
 		err = addRoute(fd, s.Gateway)
@@ -46,9 +46,10 @@ func configure(s policy.Static) error {
 	return nil
 }
 
-// firstInterface returns the first network interface that is a device, by name.
-func firstInterface(class string) string {
-	found, _ := filepath.Glob(filepath.Join(class, "*", "device")) // the pattern is well formed
+// FirstInterface returns the first network interface that is a device, by name, or
+// "".
+func FirstInterface() string {
+	found, _ := filepath.Glob("/sys/class/net/*/device") // the pattern is well formed
 	if len(found) == 0 {
 		return ""
 	}
@@ -77,14 +78,28 @@ func setAddress(fd int, request uint, name string, a policy.IPv4) error {
 	return unix.IoctlIfreq(fd, request, r)
 }
 
-// setUp sets an interface's flag IFF_UP.
-func setUp(fd int, name string) error {
+// Up sets an interface's flag IFF_UP.
+func Up(name string) error {
+	fd, err := controlSocket()
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
 	r, err := unix.NewIfreq(name)
 	if err != nil {
 		return err
 	}
 	r.SetUint16(unix.IFF_UP | unix.IFF_RUNNING)
 	return unix.IoctlIfreq(fd, unix.SIOCSIFFLAGS, r)
+}
+
+// controlSocket returns a socket to set up interfaces with.
+func controlSocket() (int, error) {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return -1, fmt.Errorf("cannot set up the network: %w", err)
+	}
+	return fd, nil
 }
 
 // rtentry is struct rtentry (include/uapi/linux/route.h).

@@ -2,6 +2,7 @@ package audit
 
 import (
 	"bytes"
+	"cmp"
 	"debug/elf"
 	"encoding/binary"
 	"errors"
@@ -29,6 +30,14 @@ func findInit(r *root) []string {
 		return []string{fmt.Sprintf("%s: %v", show(r.init), err)}
 	}
 	return nil
+}
+
+// CheckProgram checks that a file below top can be executed, and its interpreter
+// too.
+func CheckProgram(top *fsimage.Node, name string) error {
+	r := &root{top: top}
+	err := r.runs(name, 0)
+	return cmp.Or(r.err, err)
 }
 
 // runs checks that a file can be executed, and its interpreter too.

@@ -43,6 +43,8 @@ type Manifest struct {
 	StateKey efi.GUID `json:"state_key,omitzero"`
 	// Cmdline is the whole command line, without a line break.
 	Cmdline string `json:"cmdline"`
+	// Program is of a container image.
+	Program *Program `json:"program,omitempty"`
 	// Digests are what launches of it measure, with the firmware, the kernel
 	// and the archive that were named when it was sealed.
 	Digests []Digest `json:"digests,omitempty"`
@@ -68,6 +70,9 @@ func StatesOf(p policy.Policy) []string {
 // Marshal returns the manifest as indented JSON with a line break at its end.
 func (m Manifest) Marshal() ([]byte, error) {
 	text, err := json.MarshalIndent(m, "", "  ")
+	if err == nil && len(text) >= MaxSize {
+		err = strictjson.ErrTooLong
+	}
 	if err != nil {
 		return nil, fmt.Errorf("cannot write the manifest: %w", err)
 	}

@@ -2,6 +2,7 @@ package rootfs
 
 import (
 	"archive/tar"
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -16,6 +17,8 @@ import (
 
 	"cocoroot/initramfs/image/fsimage"
 	"cocoroot/unlock/policy"
+
+	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
 // layer is a tar that can be read more than once. open returns its bytes,
@@ -29,15 +32,27 @@ type layer struct {
 
 // squashfsOfLayers makes a squashfs of layers, the lowest first. They are read
 // twice: for their names, which memory holds, and for what is left of them.
-func squashfsOfLayers(ctx context.Context, layers []layer, entrypoint []string, out string, o Options) (*Image, error) {
+func squashfsOfLayers(ctx context.Context, layers []layer, config *v1.ImageConfig, out string, o Options) (*Image, error) {
 	t := newTree()
 	for i, l := range layers {
 		if err := t.readLayer(ctx, i, l); err != nil {
 			return nil, err
 		}
 	}
+	if o.Container != nil && config != nil {
+		text, err := o.Container(t.show(ctx, layers, t.root), *config)
+		if err != nil {
+			return nil, err
+		}
+		layers = append(layers, layer{name: "what is laid over the image", whole: true, open: func() (io.ReadCloser, error) {
+			return io.NopCloser(bytes.NewReader(text)), nil
+		}})
+		if err := t.readLayer(ctx, len(layers)-1, layers[len(layers)-1]); err != nil {
+			return nil, err
+		}
+	}
 	if o.Look != nil {
-		if err := o.Look(t.show(ctx, layers, t.root), policy.Squashfs, entrypoint); err != nil {
+		if err := o.Look(t.show(ctx, layers, t.root), policy.Squashfs); err != nil {
 			return nil, err
 		}
 	}

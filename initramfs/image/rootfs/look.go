@@ -53,7 +53,7 @@ func (o Options) lookAt(ctx context.Context, f *os.File, kind policy.FSType, siz
 	if err != nil {
 		return fmt.Errorf("cannot look through the file system: %w", err)
 	}
-	return o.Look(root, kind, nil)
+	return o.Look(root, kind)
 }
 
 // lookIn calls Look for a folder. No link leads out of it.
@@ -67,7 +67,7 @@ func (o Options) lookIn(dir string, kind policy.FSType) error {
 	if err != nil {
 		return fmt.Errorf("cannot look through the root file system: %w", err)
 	}
-	return o.Look(root, kind, nil)
+	return o.Look(root, kind)
 }
 
 // squashfsLayer is a squashfs as a tar, of at most room bytes.

@@ -135,7 +135,7 @@ func TestReadyTree(t *testing.T) {
 	for _, tc := range readyImages {
 		t.Run(tc.name, func(t *testing.T) {
 			looked := false
-			image := build(t, stockImage(t, dir, tc.tool, tc.args...), Options{Look: func(root *fsimage.Node, kind policy.FSType, _ []string) error {
+			image := build(t, stockImage(t, dir, tc.tool, tc.args...), Options{Look: func(root *fsimage.Node, kind policy.FSType) error {
 				if looked = true; kind != tc.kind {
 					t.Errorf("it is %s; want %s", kind, tc.kind)
 				}
@@ -156,7 +156,7 @@ func TestSourceTree(t *testing.T) {
 	oracle.Run(t, oracle.Tool(t, "tar"), "-C", dir, "-cf", tarred, ".")
 	for _, source := range []string{dir, tarred} {
 		looked := false
-		build(t, source, Options{Look: func(root *fsimage.Node, kind policy.FSType, _ []string) error {
+		build(t, source, Options{Look: func(root *fsimage.Node, kind policy.FSType) error {
 			looked = kind == policy.Squashfs
 			compare(t, root, dir, source == dir)
 			return nil
@@ -167,7 +167,7 @@ func TestSourceTree(t *testing.T) {
 	}
 	stop := errors.New("stop")
 	for _, source := range []string{dir, tarred} {
-		if _, err := Make(t.Context(), source, t.TempDir(), Options{Look: func(*fsimage.Node, policy.FSType, []string) error { return stop }}); !errors.Is(err, stop) {
+		if _, err := Make(t.Context(), source, t.TempDir(), Options{Look: func(*fsimage.Node, policy.FSType) error { return stop }}); !errors.Is(err, stop) {
 			t.Errorf("%s: %v; want what Look returned", source, err)
 		}
 	}
@@ -188,7 +188,7 @@ func TestHostileNames(t *testing.T) {
 		{"squashfs", policy.Squashfs, "mksquashfs", []string{"DIR", "OUT", "-quiet", "-no-progress"}},
 		{"erofs", policy.EROFS, "mkfs.erofs", []string{"OUT", "DIR"}}, {"ext4", policy.Ext4, "mke2fs", []string{"-q", "-F", "-t", "ext4", "-d", "DIR", "OUT", "64M"}},
 	} {
-		build(t, stockImage(t, dir, tc.tool, tc.args...), Options{Look: func(root *fsimage.Node, _ policy.FSType, _ []string) error {
+		build(t, stockImage(t, dir, tc.tool, tc.args...), Options{Look: func(root *fsimage.Node, _ policy.FSType) error {
 			all := treeContents(t, root)
 			if len(all) != 2*len(names) {
 				t.Errorf("%s: %d names; want %d", tc.name, len(all), 2*len(names))
@@ -219,7 +219,7 @@ func TestBombs(t *testing.T) {
 	}
 	path := filepath.Join(t.TempDir(), "image")
 	oracle.Run(t, oracle.Tool(t, "mksquashfs"), dir, path, "-quiet", "-no-progress", "-b", "1M")
-	look := func(*fsimage.Node, policy.FSType, []string) error { return nil }
+	look := func(*fsimage.Node, policy.FSType) error { return nil }
 	into := t.TempDir()
 	if _, err := Make(t.Context(), path, into, Options{Look: look}); !errors.Is(err, fsimage.ErrCorrupt) {
 		t.Errorf("a squashfs with a file that is longer than its room: %v; want ErrCorrupt", err)

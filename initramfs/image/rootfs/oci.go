@@ -33,10 +33,10 @@ const (
 	wantArch = "amd64"
 )
 
-// layers returns the layers of an OCI image layout's image, or of a tar: the tar
-// itself, in which no name is a whiteout, or those of the layout that it is the
-// archive of.
-func (o Options) layers(ctx context.Context, s *source, dir string) ([]layer, []string, error) {
+// layers returns the layers of an OCI image layout's image and how it is to run, or
+// those of a tar: the tar itself, in which no name is a whiteout, or those of the
+// layout that it is the archive of.
+func (o Options) layers(ctx context.Context, s *source, dir string) ([]layer, *v1.ImageConfig, error) {
 	if s.layout != "" {
 		return layoutLayers(ctx, s.layout, o.Image)
 	}
@@ -118,9 +118,8 @@ func unpackLayout(ctx context.Context, l layer, dir string) (map[string]bool, er
 // image-layout.md).
 type layout struct{ dir string }
 
-// layoutLayers returns the layers of one image of a layout, and the program
-// that it names.
-func layoutLayers(ctx context.Context, dir, which string) ([]layer, []string, error) {
+// layoutLayers returns the layers of one image of a layout, and how it is to run.
+func layoutLayers(ctx context.Context, dir, which string) ([]layer, *v1.ImageConfig, error) {
 	l := layout{dir}
 	manifest, err := l.find(which)
 	if err != nil {
@@ -143,7 +142,7 @@ func layoutLayers(ctx context.Context, dir, which string) ([]layer, []string, er
 	if len(layers) == 0 {
 		return nil, nil, fmt.Errorf("%w: the image has no layers", ErrOCI)
 	}
-	return layers, append(slices.Clone(config.Config.Entrypoint), config.Config.Cmd...), ctx.Err()
+	return layers, &config.Config, ctx.Err()
 }
 
 // find returns the manifest of the image that is meant.

@@ -29,6 +29,8 @@ import (
 
 	"cocoroot/initramfs/image/fsimage"
 	"cocoroot/unlock/policy"
+
+	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
 // Errors returned by Make.
@@ -62,9 +64,12 @@ type Options struct {
 	Image string        // which image of an OCI layout: a tag or a digest; "": the only one
 	Stdin io.Reader     // of the source Stdin
 
+	// Container is shown the files and the configuration of an OCI image, and
+	// returns a tar that goes over them; an empty one changes nothing. It may be nil.
+	Container func(root *fsimage.Node, config v1.ImageConfig) ([]byte, error)
 	// Look is shown the root of the files that are to be in the image, which will
-	// be of a type and may name its entrypoint; its error ends Make. It may be nil.
-	Look func(root *fsimage.Node, kind policy.FSType, entrypoint []string) error
+	// be of a type; its error ends Make. It may be nil.
+	Look func(root *fsimage.Node, kind policy.FSType) error
 }
 
 // Image is a finished file system.
@@ -113,14 +118,14 @@ func Make(ctx context.Context, source, dir string, o Options) (*Image, error) {
 	case s.ready != "":
 		return o.fromReady(ctx, s)
 	}
-	layers, entrypoint, err := o.layers(ctx, s, dir)
+	layers, config, err := o.layers(ctx, s, dir)
 	if err != nil {
 		return nil, err
 	}
 	if o.Type != "" && o.Type != policy.Squashfs {
 		return nil, fmt.Errorf("%w: of a tar and of an OCI image it is squashfs, %s takes a folder", ErrFormat, o.Type)
 	}
-	return squashfsOfLayers(ctx, layers, entrypoint, filepath.Join(dir, "fs"), o)
+	return squashfsOfLayers(ctx, layers, config, filepath.Join(dir, "fs"), o)
 }
 
 // fromFolder makes a file system of a folder, and checks that the folder stayed

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -21,6 +22,7 @@ import (
 
 	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
+	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 	"github.com/ulikunitz/xz"
 	"golang.org/x/sys/unix"
 
@@ -97,7 +99,7 @@ func build(t *testing.T, source string, o Options) *Image {
 func contents(t *testing.T, image *Image) map[string]string {
 	t.Helper()
 	var all map[string]string
-	look := func(root *fsimage.Node, _ policy.FSType, _ []string) error { all = treeContents(t, root); return nil }
+	look := func(root *fsimage.Node, _ policy.FSType) error { all = treeContents(t, root); return nil }
 	if err := (Options{Look: look}).lookAt(t.Context(), image.File, image.Type, image.Size); err != nil {
 		t.Fatal(err)
 	}
@@ -848,22 +850,52 @@ var threeContents = map[string]string{
 func TestOCILayout(t *testing.T) {
 	dir := t.TempDir()
 	writeIndex(t, dir, addImage(t, dir, threeLayers(t)...))
-	var entrypoint []string
-	image := build(t, dir, Options{Look: func(root *fsimage.Node, _ policy.FSType, program []string) error {
-		entrypoint = program
+	image := build(t, dir, Options{Look: func(root *fsimage.Node, _ policy.FSType) error {
 		wantAll(t, treeContents(t, root), threeContents)
 		return nil
 	}})
 	wantContents(t, image, threeContents)
-	if want := []string{"/app", "serve"}; !slices.Equal(entrypoint, want) {
-		t.Errorf("entrypoint = %q; want %q", entrypoint, want)
-	}
 	if list := listing(t, image); !strings.Contains(list, "drwx------ 5/0 ") {
 		t.Errorf("etc does not have the mode of the last layer:\n%s", list)
 	}
 	archive := oracle.Run(t, "tar", "-C", dir, "-c", ".")
 	wantContents(t, build(t, write(t, "oci.tar", []byte(archive)), Options{}), threeContents)
 	wantContents(t, build(t, Stdin, Options{Stdin: bytes.NewReader(compress(t, "gz", []byte(archive)))}), threeContents)
+}
+
+// What goes over an image's layers is seen by who looks, and is in the file system;
+// a whiteout's name is none there.
+func TestContainer(t *testing.T) {
+	dir := t.TempDir()
+	writeIndex(t, dir, addImage(t, dir, threeLayers(t)...))
+	after := maps.Clone(threeContents)
+	after["etc/old"], after["usr/lib/.wh.y"], after["new"], after["new/x"] = "4", "", "/", "4"
+	o := Options{
+		Container: func(root *fsimage.Node, config v1.ImageConfig) ([]byte, error) {
+			wantAll(t, treeContents(t, root), threeContents)
+			if got, want := append(config.Entrypoint, config.Cmd...), []string{"/app", "serve"}; !slices.Equal(got, want) {
+				t.Errorf("the program is %q; want %q", got, want)
+			}
+			return makeTar(t, file("etc/old", "4"), file("lib/.wh.y", ""), folder("new/"), file("new/x", "4")), nil
+		},
+		Look: func(root *fsimage.Node, _ policy.FSType) error {
+			wantAll(t, treeContents(t, root), after)
+			return nil
+		},
+	}
+	wantContents(t, build(t, dir, o), after)
+	wantContents(t, build(t, dir, Options{Container: func(*fsimage.Node, v1.ImageConfig) ([]byte, error) { return nil, nil }}), threeContents)
+	refused := errors.New("refused")
+	o.Container = func(*fsimage.Node, v1.ImageConfig) ([]byte, error) { return nil, refused }
+	if _, err := Make(t.Context(), dir, t.TempDir(), o); !errors.Is(err, refused) {
+		t.Errorf("Make = %v; want what Container returned", err)
+	}
+	o.Container = func(*fsimage.Node, v1.ImageConfig) ([]byte, error) {
+		t.Error("a tar without a configuration is a container")
+		return nil, nil
+	}
+	o.Look = nil
+	build(t, write(t, "root.tar", makeTar(t, file("x", ""))), o)
 }
 
 func TestOCIChoice(t *testing.T) {

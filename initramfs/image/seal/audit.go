@@ -35,7 +35,10 @@ func checkAllowed(allowed []string) error {
 
 // auditRoot looks through the files of an image, and refuses what obeys the
 // host and was not allowed. It notes whether the root has kernel modules.
-func (o *Options) auditRoot(root *fsimage.Node, kind policy.FSType, entrypoint []string) error {
+func (o *Options) auditRoot(root *fsimage.Node, kind policy.FSType) error {
+	if o.Container.given && o.program == nil {
+		return fault.Usagef("--network, --stop-timeout, --secret-file, --secret-env and arguments are for a container image, and %s is none", o.Root)
+	}
 	line, p, err := o.draftLine(kind)
 	if err != nil {
 		return err
@@ -59,12 +62,8 @@ func (o *Options) auditRoot(root *fsimage.Node, kind policy.FSType, entrypoint [
 			names = append(names, f.Name)
 		}
 	}
-	switch {
-	case len(names) == 0:
+	if len(names) == 0 {
 		return nil
-	case slices.Equal(names, []string{audit.NoInit}) && len(entrypoint) > 0 && o.Init == "":
-		return fault.Hintf(fmt.Errorf("the root file system has no init:%s", text.String()),
-			"the OCI image starts %q: --init takes the program, and --append '-- …' its arguments; it will be the guest's first process", entrypoint)
 	}
 	if top := onlyFolder(root); top != "" && slices.Contains(names, audit.NoInit) {
 		return fault.Hintf(fmt.Errorf("the root file system has no init, and all of it lies in one folder, %q:%s", top, text.String()),

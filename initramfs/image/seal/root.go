@@ -34,7 +34,7 @@ func (o *Options) makeRoot(ctx context.Context, tell Observer) (*rootfs.Image, e
 	defer watchSize(dir, tell)()
 	image, err := rootfs.Make(ctx, o.Root, dir, rootfs.Options{
 		Type: policy.FSType(o.FS), Epoch: epoch, Owned: o.RootOwned, Level: o.Level, Image: o.OCIImage, Stdin: os.Stdin,
-		Look: o.auditRoot,
+		Container: o.container, Look: o.auditRoot,
 	})
 	if err != nil {
 		err = &inFolder{err, dir}

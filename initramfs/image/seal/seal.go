@@ -45,12 +45,14 @@ type Options struct {
 	States                                    []policy.State
 	StateKey                                  efi.GUID // of States
 	Line                                      cmdline.Options
+	Container                                 Container
 	// Measure returns what launches with this command line measure; nil for
 	// none.
 	Measure func(line string) ([]manifest.Digest, error)
 	Force   bool // replace existing files
 
-	hasModules bool // the root, known once it is made
+	hasModules bool              // the root, known once it is made
+	program    *manifest.Program // the same, of a container image
 }
 
 // Observer is told how the work goes.
@@ -70,7 +72,7 @@ func (o *Options) Check(given func(string) bool) error {
 	if err := checkAllowed(o.Allow); err != nil {
 		return err
 	}
-	if err := o.checkKey(given); err != nil {
+	if err := cmp.Or(o.checkKey(given), o.checkContainer(given)); err != nil {
 		return err
 	}
 	if files.IsBlockDevice(o.Image) && (o.CmdlineOut == "" || o.ManifestOut == "" || o.KeyOut == "" && o.MakesKey()) {
@@ -124,7 +126,7 @@ func Seal(ctx context.Context, o Options, tell Observer) (m manifest.Manifest, e
 	}
 	m = manifest.Manifest{
 		Version: manifest.Version, Image: result.Params, Size: uint64(result.Size), LUKS: result.UUID,
-		FSType: p.FSType, Key: p.Key, States: manifest.StatesOf(p), StateKey: p.StateKey,
+		FSType: p.FSType, Key: p.Key, Program: o.program, States: manifest.StatesOf(p), StateKey: p.StateKey,
 	}
 	if m.Cmdline, err = cmdline.Build(p, o.lineOptions()); err != nil {
 		return m, err
