@@ -29,7 +29,7 @@ func (a *app) seal() *cobra.Command {
 	o.Release.Channel = policy.Channel{Kind: policy.Serial, Name: "ttyS2"}
 	c := verb("seal ROOTFS -o IMAGE [-- ARGUMENT…]", "make an encrypted, verifiable image of a root file system",
 		"  cocoroot seal root/ -o image\n  docker save app | cocoroot seal - -o image --disk serial:root -- serve --port 80", sealArgs)
-	c.Long = "ROOTFS is a folder, a tar, an OCI image or a file system; - is standard input. A container image's program gets the arguments."
+	c.Long = "ROOTFS is a folder, a tar, an OCI image or a file system; - is standard input.\nA container image's program gets the arguments."
 	flags := c.Flags()
 	flags.StringVarP(&o.Image, "output", "o", "", "where to write the image")
 	o.keyFlags(flags)

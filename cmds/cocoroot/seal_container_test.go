@@ -105,7 +105,7 @@ func TestSealContainerRefuses(t *testing.T) {
 		"no program":              {fault.Failed, "no-init: /sbin/init", []string{aContainer(t, nil)}},
 		"a missing user":          {fault.Failed, `its user "nobody"`, []string{aContainer(t, map[string]any{"Cmd": []string{"/app"}, "User": "nobody"})}},
 		"an unknown signal":       {fault.Failed, `there is no signal "SIGWHAT"`, []string{aContainer(t, map[string]any{"Cmd": []string{"/app"}, "StopSignal": "SIGWHAT"})}},
-		"no run":                  {fault.Failed, "cannot read run", []string{aContainer(t, service), "--run", "/nonexistent"}},
+		"no run":                  {fault.Failed, "./build.sh tools builds it", []string{aContainer(t, service), "--run", me + ".absent"}},
 		"another run":             {fault.Failed, "cannot put run into the image: it is ", []string{aContainer(t, service), "--run", oracle.Artifact(t, "init")}},
 		"a folder":                {fault.Usage, "are for a container image", []string{aRoot(t), "--network", "none"}},
 		"a folder with arguments": {fault.Usage, "are for a container image", []string{aRoot(t), "--", "x"}},
