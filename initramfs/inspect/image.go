@@ -16,7 +16,6 @@ import (
 	"cocoroot/initramfs/launch"
 	"cocoroot/unlock/luks2"
 	"cocoroot/unlock/luks2/format"
-	"cocoroot/unlock/policy"
 	"cocoroot/unlock/verity"
 	"cocoroot/unlock/verity/tree"
 )
@@ -56,16 +55,12 @@ func stockCommands(image string, p *verity.Params) []string {
 // beside the image; nil where there is none.
 func besideImage(image string) (*verity.Params, string, error) {
 	path := image + ".cmdline"
-	line, err := cmdline.ReadFile(path)
+	_, p, err := cmdline.ReadPolicy(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, "", nil
 	}
 	if err != nil {
 		return nil, "", err
-	}
-	p, err := policy.Parse(line)
-	if err != nil {
-		return nil, "", fmt.Errorf("%s: %w", path, err)
 	}
 	return &p.Image, path, nil
 }

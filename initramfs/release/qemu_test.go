@@ -1,6 +1,7 @@
 package release
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"strings"
@@ -8,7 +9,6 @@ import (
 	"time"
 
 	"cocoroot/initramfs/launch/qmp"
-	"cocoroot/initramfs/oracle"
 	"cocoroot/initramfs/release/packet"
 	"cocoroot/initramfs/release/session"
 )
@@ -16,7 +16,7 @@ import (
 // TestQEMU asks a real QEMU, which has no SEV here: it knows every command, and
 // refuses in the words that the simulated one uses.
 func TestQEMU(t *testing.T) {
-	conn, ended := oracle.QEMU(t, "-accel", "tcg", "-M", "q35", "-m", "16")
+	conn, ended := startQEMU(t, "-accel", "tcg", "-M", "q35", "-m", "16")
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	t.Cleanup(cancel)
 	c, err := qmp.New(ctx, conn)
@@ -54,6 +54,43 @@ func TestQEMU(t *testing.T) {
 	}
 	if err := c.Execute(ctx, "quit", nil, nil); err != nil {
 		t.Error(err)
+	}
+	ended()
+}
+
+// TestQMP drives a QEMU without machine: stop, go, refuse, quit.
+func TestQMP(t *testing.T) {
+	conn, ended := startQEMU(t, "-M", "none")
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	t.Cleanup(cancel)
+	c, err := qmp.New(ctx, conn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+
+	var status struct {
+		Running bool
+		Status  string
+	}
+	if err := c.Execute(ctx, "query-status", nil, &status); err != nil || status.Running {
+		t.Errorf("query-status = %+v, %v; want paused by -S", status, err)
+	}
+	if err := c.Execute(ctx, "cont", nil, nil); err != nil {
+		t.Error(err)
+	}
+	if e, err := c.Event(ctx, "RESUME"); err != nil {
+		t.Errorf("Event(RESUME) = %+v, %v", e, err)
+	}
+	var refused *qmp.Error
+	if err := c.Execute(ctx, "pmemsave", map[string]any{"val": 0}, nil); !errors.As(err, &refused) || refused.Class != "GenericError" {
+		t.Errorf("pmemsave without its arguments: %v; want *Error of class GenericError", err)
+	}
+	if err := c.Execute(ctx, "quit", nil, nil); err != nil {
+		t.Error(err)
+	}
+	if e, err := c.Event(ctx, "SHUTDOWN"); err != nil || !bytes.Contains(e.Data, []byte("host-qmp-quit")) {
+		t.Errorf("Event(SHUTDOWN) = %s, %v; want reason host-qmp-quit", e.Data, err)
 	}
 	ended()
 }

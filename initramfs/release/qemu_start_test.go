@@ -1,4 +1,4 @@
-package oracle
+package release
 
 import (
 	"bytes"
@@ -9,14 +9,16 @@ import (
 	"path/filepath"
 	"testing"
 	"time"
+
+	"cocoroot/initramfs/oracle"
 )
 
-// QEMU starts QEMU, stopped and without devices, and returns its end of a QMP
+// startQEMU starts QEMU, stopped and without devices, and returns its end of a QMP
 // connection on which nothing was said yet. ended waits until QEMU has ended
 // by itself, and fails the test when it says that it failed.
-func QEMU(t testing.TB, args ...string) (conn net.Conn, ended func()) {
+func startQEMU(t testing.TB, args ...string) (conn net.Conn, ended func()) {
 	t.Helper()
-	program := Tool(t, "qemu-system-x86_64")
+	program := oracle.Tool(t, "qemu-system-x86_64")
 	dir, err := os.MkdirTemp("", "qmp") // short enough for a socket's name
 	if err != nil {
 		t.Fatal(err)
