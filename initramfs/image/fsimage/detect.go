@@ -26,7 +26,8 @@ const (
 	secondSuper   = 1024 // erofs: EROFS_SUPER_OFFSET; ext4: block 1 of 1024 bytes
 	erofsSuper    = 128  // fs/erofs/erofs_fs.h, struct erofs_super_block
 	ext4Super     = 1024 // fs/ext4/ext4.h, struct ext4_super_block
-	headSize      = secondSuper + ext4Super
+	// HeadSize is how many bytes of a file system Detect looks at.
+	HeadSize = secondSuper + ext4Super
 )
 
 // The magic numbers, as above.
@@ -44,7 +45,7 @@ var le = binary.LittleEndian
 // The errors are ErrUnknown, ErrRecovery, ErrCorrupt, r's, and one for what the
 // guest's kernel or this package does not read.
 func Detect(r io.ReaderAt) (kind policy.FSType, length int64, err error) {
-	head := make([]byte, headSize) // with zeros where the image is shorter
+	head := make([]byte, HeadSize) // with zeros where the image is shorter
 	if _, err := r.ReadAt(head, 0); err != nil && err != io.EOF {
 		return "", 0, fmt.Errorf("cannot read the file system: %w", err)
 	}

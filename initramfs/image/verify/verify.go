@@ -6,6 +6,7 @@
 package verify
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -170,11 +171,11 @@ func openWithKey(measured policy.Policy, f io.ReaderAt, keyFile string) (*LUKS, 
 		return nil, fmt.Errorf("cannot unlock the image: %w", err)
 	}
 	defer volume.Close()
-	plain, err := format.NewReader(r, info, volume.Bytes())
+	plain, err := format.Start(r, info, volume.Bytes(), fsimage.HeadSize)
 	if err != nil {
 		return nil, err
 	}
-	kind, size, err := fsimage.Detect(plain)
+	kind, size, err := fsimage.Detect(bytes.NewReader(plain))
 	switch {
 	case err != nil:
 		return nil, fmt.Errorf("the image holds no file system that the guest mounts: %w", err)

@@ -78,42 +78,22 @@ func VolumeKey(r io.ReaderAt, header []byte, info luks2.Info, passphrase []byte)
 	return nil, err
 }
 
-// Reader decrypts the data of an image as it is read.
-type Reader struct {
-	r      io.ReaderAt
-	info   luks2.Info
-	cipher *xts.Cipher
-}
-
-// NewReader returns a reader of the data that the header of info describes, on
-// the device that r reads. A copy of the key's schedule lies on the Go heap
-// until the collector reuses it.
-func NewReader(r io.ReaderAt, info luks2.Info, key []byte) (*Reader, error) {
+// Start returns the first n bytes of the data that the header of info describes, on
+// the device that r reads; fewer, where it has fewer. A sector's tweak is its distance
+// from the data's start in units of 512 bytes (dm-crypt's plain64). A copy of the
+// key's schedule lies on the Go heap until the collector reuses it.
+func Start(r io.ReaderAt, info luks2.Info, key []byte, n uint64) ([]byte, error) {
 	c, err := xts.NewCipher(aes.NewCipher, key)
 	if err != nil {
 		return nil, fmt.Errorf("cannot decrypt: %w", err)
 	}
-	return &Reader{r, info, c}, nil
-}
-
-// ReadAt reads plaintext, which ends at Info.Size. A sector's tweak is its
-// distance from the data's start in units of 512 bytes (dm-crypt's plain64).
-func (r *Reader) ReadAt(p []byte, off int64) (n int, err error) {
-	if off < 0 {
-		return 0, errors.New("cannot read before the start")
+	data := make([]byte, min((n+info.SectorSize-1)/info.SectorSize*info.SectorSize, info.Size))
+	if _, err := r.ReadAt(data, int64(info.Offset)); err != nil {
+		return nil, fmt.Errorf("cannot read encrypted data: %w", err)
 	}
-	sector := make([]byte, r.info.SectorSize)
-	for n < len(p) {
-		at := uint64(off) + uint64(n)
-		if at >= r.info.Size {
-			return n, io.EOF
-		}
-		start := at / r.info.SectorSize * r.info.SectorSize
-		if m, err := r.r.ReadAt(sector, int64(r.info.Offset+start)); m < len(sector) {
-			return n, fmt.Errorf("cannot read encrypted data: %w", err)
-		}
-		r.cipher.Decrypt(sector, sector, start/512)
-		n += copy(p[n:], sector[at-start:])
+	for at := uint64(0); at < uint64(len(data)); at += info.SectorSize {
+		sector := data[at : at+info.SectorSize]
+		c.Decrypt(sector, sector, at/512)
 	}
-	return n, nil
+	return data[:min(n, info.Size)], nil
 }
