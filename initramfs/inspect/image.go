@@ -6,7 +6,6 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"sort"
 
@@ -14,7 +13,6 @@ import (
 
 	"cocoroot/initramfs/image/cmdline"
 	"cocoroot/initramfs/launch"
-	"cocoroot/unlock/luks2"
 	"cocoroot/unlock/luks2/format"
 	"cocoroot/unlock/verity"
 	"cocoroot/unlock/verity/tree"
@@ -148,28 +146,20 @@ func dataBlocksOf(size uint64) uint64 {
 // inspectHeader checks the LUKS2 header against what the guest accepts. A data
 // size of 0 is not known: then the whole file counts.
 func inspectHeader(s *subject, r *Report, data uint64) error {
-	n, err := luks2.HeaderSize(s.head.Bytes())
-	if err != nil {
-		r.problem("%v", err)
-		return nil
-	}
-	r.add("luks_header_size", n)
-	both, err := s.readAt(0, 2*n)
-	if err == io.ErrUnexpectedEOF {
-		r.problem("it is cut: two headers of %d bytes do not fit", n)
-		return nil
-	}
-	if err != nil {
-		return err
-	}
 	if data == 0 {
 		data = uint64(s.size)
 	}
-	info, err := luks2.Check(both[:n], data, luks2.Limits{})
+	_, info, err := format.ReadHeader(s, data)
+	if _, ok := errors.AsType[*fs.PathError](err); ok {
+		return err
+	}
 	if err != nil {
 		r.problem("%v", err)
+	}
+	if info.UUID == "" {
 		return nil
 	}
+	r.add("luks_header_size", info.HeaderSize)
 	r.add("luks_uuid", info.UUID)
 	r.add("keyslot", info.Keyslot)
 	r.add("kdf", format.Describe(info.KDF))
@@ -179,8 +169,5 @@ func inspectHeader(s *subject, r *Report, data uint64) error {
 	r.add("ciphertext_size", info.Size)
 	r.add("sector_size", info.SectorSize)
 	r.add("iv_tweak", 0)
-	if err := format.CheckSecondary(both[:n], both[n:]); err != nil {
-		r.problem("%v", err)
-	}
 	return nil
 }

@@ -15,7 +15,6 @@ import (
 	"cocoroot/initramfs/fault"
 	"cocoroot/initramfs/files"
 	"cocoroot/initramfs/image/fsimage"
-	"cocoroot/unlock/luks2"
 	"cocoroot/unlock/luks2/format"
 	"cocoroot/unlock/policy"
 	"cocoroot/unlock/secret"
@@ -155,7 +154,7 @@ func openWithKey(measured policy.Policy, f io.ReaderAt, keyFile string) (*LUKS, 
 	}
 	defer key.Close()
 	r := tree.NewReader(measured.Image, f)
-	header, info, err := checkHeaders(r, measured.Image)
+	header, info, err := format.ReadHeader(r, measured.Image.DataSize())
 	if err != nil {
 		return nil, fmt.Errorf("the guest would refuse the image: %w", err)
 	}
@@ -185,26 +184,4 @@ func openWithKey(measured policy.Policy, f io.ReaderAt, keyFile string) (*LUKS, 
 		return nil, fmt.Errorf("the file system has %d bytes, and the image %d for it", size, info.Size)
 	}
 	return &LUKS{info.UUID, format.Describe(info.KDF), kind, size}, nil
-}
-
-// checkHeaders checks both copies of the header against the allow-list, and
-// returns the first.
-func checkHeaders(r io.ReaderAt, p verity.Params) ([]byte, luks2.Info, error) {
-	first := make([]byte, luks2.BinaryHeaderSize)
-	if _, err := r.ReadAt(first, 0); err != nil {
-		return nil, luks2.Info{}, err
-	}
-	size, err := luks2.HeaderSize(first)
-	if err != nil {
-		return nil, luks2.Info{}, err
-	}
-	both := make([]byte, 2*size)
-	if _, err := r.ReadAt(both, 0); err != nil {
-		return nil, luks2.Info{}, err
-	}
-	info, err := luks2.Check(both[:size], p.DataSize(), luks2.Limits{})
-	if err != nil {
-		return nil, info, err
-	}
-	return both[:size], info, format.CheckSecondary(both[:size], both[size:])
 }

@@ -16,8 +16,8 @@ func TestCheckSecondary(t *testing.T) {
 		t.Fatal(err)
 	}
 	first := r[:n]
-	if err := CheckSecondary(first, r[n:2*n]); err != nil {
-		t.Fatalf("CheckSecondary(what New made) = %v", err)
+	if err := checkSecondary(first, r[n:2*n]); err != nil {
+		t.Fatalf("checkSecondary(what New made) = %v", err)
 	}
 	for name, change := range map[string]func(second []byte) []byte{
 		"absent":    func(s []byte) []byte { return make([]byte, len(s)) },
@@ -38,8 +38,8 @@ func TestCheckSecondary(t *testing.T) {
 			return s
 		},
 	} {
-		if err := CheckSecondary(first, change(bytes.Clone(r[n:2*n]))); !errors.Is(err, errCopies) {
-			t.Errorf("%s: CheckSecondary = %v; want errCopies", name, err)
+		if err := checkSecondary(first, change(bytes.Clone(r[n:2*n]))); !errors.Is(err, errCopies) {
+			t.Errorf("%s: checkSecondary = %v; want errCopies", name, err)
 		}
 	}
 }
