@@ -16,8 +16,9 @@ import (
 // NBD (doc/proto.md of the NBD project: fixed newstyle handshake, simple
 // replies, big-endian).
 type hostDisk struct {
-	socket string
-	image  []byte
+	socket   string
+	writable bool // set it before the guest starts
+	image    []byte
 
 	mu     sync.Mutex
 	answer func(offset uint64, data []byte) verdict
@@ -97,8 +98,12 @@ func (d *hostDisk) arguments() []string { return d.as("virtio-blk-pci,drive=host
 
 // as returns QEMU's arguments for a device of that kind.
 func (d *hostDisk) as(device string) []string {
+	readOnly := ",readonly=on"
+	if d.writable {
+		readOnly = ""
+	}
 	return []string{
-		"-drive", "if=none,id=host,format=raw,readonly=on,file.driver=nbd,file.export=x,file.server.type=unix,file.server.path=" + d.socket,
+		"-drive", "if=none,id=host,format=raw" + readOnly + ",file.driver=nbd,file.export=x,file.server.type=unix,file.server.path=" + d.socket,
 		"-device", device,
 	}
 }
@@ -113,11 +118,14 @@ const (
 	nbdInfo        = 3 // NBD_REP_INFO
 	nbdAck         = 1 // NBD_REP_ACK
 	nbdUnsupported = 1<<31 | 1
-	nbdReadOnly    = 1 | 1<<1 // NBD_FLAG_HAS_FLAGS, NBD_FLAG_READ_ONLY
-	nbdRead        = 0        // NBD_CMD_READ
-	nbdDisconnect  = 2        // NBD_CMD_DISC
-	nbdError       = 5        // NBD_EIO
-	nbdInvalid     = 22       // NBD_EINVAL
+	nbdReadOnly    = 1 | 1<<1        // NBD_FLAG_HAS_FLAGS, NBD_FLAG_READ_ONLY
+	nbdWritable    = 1 | 1<<2 | 1<<3 // NBD_FLAG_HAS_FLAGS, NBD_FLAG_SEND_FLUSH, NBD_FLAG_SEND_FUA
+	nbdRead        = 0               // NBD_CMD_READ
+	nbdWrite       = 1               // NBD_CMD_WRITE
+	nbdDisconnect  = 2               // NBD_CMD_DISC
+	nbdFlush       = 3               // NBD_CMD_FLUSH
+	nbdError       = 5               // NBD_EIO
+	nbdInvalid     = 22              // NBD_EINVAL
 )
 
 // message puts numbers of fixed size together.
@@ -157,8 +165,12 @@ func (d *hostDisk) serve(c net.Conn) error {
 			return err
 		}
 	}
+	flags := uint16(nbdReadOnly)
+	if d.writable {
+		flags = nbdWritable
+	}
 	if _, err := c.Write(message(
-		uint64(nbdOptionReply), uint32(nbdGo), uint32(nbdInfo), uint32(12), uint16(0), uint64(len(d.image)), uint16(nbdReadOnly),
+		uint64(nbdOptionReply), uint32(nbdGo), uint32(nbdInfo), uint32(12), uint16(0), uint64(len(d.image)), flags,
 		uint64(nbdOptionReply), uint32(nbdGo), uint32(nbdAck), uint32(0),
 	)); err != nil {
 		return err
@@ -179,13 +191,23 @@ func (d *hostDisk) serve(c net.Conn) error {
 			return errors.New("the client lost its way")
 		case request.Command == nbdDisconnect:
 			return nil
+		case request.Command == nbdWrite && d.writable && end <= uint64(len(d.image)):
+			if err := d.write(c, request.Offset, end); err != nil {
+				return err
+			}
+			fallthrough
+		case request.Command == nbdFlush && d.writable:
+			if _, err := c.Write(message(uint32(nbdReply), uint32(0), request.Handle)); err != nil {
+				return err
+			}
+			continue
 		case request.Command != nbdRead || end > uint64(len(d.image)):
 			if _, err := c.Write(message(uint32(nbdReply), uint32(nbdInvalid), request.Handle)); err != nil {
 				return err
 			}
 			continue
 		}
-		data := bytes.Clone(d.image[request.Offset:end])
+		data := d.read(request.Offset, end)
 		var reply []byte
 		switch d.decides(request.Offset, data) {
 		case answered:
@@ -197,6 +219,24 @@ func (d *hostDisk) serve(c net.Conn) error {
 			return err
 		}
 	}
+}
+
+func (d *hostDisk) read(from, to uint64) []byte {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return bytes.Clone(d.image[from:to])
+}
+
+// write takes what follows a request to write.
+func (d *hostDisk) write(r io.Reader, from, to uint64) error {
+	data := make([]byte, to-from)
+	if _, err := io.ReadFull(r, data); err != nil {
+		return err
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	copy(d.image[from:], data)
+	return nil
 }
 
 func (d *hostDisk) decides(offset uint64, data []byte) verdict {

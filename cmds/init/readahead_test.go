@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"math/rand"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strconv"
@@ -136,11 +135,7 @@ func bounced(t *testing.T, kind string, plaintext *needlesIn) (g *guest, hashes 
 		write(t, filepath.Join(root, way), data)
 		plaintext.add(data)
 	}
-	build := exec.Command("go", "build", "-trimpath", "-ldflags=-s -w", "-o", filepath.Join(root, "bin/reader"), "./testdata/reader")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("go build: %v\n%s", err, out)
-	}
+	buildProgram(t, root, "reader")
 	s := seal(t, dir, root, "--fs", kind, "--append", bounceArguments)
 	return s.boots(t), s.policy.Image.HashStart() * verity.BlockSize
 }

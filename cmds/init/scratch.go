@@ -1,6 +1,8 @@
 package main
 
 import (
+	"fmt"
+
 	"golang.org/x/sys/unix"
 
 	"cocoroot/unlock/fatal"
@@ -18,9 +20,13 @@ func (b *boot) makeScratch() error {
 	if !b.hasScratch() {
 		return nil
 	}
-	return volume.WithRandomKey(scratchName, func(key string) error {
+	err := volume.WithRandomKey(scratchName, func(key string) error {
 		return b.scratchVolume(key).Create()
 	})
+	if err != nil {
+		return fmt.Errorf("%w; the disk has to be writable and of 264 MiB at least, and a kernel with modules needs cocoroot initrd --writable-disks", err)
+	}
+	return nil
 }
 
 func (b *boot) hasScratch() bool { return b.policy.Overlay.Scratch != (policy.Disk{}) }
