@@ -19,6 +19,7 @@ import (
 	"cocoroot/initramfs/launch"
 	"cocoroot/initramfs/oracle"
 	"cocoroot/initramfs/release/sevcert"
+	"cocoroot/initramfs/strictjson"
 	"cocoroot/unlock/policy"
 )
 
@@ -52,7 +53,7 @@ func newGuestRig(t *testing.T, more ...string) *guestRig {
 		t.Fatal(err)
 	}
 	m, err := manifest.Manifest{
-		Version: manifest.Version, Image: p.Image, Size: p.Image.DeviceSize(), LUKS: "0b7a1f0e-1111-4222-8333-444455556666",
+		Version: strictjson.Version, Image: p.Image, Size: p.Image.DeviceSize(), LUKS: "0b7a1f0e-1111-4222-8333-444455556666",
 		FSType: p.FSType, Key: p.Key, States: manifest.StatesOf(p), StateKey: p.StateKey, Cmdline: r.line,
 	}.Marshal()
 	if err != nil {

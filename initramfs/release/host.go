@@ -10,6 +10,7 @@ import (
 	"cocoroot/initramfs/launch/qmp"
 	"cocoroot/initramfs/release/packet"
 	"cocoroot/initramfs/release/session"
+	"cocoroot/initramfs/strictjson"
 )
 
 // Why a guest cannot be given a secret.
@@ -73,7 +74,7 @@ func query(ctx context.Context, c *qmp.Client) (Report, error) {
 	case info.State != "launch-secret":
 		return Report{}, fmt.Errorf("%w: state %.32q", ErrLate, info.State)
 	}
-	return Report{Version: reportVersion, Kind: packet.Kind, APIMajor: info.APIMajor, APIMinor: info.APIMinor, Build: info.Build,
+	return Report{Version: strictjson.Version, Kind: packet.Kind, APIMajor: info.APIMajor, APIMinor: info.APIMinor, Build: info.Build,
 		Policy: session.Policy(info.Policy)}, nil
 }
 

@@ -10,7 +10,6 @@
 package release
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 
@@ -21,9 +20,6 @@ import (
 
 // MaxReport bounds a report in bytes.
 const MaxReport = 16 << 10
-
-// reportVersion is the only version of the report so far.
-const reportVersion = 1
 
 var errReport = errors.New("not a launch report")
 
@@ -45,11 +41,7 @@ func (r Report) API() session.API {
 
 // Encode returns the report's file.
 func (r Report) Encode() ([]byte, error) {
-	b, err := json.MarshalIndent(r, "", "  ")
-	if err != nil {
-		return nil, fmt.Errorf("cannot write the report: %w", err)
-	}
-	return append(b, '\n'), nil
+	return strictjson.Encode(r)
 }
 
 // ParseReport reads a report, which the host wrote.
@@ -57,9 +49,6 @@ func ParseReport(b []byte) (Report, error) {
 	var r Report
 	if err := strictjson.DecodeKind(b, MaxReport, &r, packet.Kind, ""); err != nil {
 		return Report{}, fmt.Errorf("%w: %w", errReport, err)
-	}
-	if r.Version != reportVersion {
-		return Report{}, fmt.Errorf("%w: version %d; this program knows version %d", errReport, r.Version, reportVersion)
 	}
 	if r.Measurement == (session.Measurement{}) {
 		return Report{}, fmt.Errorf("%w: no measurement", errReport)

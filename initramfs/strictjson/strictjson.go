@@ -40,14 +40,34 @@ func Decode(b []byte, limit int, v any) error {
 	return nil
 }
 
-// DecodeKind is Decode for a file that says what kind it is of. One of another
-// kind is an ErrKind, whatever else it holds.
+// Version is the version of each kind of file so far.
+const Version = 1
+
+// DecodeKind is Decode for a file that says what kind it is of, and in which
+// version. One of another kind is an ErrKind, whatever else it holds.
 func DecodeKind(b []byte, limit int, v any, kinds ...string) error {
-	var f struct{ Kind string }
-	if len(b) <= limit && json.Unmarshal(b, &f) == nil && !slices.Contains(kinds, f.Kind) {
-		return fmt.Errorf("%w: %.40q, not %q", ErrKind, f.Kind, kinds[0])
+	var f struct {
+		Kind    string
+		Version int
+	}
+	if len(b) <= limit && json.Unmarshal(b, &f) == nil {
+		if !slices.Contains(kinds, f.Kind) {
+			return fmt.Errorf("%w: %.40q, not %q", ErrKind, f.Kind, kinds[0])
+		}
+		if f.Version != Version {
+			return fmt.Errorf("version %d; this program knows version %d", f.Version, Version)
+		}
 	}
 	return Decode(b, limit, v)
+}
+
+// Encode returns what Decode reads, on lines, with a line break at the end.
+func Encode(v any) ([]byte, error) {
+	b, err := json.MarshalIndent(v, "", "  ")
+	if err != nil {
+		return nil, fmt.Errorf("cannot write it: %w", err)
+	}
+	return append(b, '\n'), nil
 }
 
 // Plain returns an error of encoding/json in words that are not Go's. Others

@@ -2,6 +2,7 @@ package strictjson
 
 import (
 	"errors"
+	"strings"
 	"testing"
 )
 
@@ -32,17 +33,23 @@ func TestDecode(t *testing.T) {
 
 func TestDecodeKind(t *testing.T) {
 	for text, want := range map[string]error{
-		`{"kind": "x"}`:            nil,
-		`{}`:                       nil,
+		`{"kind":"x","version":1}`: nil,
+		`{"version": 1}`:           nil,
 		`{"kind": "y", "more": 1}`: ErrKind,
-		`{"kind": "x"}{}`:          errTrailer,
+		`{"version": 1}{}`:         errTrailer,
 	} {
-		var v struct{ Kind string }
+		var v struct {
+			Kind    string
+			Version int
+		}
 		if err := DecodeKind([]byte(text), 30, &v, "x", ""); !errors.Is(err, want) {
 			t.Errorf("DecodeKind(%q) = %v; want %v", text, err, want)
 		}
 	}
-	var v struct{ Kind string }
+	var v struct{ Version int }
+	if err := DecodeKind([]byte(`{"version": 2}`), 30, &v, ""); err == nil || !strings.Contains(err.Error(), "version 2") {
+		t.Errorf("DecodeKind of version 2 = %v; want an error about it", err)
+	}
 	if err := DecodeKind([]byte(`{}`), 30, &v, "x"); !errors.Is(err, ErrKind) {
 		t.Errorf("DecodeKind without a kind = %v; want ErrKind", err)
 	}

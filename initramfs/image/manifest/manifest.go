@@ -5,7 +5,6 @@ package manifest
 
 import (
 	"bytes"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -15,9 +14,6 @@ import (
 	"cocoroot/unlock/policy"
 	"cocoroot/unlock/verity"
 )
-
-// Version is the version of the format.
-const Version = 1
 
 // MaxSize bounds a manifest in bytes: a command line, every character of it
 // escaped, and some text.
@@ -69,14 +65,11 @@ func StatesOf(p policy.Policy) []string {
 
 // Marshal returns the manifest as indented JSON with a line break at its end.
 func (m Manifest) Marshal() ([]byte, error) {
-	text, err := json.MarshalIndent(m, "", "  ")
-	if err == nil && len(text) >= MaxSize {
-		err = strictjson.ErrTooLong
+	text, err := strictjson.Encode(m)
+	if err == nil && len(text) > MaxSize {
+		err = fmt.Errorf("cannot write the manifest: %w", strictjson.ErrTooLong)
 	}
-	if err != nil {
-		return nil, fmt.Errorf("cannot write the manifest: %w", err)
-	}
-	return append(text, '\n'), nil
+	return text, err
 }
 
 // ErrFormat is returned for bytes that Marshal did not write.
@@ -89,11 +82,8 @@ var ErrFormat = errors.New("not a manifest as cocoroot seal writes it")
 // measured.
 func Parse(b []byte) (Manifest, error) {
 	var m Manifest
-	if err := strictjson.Decode(b, MaxSize, &m); err != nil {
+	if err := strictjson.DecodeKind(b, MaxSize, &m, ""); err != nil {
 		return Manifest{}, fmt.Errorf("%w: %w", ErrFormat, err)
-	}
-	if m.Version != Version {
-		return Manifest{}, fmt.Errorf("%w: version %d; this program knows version %d", ErrFormat, m.Version, Version)
 	}
 	if err := m.check(); err != nil {
 		return Manifest{}, err

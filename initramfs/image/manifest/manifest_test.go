@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"cocoroot/initramfs/strictjson"
 	"cocoroot/unlock/policy"
 )
 
@@ -21,7 +22,7 @@ func example(t testing.TB) Manifest {
 		t.Fatal(err)
 	}
 	return Manifest{
-		Version: Version, Image: p.Image, Size: p.Image.DeviceSize(), LUKS: "0b7a1f0e-1111-4222-8333-444455556666",
+		Version: strictjson.Version, Image: p.Image, Size: p.Image.DeviceSize(), LUKS: "0b7a1f0e-1111-4222-8333-444455556666",
 		FSType: p.FSType, Key: p.Key, Cmdline: line,
 	}
 }

@@ -24,6 +24,7 @@ import (
 	"cocoroot/initramfs/image/manifest"
 	"cocoroot/initramfs/image/rootfs"
 	"cocoroot/initramfs/image/sealed"
+	"cocoroot/initramfs/strictjson"
 	"cocoroot/unlock/efi"
 	"cocoroot/unlock/luks2/format"
 	"cocoroot/unlock/policy"
@@ -125,7 +126,7 @@ func Seal(ctx context.Context, o Options, tell Observer) (m manifest.Manifest, e
 		return m, err
 	}
 	m = manifest.Manifest{
-		Version: manifest.Version, Image: result.Params, Size: uint64(result.Size), LUKS: result.UUID,
+		Version: strictjson.Version, Image: result.Params, Size: uint64(result.Size), LUKS: result.UUID,
 		FSType: p.FSType, Key: p.Key, Program: o.program, States: manifest.StatesOf(p), StateKey: p.StateKey,
 	}
 	if m.Cmdline, err = cmdline.Build(p, o.lineOptions()); err != nil {

@@ -2,7 +2,6 @@ package packet
 
 import (
 	"encoding/base64"
-	"encoding/json"
 	"errors"
 	"fmt"
 
@@ -17,9 +16,6 @@ const MaxFile = 32 << 10
 // Kind is the kind of this file and of a launch's report, beside those of other
 // platforms. A file that says nothing is of it.
 const Kind = "sev"
-
-// fileVersion is the only version of the file so far.
-const fileVersion = 1
 
 var errFile = errors.New("not a packet's file")
 
@@ -36,11 +32,7 @@ type File struct {
 
 // Encode returns the file of a packet.
 func Encode(p Packet, m session.Measurement) ([]byte, error) {
-	b, err := json.MarshalIndent(File{fileVersion, Kind, p.Header.Bytes(), p.Payload, m}, "", "  ")
-	if err != nil {
-		return nil, fmt.Errorf("cannot write the packet: %w", err)
-	}
-	return append(b, '\n'), nil
+	return strictjson.Encode(File{strictjson.Version, Kind, p.Header.Bytes(), p.Payload, m})
 }
 
 // Decode reads a file. To the host it comes from the owner, through whoever is
@@ -49,9 +41,6 @@ func Decode(b []byte) (Packet, session.Measurement, error) {
 	var f File
 	if err := strictjson.DecodeKind(b, MaxFile, &f, Kind, ""); err != nil {
 		return Packet{}, f.Measurement, fmt.Errorf("%w: %w", errFile, err)
-	}
-	if f.Version != fileVersion {
-		return Packet{}, f.Measurement, fmt.Errorf("%w: version %d; this program knows version %d", errFile, f.Version, fileVersion)
 	}
 	if f.Measurement == (session.Measurement{}) {
 		return Packet{}, f.Measurement, fmt.Errorf("%w: no measurement", errFile)

@@ -3,7 +3,6 @@ package snp
 import (
 	"bytes"
 	"crypto/rand"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -38,18 +37,15 @@ type Challenge struct {
 
 // NewChallenge makes one that is good for a while.
 func NewChallenge(now time.Time, life time.Duration) Challenge {
-	c := Challenge{1, kindChallenge, make([]byte, release.ChallengeSize), now.UTC().Truncate(time.Second), now.Add(life).UTC().Truncate(time.Second)}
+	c := Challenge{strictjson.Version, kindChallenge, make([]byte, release.ChallengeSize), now.UTC().Truncate(time.Second), now.Add(life).UTC().Truncate(time.Second)}
 	rand.Read(c.Bytes) // never fails
 	return c
 }
 
 // File returns the challenge's file, which only the owner may change.
 func (c Challenge) File(path string) (files.File, error) {
-	b, err := json.MarshalIndent(c, "", "  ")
-	if err != nil {
-		return files.File{}, fmt.Errorf("cannot write the challenge: %w", err)
-	}
-	return files.Secret(path, append(b, '\n')), nil
+	b, err := strictjson.Encode(c)
+	return files.Secret(path, b), err
 }
 
 // ReadChallenge reads a challenge's file.
@@ -64,8 +60,8 @@ func ReadChallenge(path string) (Challenge, error) {
 	if err == nil {
 		err = strictjson.DecodeKind(b, maxChallenge, &c, kindChallenge)
 	}
-	if err == nil && (c.Version != 1 || len(c.Bytes) != release.ChallengeSize) {
-		err = fmt.Errorf("%w: version %d with %d bytes", ErrChallenge, c.Version, len(c.Bytes))
+	if err == nil && len(c.Bytes) != release.ChallengeSize {
+		err = fmt.Errorf("%w: %d bytes", ErrChallenge, len(c.Bytes))
 	}
 	if err != nil {
 		return Challenge{}, fmt.Errorf("cannot use the challenge %s: %w", path, err)

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"crypto/hpke"
 	"encoding/binary"
-	"encoding/json"
 	"errors"
 	"fmt"
 
@@ -14,9 +13,6 @@ import (
 
 // Kind is the kind of the report's and the packet's file.
 const Kind = "sev-snp"
-
-// fileVersion is the only version of both files so far.
-const fileVersion = 1
 
 // MaxFile bounds a report's or a packet's file in bytes: a request of 96 KiB in
 // base64, and some text.
@@ -88,13 +84,15 @@ type reportFile struct {
 }
 
 // Encode returns the request's file, report.json.
-func (r Request) Encode() ([]byte, error) { return encode(reportFile{fileVersion, Kind, r.body}) }
+func (r Request) Encode() ([]byte, error) {
+	return strictjson.Encode(reportFile{strictjson.Version, Kind, r.body})
+}
 
 // ParseReport reads report.json, which the host wrote.
 func ParseReport(b []byte) (Request, error) {
 	var f reportFile
-	if err := decode(b, &f, &f.Version); err != nil {
-		return Request{}, err
+	if err := strictjson.DecodeKind(b, MaxFile, &f, Kind); err != nil {
+		return Request{}, fmt.Errorf("%w: %w", ErrFile, err)
 	}
 	return ParseRequest(f.Request)
 }
@@ -116,36 +114,18 @@ type packetFile struct {
 
 // Encode returns the packet's file. It is no secret.
 func (p Packet) Encode() ([]byte, error) {
-	return encode(packetFile{fileVersion, Kind, p.Transcript[:], p.Answer})
+	return strictjson.Encode(packetFile{strictjson.Version, Kind, p.Transcript[:], p.Answer})
 }
 
 // ParsePacket reads a packet's file. To the host it comes from the owner; the
 // guest is the one that authenticates it.
 func ParsePacket(b []byte) (Packet, error) {
 	var f packetFile
-	if err := decode(b, &f, &f.Version); err != nil {
-		return Packet{}, err
+	if err := strictjson.DecodeKind(b, MaxFile, &f, Kind); err != nil {
+		return Packet{}, fmt.Errorf("%w: %w", ErrFile, err)
 	}
 	if len(f.Transcript) != release.HashSize || len(f.Answer) == 0 || len(f.Answer) > release.MaxAnswer {
 		return Packet{}, fmt.Errorf("%w: a transcript of %d bytes, an answer of %d", ErrFile, len(f.Transcript), len(f.Answer))
 	}
 	return Packet{[release.HashSize]byte(f.Transcript), f.Answer}, nil
-}
-
-func encode(v any) ([]byte, error) {
-	b, err := json.MarshalIndent(v, "", "  ")
-	if err != nil {
-		return nil, fmt.Errorf("cannot write it: %w", err)
-	}
-	return append(b, '\n'), nil
-}
-
-func decode(b []byte, v any, version *int) error {
-	if err := strictjson.DecodeKind(b, MaxFile, v, Kind); err != nil {
-		return fmt.Errorf("%w: %w", ErrFile, err)
-	}
-	if *version != fileVersion {
-		return fmt.Errorf("%w: version %d; this program knows version %d", ErrFile, *version, fileVersion)
-	}
-	return nil
 }
