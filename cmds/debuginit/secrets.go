@@ -3,7 +3,6 @@ package main
 import (
 	"errors"
 
-	"cocoroot/unlock/efi"
 	"cocoroot/unlock/fatal"
 	"cocoroot/unlock/secmem"
 	"cocoroot/unlock/secret"
@@ -51,24 +50,16 @@ func show(store *secret.Store) {
 	}
 	say("secrets: %d entries", len(guids))
 	for _, g := range guids {
-		if n, err := length(store, g); err != nil {
+		// The kernel tells no size otherwise. The buffer is locked, and wiped at once.
+		b, err := store.Read(g)
+		switch {
+		case errors.Is(err, secmem.ErrEmpty):
+			say("secrets: %s: 0 bytes", g)
+		case err != nil:
 			say("secrets: %s: %v", g, err)
-		} else {
-			say("secrets: %s: %d bytes", g, n)
+		default:
+			say("secrets: %s: %d bytes", g, len(b.Bytes()))
+			b.Close()
 		}
 	}
-}
-
-// length reads an entry into locked memory, which is wiped at once: the kernel
-// tells no size otherwise.
-func length(store *secret.Store, g efi.GUID) (int, error) {
-	b, err := store.Read(g)
-	if errors.Is(err, secmem.ErrEmpty) {
-		return 0, nil
-	}
-	if err != nil {
-		return 0, err
-	}
-	n := len(b.Bytes())
-	return n, b.Close()
 }

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"io"
 	"slices"
 	"strings"
 
@@ -31,12 +30,9 @@ func commands(archived []byte) ([]cpio.Record, error) {
 		if !strings.HasPrefix(r.Name, commandDir+"/") {
 			return nil
 		}
-		data, err := io.ReadAll(io.NewSectionReader(r, 0, int64(r.FileSize)))
+		data, err := content(r, maxInit)
 		if err != nil {
 			return err
-		}
-		if uint64(len(data)) != r.FileSize {
-			return fmt.Errorf("%.128q: %w", r.Name, io.ErrUnexpectedEOF)
 		}
 		switch kind := r.Mode & unix.S_IFMT; {
 		case r.Name == commandProgram && kind == unix.S_IFREG:
