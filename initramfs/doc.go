@@ -8,6 +8,7 @@
 //	measure   compute the launch digest; read firmware
 //	launch    start a guest in QEMU, simulated or on SEV hardware
 //	release   check a guest's launch report and release the secrets to it
+//	vm        keep all of that in one folder, made from one file of settings
 //
 // inspect says what any of the files in all this is, doctor what works on a
 // machine. files reads and writes files, fault has errors with a next step,

@@ -1,5 +1,5 @@
 // Package templates has the descriptions with which libvirt launches a guest,
-// for text/template, and the recipes of kernel and images beside them. It is
+// for text/template, a guest's settings, and the recipes of kernel and images beside them. It is
 // data: what a field means, and how it is quoted, stands in initramfs/launch.
 package templates
 
@@ -7,6 +7,12 @@ import "embed"
 
 //go:embed launch
 var launch embed.FS
+
+//go:embed vm/cocoroot.toml
+var settings string
+
+// Settings returns a file of settings for cocoroot create, all of them as comments.
+func Settings() string { return settings }
 
 // Launch returns the files, in the folder launch.
 func Launch() embed.FS { return launch }

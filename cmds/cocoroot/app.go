@@ -50,7 +50,7 @@ func (a *app) main(ctx context.Context, args []string) int {
 func (a *app) root() *cobra.Command {
 	root := group("cocoroot", "seal a root file system, and boot it in a confidential guest",
 		"Exit codes: 0 ok, 1 failed, 2 usage, 3 measurement mismatch, 4 secret refused,\n5 image tampered, 130 interrupted.",
-		a.initrd(), a.seal(), a.verify(), a.measure(), a.secret(), a.owner(), a.state(), a.release(), a.launch(), a.template(), a.inspect(), a.doctor(), a.version())
+		a.create(), a.run(), a.initrd(), a.seal(), a.verify(), a.measure(), a.secret(), a.owner(), a.state(), a.release(), a.launch(), a.template(), a.inspect(), a.doctor(), a.version())
 	root.Version = version()
 	root.SetVersionTemplate("cocoroot {{.Version}}\n")
 	root.SilenceErrors, root.SilenceUsage = true, true
@@ -58,7 +58,10 @@ func (a *app) root() *cobra.Command {
 	root.SetErr(a.stderr)
 	root.SetHelpTemplate(helpText)
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return fault.Usagef("%w", err) })
-	root.PersistentPreRunE = func(c *cobra.Command, args []string) error { return cmp.Or(missing(c), noStream(c, args)) }
+	root.PersistentPreRunE = func(c *cobra.Command, args []string) error {
+		return cmp.Or(applySettings(c), fillIn(c, args), missing(c), noStream(c, args))
+	}
+	takeFolders(root)
 	return root
 }
 

@@ -5,6 +5,7 @@ import (
 	"io"
 	"math"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -79,7 +80,11 @@ func repeated[T any](c *cobra.Command, to *[]T, name, usage string, parse func(s
 		v, err := parse(s)
 		return append(*to, v), err
 	})
+	c.Flags().SetAnnotation(name, isRepeated, []string{})
 }
+
+// isRepeated is the annotation of such options.
+const isRepeated = "cocoroot_repeated"
 
 // output is where a verb writes, one file or several.
 type output struct {
@@ -145,7 +150,8 @@ func listed(names []string) string {
 }
 
 // noStream refuses "-", which elsewhere means standard input or output, where it
-// would be a file of this name. Only seal reads its root from standard input.
+// would be a file of this name. Only seal, create and run read
+// their root from standard input.
 func noStream(c *cobra.Command, args []string) (err error) {
 	is := func(s string) bool { return s == "-" || strings.HasSuffix(s, "=-") }
 	check := func(s string) {
@@ -165,7 +171,7 @@ func noStream(c *cobra.Command, args []string) (err error) {
 			}
 		}
 	})
-	if c.Name() != "seal" {
+	if !slices.Contains([]string{"seal", "create", "run"}, c.Name()) {
 		for _, s := range args {
 			check(s)
 		}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -11,6 +12,7 @@ import (
 	"cocoroot/initramfs/files"
 	"cocoroot/initramfs/inspect"
 	"cocoroot/initramfs/release"
+	"cocoroot/initramfs/vm"
 	"cocoroot/unlock/secret/table"
 )
 
@@ -41,6 +43,9 @@ func inspecting(use, brief, example string, run func(path string, area int, o in
 func (a *app) inspect() *cobra.Command {
 	return inspecting("inspect FILE", "say what a file is and what is wrong with it, without secrets", "  cocoroot inspect image",
 		func(path string, area int, o inspectOptions) error {
+			if isFolder(path) {
+				return a.inspectFolder(path, area, o)
+			}
 			r, err := inspect.File(path, inspect.Options{Own: a.own, Area: area, ShowSecrets: o.show})
 			if err != nil {
 				return err
@@ -54,6 +59,30 @@ func (a *app) inspect() *cobra.Command {
 			}
 			return r.Err()
 		})
+}
+
+// inspectFolder says what the files are that a guest's host gets.
+func (a *app) inspectFolder(path string, area int, o inspectOptions) error {
+	f, err := vm.Open(path)
+	if err != nil {
+		return err
+	}
+	all := map[string]*inspect.Report{}
+	for _, name := range []string{vm.Firmware, vm.Kernel, vm.Initrd, vm.Cmdline, vm.Image, vm.Manifest} {
+		r, openErr := inspect.File(f.At(name), inspect.Options{Own: a.own, Area: area})
+		if openErr != nil {
+			return openErr
+		}
+		defer r.Close()
+		if all[name] = r; !o.asJSON {
+			r.Print(a.stdout)
+		}
+		err = cmp.Or(err, r.Err())
+	}
+	if o.asJSON {
+		return cmp.Or(printJSON(a.stdout, all), err)
+	}
+	return err
 }
 
 func (a *app) secretInspect() *cobra.Command {

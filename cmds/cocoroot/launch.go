@@ -49,8 +49,9 @@ type launchOptions struct {
 
 func (a *app) launch() *cobra.Command {
 	var o launchOptions
-	c := verb("launch --mode MODE|--simulate --firmware F --kernel F --initrd F --cmdline-file F --disk IMAGE", "start a guest under QEMU, on SEV hardware or without",
-		"  cocoroot launch --simulate --firmware OVMF.amdsev.fd --kernel bzImage --initrd initrd.img --cmdline-file image.cmdline \\\n    --disk image --secret disk=image.key", noArgs)
+	c := verb("launch --mode MODE|--simulate {FOLDER|--firmware F --kernel F --initrd F --cmdline-file F --disk IMAGE}", "start a guest under QEMU, on SEV hardware or without",
+		"  cocoroot launch vm --simulate\n  cocoroot launch --simulate --firmware OVMF.amdsev.fd --kernel bzImage --initrd initrd.img --cmdline-file image.cmdline \\\n    --disk image --secret disk=image.key",
+		func(c *cobra.Command, args []string) error { return launchFolder(c, args, o.mode) })
 	flags := c.Flags()
 	flags.BoolVar(&o.simulate, "simulate", false, "launch without SEV; protects nothing")
 	option(c, &o.mode, "mode", "launch on SEV hardware: sev, sev-es or sev-snp", launch.ParseMode)

@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"io"
+	"slices"
 
 	"github.com/spf13/cobra"
 
@@ -20,6 +21,7 @@ import (
 // the session. They are names of files: no secret is ever an argument.
 type secrets struct {
 	tik, tek, table, firmware string
+	more                      []string // as arguments are
 	orders                    []release.Order
 }
 
@@ -29,6 +31,7 @@ func (s *secrets) register(c *cobra.Command) {
 	flags.StringVar(&s.tek, "tek", "", "transport encryption key of the session (NAME_tek.bin)")
 	flags.StringVar(&s.table, "table", "", "secret table that secret build wrote, instead of GUID=FILE…")
 	flags.StringVar(&s.firmware, "firmware", "", "the firmware that will get the table (default: OVMF AmdSev's area of 3072 bytes)")
+	flags.StringArrayVar(&s.more, "secret", nil, "one more GUID=FILE; may be repeated")
 	stateOrders(c, &s.orders)
 }
 
@@ -43,6 +46,7 @@ func (s *secrets) keys(a *app) (*session.Keys, error) {
 // read returns the table of at most area bytes that the options or the pairs
 // name. A table that the guest would not take is an error.
 func (s *secrets) read(a *app, pairs []string, area int) (*secmem.Buffer, error) {
+	pairs = slices.Concat(pairs, s.more)
 	if (s.table != "") == (len(pairs) > 0) {
 		return nil, fault.Usagef("give either --table or GUID=FILE…")
 	}

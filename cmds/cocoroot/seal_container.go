@@ -18,7 +18,7 @@ import (
 func (o *sealOptions) containerFlags(c *cobra.Command) {
 	p := &o.Container
 	p.Grace, p.Network.DHCP = 10, true
-	option(c, &p.Network, "network", "of a container image: dhcp, none, or ADDRESS/BITS[,GATEWAY[,NAMESERVER…]] (default: dhcp)", parseNetwork)
+	option(c, &p.Network, "network", "of a container image: dhcp, none, or ADDRESS/BITS[,GATEWAY[,DNS…]] (default: dhcp)", parseNetwork)
 	option(c, &p.Grace, "stop-timeout", "of a container image: how long its program has after its stop signal, until it is killed (default: 10s)", parseSeconds)
 	repeated(c, &p.Secrets, "secret-file", "of a container image: NAME=GUID, a secret entry that its program gets as the file /run/cocoroot/secrets/NAME; may be repeated",
 		parseSecret(func(s *program.Secret, name string) { s.File = name }))

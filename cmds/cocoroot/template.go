@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -21,9 +22,12 @@ import (
 	"cocoroot/unlock/policy"
 )
 
-// templateNames are the files that can be made, each for a mode.
+// settingsFile is the name of the file that create --settings takes.
+const settingsFile = "settings"
+
+// templateNames are the files that can be made, each for a mode but the settings.
 func templateNames() []string {
-	var names []string
+	names := []string{settingsFile}
 	for _, kind := range []string{"qemu-", "libvirt-"} {
 		for _, mode := range launch.Modes() {
 			names = append(names, kind+mode)
@@ -58,7 +62,10 @@ func (a *app) template() *cobra.Command {
 			_, err := fmt.Fprintln(a.stdout, strings.Join(templateNames(), "\n"))
 			return err
 		}
-		if !slices.Contains(templateNames(), args[0]) {
+		switch {
+		case args[0] == settingsFile:
+			return o.write(a.stdout, []byte(templates.Settings()))
+		case !slices.Contains(templateNames(), args[0]):
 			return fault.New(fault.Usage, fmt.Errorf("there is no template %.40q", args[0]), "cocoroot template lists them")
 		}
 		return a.writeTemplate(c.Context(), o, args[0])
@@ -90,8 +97,14 @@ func (a *app) writeTemplate(ctx context.Context, o templateOptions, name string)
 		return fault.Usagef("%w", err)
 	case err != nil:
 		return explainLaunch(fmt.Errorf("cannot fill in %s: %w", name, err))
-	case o.output == "":
-		_, err := a.stdout.Write(text)
+	}
+	return o.write(a.stdout, text)
+}
+
+// write writes the file, or prints it.
+func (o *templateOptions) write(w io.Writer, text []byte) error {
+	if o.output == "" {
+		_, err := w.Write(text)
 		return err
 	}
 	return files.Write(o.force, files.Public(o.output, text))

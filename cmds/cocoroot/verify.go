@@ -14,15 +14,21 @@ import (
 func (a *app) verify() *cobra.Command {
 	var manifestFile, cmdlineFile, keyFile string
 	var asJSON bool
-	c := verb("verify IMAGE --manifest F|--cmdline-file F [--key-file F]", "check every block of an image against the measured root hash",
-		"  cocoroot verify image --manifest image.manifest.json", takes(1, 1, "one argument, the image"))
+	c := verb("verify {FOLDER|IMAGE --manifest F|--cmdline-file F [--key-file F]}", "check every block of an image against the measured root hash",
+		"  cocoroot verify vm\n  cocoroot verify image --manifest image.manifest.json", takes(1, 1, "one argument, the image or a guest's folder"))
 	flags := c.Flags()
 	flags.StringVar(&manifestFile, "manifest", "", "manifest that cocoroot seal wrote, from where you trust it")
 	flags.StringVar(&cmdlineFile, "cmdline-file", "", "command line that is measured")
 	flags.StringVar(&keyFile, "key-file", "", "key or passphrase: check also that it opens the image, and what file system is in it")
 	flags.BoolVar(&asJSON, "json", false, "print the result as JSON; progress as JSON on standard error, one object a line")
-	c.RunE = func(c *cobra.Command, args []string) error {
-		return a.verifyImage(c.Context(), args[0], manifestFile, cmdlineFile, keyFile, asJSON)
+	c.RunE = func(c *cobra.Command, args []string) (err error) {
+		image := args[0]
+		if isFolder(image) && manifestFile+cmdlineFile == "" {
+			if image, manifestFile, keyFile, err = verifyFolder(image); err != nil {
+				return err
+			}
+		}
+		return a.verifyImage(c.Context(), image, manifestFile, cmdlineFile, keyFile, asJSON)
 	}
 	return c
 }

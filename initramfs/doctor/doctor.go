@@ -28,7 +28,7 @@ import (
 // Machine is what is looked at. Tests have their own.
 type Machine struct {
 	Root   fs.FS                                                 // the host's root folder
-	Beside string                                                // folder of the built files: firmware, kernel, initrd
+	Beside string                                                // folder of the built files: firmware, kernel, initrd, run
 	Find   func(program string) (string, error)                  // as exec.LookPath
 	QEMU   func(context.Context, string) (launch.Version, error) // as launch.QEMUVersion
 	Open   func(device string) error                             // whether this user may
@@ -100,9 +100,7 @@ func (m Machine) Check(ctx context.Context) Report {
 	r := Report{Simulates: true}
 	r.Findings = append(r.Findings, m.qemu(ctx)...)
 	r.Findings = append(r.Findings, m.firmware())
-	for _, f := range []struct{ name, made string }{{"bzImage", "kernel"}, {"initrd.img", "initrd"}} {
-		r.Findings = append(r.Findings, m.beside(f.name, f.made))
-	}
+	r.Findings = append(r.Findings, m.beside("bzImage", Simulate, "kernel"), m.beside("initrd.img", Simulate, "initrd"), m.beside("run", Seal, "tools"))
 	for _, t := range []struct{ program, makes, in string }{
 		{"mksquashfs", "images of folders", "squashfs-tools"}, {"tar2sqfs", "images of tars and containers", "squashfs-tools-ng"},
 		{"mkfs.erofs", "--fs erofs", "erofs-utils"}, {"mke2fs", "--fs ext4", "e2fsprogs"},
@@ -185,8 +183,8 @@ func (m Machine) firmware() Finding {
 	return f
 }
 
-func (m Machine) beside(name, made string) Finding {
-	f := Finding{Name: name, For: Simulate, OK: true, Says: "beside this program"}
+func (m Machine) beside(name string, use Use, made string) Finding {
+	f := Finding{Name: name, For: use, OK: true, Says: "beside this program"}
 	if _, err := os.Stat(filepath.Join(m.Beside, name)); err != nil {
 		f.OK, f.Says, f.Do = false, "not beside this program", "./build.sh "+made
 	}

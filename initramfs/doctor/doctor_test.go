@@ -25,7 +25,7 @@ import (
 func perfect(t *testing.T) Machine {
 	dir := t.TempDir()
 	image := oracle.Vector(t, "amdsev.fd")
-	for name, data := range map[string][]byte{"OVMF.amdsev.fd": image, "bzImage": nil, "initrd.img": nil} {
+	for name, data := range map[string][]byte{"OVMF.amdsev.fd": image, "bzImage": nil, "initrd.img": nil, "run": nil} {
 		if err := os.WriteFile(filepath.Join(dir, name), data, 0o600); err != nil {
 			t.Fatal(err)
 		}
@@ -87,6 +87,7 @@ func TestCheck(t *testing.T) {
 		}},
 		"no kernel": {"bzImage", false, func(m *Machine) { os.Remove(filepath.Join(m.Beside, "bzImage")) }},
 		"no initrd": {"initrd.img", false, func(m *Machine) { os.Remove(filepath.Join(m.Beside, "initrd.img")) }},
+		"no run":    {"run", true, func(m *Machine) { os.Remove(filepath.Join(m.Beside, "run")) }},
 		"no mksquashfs": {"mksquashfs", true, func(m *Machine) {
 			m.Find = func(p string) (string, error) { return p, map[string]error{"mksquashfs": absent}[p] }
 		}},

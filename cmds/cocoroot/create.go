@@ -1,0 +1,344 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"cocoroot/initramfs/fault"
+	"cocoroot/initramfs/files"
+	"cocoroot/initramfs/launch"
+	"cocoroot/initramfs/vm"
+)
+
+// createOptions are the options of create and run as they were given.
+type createOptions struct {
+	output                   // the folder
+	record                   vm.Record
+	firmware, kernel, initrd string
+	states                   []string // NAME,PATH,SIZE
+	scratch                  string   // size
+	settings                 string
+	unchecked                bool
+	seal                     *cobra.Command // has all of seal's other options
+	given                    func(name string) bool
+}
+
+// notSettings are options of create that only the command line has.
+var notSettings = []string{"output", "force", "settings", "json", "help", "simulate"}
+
+// forHardware are settings that run leaves out: it simulates.
+var forHardware = []string{"mode", "vcpu-type", "firmware-unchecked", "owner", "channel"}
+
+// sealsOwn are options of seal that are create's to give.
+var sealsOwn = []string{"output", "force", "json", "key-file", "key-out", "passphrase-file", "pbkdf-memory", "pbkdf-force-iterations", "pbkdf-parallel",
+	"cmdline-out", "manifest-out", "measure", "firmware", "kernel", "initrd", "state", "state-key", "scratch"}
+
+func (a *app) create() *cobra.Command {
+	var o createOptions
+	c := verb("create SOURCE -o FOLDER [-- ARGUMENT…]", "make a guest of a folder, a tar or a container image",
+		"  cocoroot create app.tar -o vm\n  cocoroot create root/ -o vm --mode sev-snp --vcpus 4 --vcpu-type EPYC-Genoa\n  cocoroot create app.tar -o vm --settings cocoroot.toml", o.sources)
+	c.Long = "FOLDER/host goes to the host, and FOLDER/owner stays. cocoroot template settings\nprints a file with all settings."
+	o.output.register(c, "folder to make")
+	c.Flags().Lookup("force").Usage = "replace a guest: the owner's key, the states and their key stay, the rest is kept beside it"
+	o.register(a, c)
+	repeated(c, &o.record.Modes, "mode", "launch on SEV hardware, measured for it: sev and sev-es, or sev-snp (default: none, for simulated launches)", launch.ParseMode)
+	c.Flags().StringVar(&o.record.VCPUType, "vcpu-type", "", "QEMU's -cpu on the host, such as EPYC-Genoa; sev-es and sev-snp measure it")
+	c.Flags().BoolVar(&o.unchecked, "firmware-unchecked", false, "take firmware that is not cocoroot's own: it may let the host in before the measured kernel runs")
+	choices(c, "mode", launch.Modes()...)
+	c.RunE = func(c *cobra.Command, args []string) error {
+		if err := a.createFolder(c.Context(), o, args); err != nil {
+			return err
+		}
+		return o.tell(a.stdout)
+	}
+	return c
+}
+
+// sources are the arguments that seal takes.
+func (o *createOptions) sources(c *cobra.Command, args []string) error { return o.seal.Args(c, args) }
+
+// register adds the options that run has too.
+func (o *createOptions) register(a *app, c *cobra.Command) {
+	flags := c.Flags()
+	o.given = flags.Changed
+	flags.StringVar(&o.settings, "settings", "", "file of settings, which options go before")
+	flags.IntVar(&o.record.Memory, "memory", 1024, "memory of the guest, MiB")
+	flags.IntSliceVar(&o.record.VCPUs, "vcpus", []int{1}, "virtual CPUs of the guest; of several numbers, each is measured and the first is usual")
+	flags.StringVar(&o.firmware, "firmware", "", "OVMF (default: OVMF.amdsev.fd beside this program)")
+	flags.StringVar(&o.kernel, "kernel", "", "kernel (default: bzImage beside this program)")
+	flags.StringVar(&o.initrd, "initrd", "", "archive that cocoroot initrd wrote (default: initrd.img beside this program)")
+	repeated(c, &o.states, "state", "NAME,PATH,SIZE: an encrypted disk, such as data,/var/lib/app,10G, whose files outlive the guest, mounted at the image's folder PATH; may be repeated",
+		func(s string) (string, error) { return s, o.addState(s) })
+	option(c, &o.scratch, "scratch", "SIZE of a disk for what the guest writes, with a key of each boot (default: RAM)",
+		func(s string) (string, error) { return s, o.addDisk(vm.Disk{Name: "scratch", Scratch: true}, s) })
+	o.seal = (&app{stdout: io.Discard, stderr: a.stderr, own: a.own}).seal()
+	o.seal.Flags().VisitAll(func(f *pflag.Flag) {
+		if !slices.Contains(sealsOwn, f.Name) {
+			flags.AddFlag(f)
+		}
+	})
+}
+
+func (o *createOptions) addState(text string) error {
+	name, rest, _ := strings.Cut(text, ",")
+	path, size, ok := strings.Cut(rest, ",")
+	if !ok {
+		return fmt.Errorf("%.80q is not NAME,PATH,SIZE, such as data,/var/lib/app,10G", text)
+	}
+	if err := o.addDisk(vm.Disk{Name: name}, size); err != nil {
+		return err
+	}
+	return o.seal.Flags().Set("state", name+","+path+",serial:"+name)
+}
+
+func (o *createOptions) addDisk(d vm.Disk, size string) (err error) {
+	if d.Scratch {
+		if err := o.seal.Flags().Set("scratch", "serial:scratch"); err != nil {
+			return err
+		}
+	}
+	d.Size, err = vm.ParseSize(size)
+	o.record.Disks = append(o.record.Disks, d)
+	return err
+}
+
+// applySettings gives options that were not given the values of the file.
+func applySettings(c *cobra.Command) error {
+	flag := c.Flags().Lookup("settings")
+	if flag == nil || !flag.Changed {
+		return nil
+	}
+	path := flag.Value.String()
+	all, err := vm.ReadSettings(path)
+	if err != nil {
+		return fault.Usagef("%w", err)
+	}
+	for _, s := range all {
+		f := c.Flags().Lookup(s.Key)
+		fail := func(err error) error {
+			return fault.New(fault.Usage, fmt.Errorf("cannot use %s, line %d: %s: %w", path, s.Line, s.Key, err), "cocoroot template settings prints a file with all settings")
+		}
+		switch {
+		case c.Name() == "run" && slices.Contains(forHardware, s.Key):
+			continue
+		case f == nil || slices.Contains(notSettings, s.Key):
+			return fail(errors.New("there is no such setting"))
+		case f.Changed:
+			continue // on the command line
+		case s.Many && !takesMany(f):
+			return fail(errors.New("it takes one value"))
+		}
+		for _, v := range s.Values {
+			if err := f.Value.Set(v); err != nil {
+				return fail(err)
+			}
+		}
+		f.Changed = true
+	}
+	return nil
+}
+
+// takesMany reports whether an option may be given several times.
+func takesMany(f *pflag.Flag) bool {
+	_, ok := f.Value.(pflag.SliceValue)
+	return ok || f.Annotations[isRepeated] != nil
+}
+
+// check refuses options that do not fit together, before there is any work.
+func (o *createOptions) check() error {
+	snp := slices.Contains(o.record.Modes, launch.ModeSNP)
+	hardware := len(o.record.Modes) > 0
+	switch {
+	case snp && len(o.record.Modes) > 1:
+		return fault.Usagef("a guest for sev-snp asks its owner, and cannot be launched in another mode: make a folder for each")
+	case !snp && (o.given("channel") || o.given("owner")):
+		return fault.Usagef("--owner and --channel are for --mode sev-snp")
+	case hardware && o.record.VCPUType == "" && !slices.Equal(o.record.Modes, []launch.Mode{launch.ModeSEV}):
+		return missingOptions("--vcpu-type")
+	case len(o.record.VCPUs) == 0 || o.record.Memory < 1 || slices.Min(o.record.VCPUs) < 1:
+		return fault.Usagef("--vcpus and --memory are at least 1")
+	}
+	return nil
+}
+
+// createFolder makes the guest, all of it or nothing.
+func (a *app) createFolder(ctx context.Context, o createOptions, args []string) (err error) {
+	if err := o.check(); err != nil {
+		return err
+	}
+	out := filepath.Clean(o.path)
+	old, err := vm.Open(out)
+	replaces := err == nil
+	if _, statErr := os.Lstat(out); statErr == nil && !(replaces && o.force && old.Owned()) {
+		err := fmt.Errorf("cannot make %s: it is there", out)
+		if replaces {
+			return fault.Hintf(err, "--force replaces the guest, and keeps what was there")
+		}
+		return err
+	}
+	dir, err := os.MkdirTemp(filepath.Dir(out), "."+filepath.Base(out)+".tmp-*")
+	if err != nil {
+		return fmt.Errorf("cannot make %s: %w", out, errors.Unwrap(err))
+	}
+	files.ScratchOf(ctx).Add(dir)
+	defer os.RemoveAll(dir)
+	f, err := vm.New(dir, o.record)
+	if err == nil && replaces {
+		err = f.Inherit(old)
+	}
+	if err == nil {
+		err = a.fillFolder(ctx, o, f, args)
+	}
+	if err != nil {
+		return inFolder{err, dir, out}
+	}
+	if !replaces {
+		return f.Place(out)
+	}
+	kept := out + ".old-" + time.Now().UTC().Format("20060102T150405")
+	if err := f.Replace(old, kept); err != nil {
+		return err
+	}
+	a.note("what %s was is kept as %s", out, kept)
+	return nil
+}
+
+// inFolder is an error about files that were to be in a folder.
+type inFolder struct {
+	error
+	dir, path string
+}
+
+func (e inFolder) Error() string { return strings.ReplaceAll(e.error.Error(), e.dir, e.path) }
+func (e inFolder) Unwrap() error { return e.error }
+
+// fillFolder makes what is in the guest's folder, as the single verbs do.
+func (a *app) fillFolder(ctx context.Context, o createOptions, f vm.Folder, args []string) error {
+	for _, part := range []struct{ name, path, beside, made string }{
+		{vm.Firmware, o.firmware, "OVMF.amdsev.fd", "firmware"}, {vm.Kernel, o.kernel, "bzImage", "kernel"}, {vm.Initrd, o.initrd, "initrd.img", "initrd"},
+	} {
+		b, err := readPart(part.beside, part.path, fmt.Sprintf("./build.sh %[1]s makes it; --%[1]s names another", part.made))
+		if err == nil {
+			err = f.Take(part.name, b)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	if len(f.Modes) > 0 {
+		if err := a.wantOwn(f.At(vm.Firmware), o.unchecked); err != nil {
+			return err
+		}
+	}
+	quiet := &app{stdout: io.Discard, stderr: a.stderr, own: a.own, json: a.json}
+	if len(o.states) > 0 && there(f.Own(vm.StateKey)) == "" {
+		if err := also(ctx, quiet.stateNew(), nil, "output", f.Own(vm.StateKey)); err != nil {
+			return err
+		}
+	}
+	options := []string{"output", f.At(vm.Image), "cmdline-out", f.At(vm.Cmdline), "manifest-out", f.Own(vm.Manifest), "key-out", f.Own(vm.DiskKey)}
+	if slices.Contains(f.Modes, launch.ModeSNP) && !o.given("owner") {
+		if there(f.Own(vm.Owner+".key")) == "" {
+			if err := also(ctx, quiet.ownerNew(), nil, "output", f.Own(vm.Owner)); err != nil {
+				return err
+			}
+		}
+		options = append(options, "owner", f.Own(vm.Owner+".pub"))
+	}
+	for _, mode := range f.Modes {
+		if mode == launch.ModeSEV { // measures no CPUs
+			options = append(options, "measure", string(mode))
+			continue
+		}
+		for _, n := range f.VCPUs {
+			options = append(options, "measure", fmt.Sprintf("%s:%d:%s", mode, n, f.VCPUType))
+		}
+	}
+	if len(f.Modes) > 0 {
+		options = append(options, "firmware", f.At(vm.Firmware), "kernel", f.At(vm.Kernel), "initrd", f.At(vm.Initrd))
+	}
+	if err := also(ctx, o.seal, args, options...); err != nil {
+		return err
+	}
+	if err := f.Share(); err != nil {
+		return err
+	}
+	return f.Save()
+}
+
+// also runs another verb as if it had been typed.
+func also(ctx context.Context, c *cobra.Command, args []string, options ...string) error {
+	for i := 0; i < len(options); i += 2 {
+		if err := c.Flags().Set(options[i], options[i+1]); err != nil {
+			return fault.Usagef("%w", err)
+		}
+	}
+	c.SetContext(ctx)
+	return c.RunE(c, args)
+}
+
+// tell says what was made, and what comes next.
+func (o createOptions) tell(w io.Writer) error {
+	f, err := vm.Open(o.path)
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(w, "%s: for the host, nothing of it secret\n%s: stays with you, keep it secret\n", f.At(), f.Own())
+	if len(f.Modes) == 0 {
+		fmt.Fprintf(w, "next: cocoroot launch %s --simulate\n", launch.ShellWord(o.path))
+		return nil
+	}
+	fmt.Fprintf(w, "next, on the host, with a copy of %s: cocoroot launch COPY --mode %s\n", f.At(), f.Modes[0])
+	return nil
+}
+
+func (a *app) run() *cobra.Command {
+	var o createOptions
+	var simulate bool
+	c := verb("run --simulate SOURCE [-- ARGUMENT…]", "make a guest, start it, and remove it when it ends",
+		"  cocoroot run --simulate app.tar\n  cocoroot run --simulate app.tar --forward 8080:80", o.sources)
+	c.Flags().BoolVar(&simulate, "simulate", false, "launch without SEV; protects nothing")
+	o.register(a, c)
+	start := a.launch()
+	for _, name := range []string{"forward", "publish", "secret", "timeout", "accel", "qemu"} {
+		if f := start.Flags().Lookup(name); f != nil {
+			c.Flags().AddFlag(f)
+		}
+	}
+	c.RunE = func(c *cobra.Command, args []string) error {
+		if !simulate {
+			return fault.New(fault.Usage, errors.New("run needs --simulate: on SEV hardware, owner and host are two"),
+				"cocoroot create makes a guest for it; --simulate runs this one anywhere, and protects nothing")
+		}
+		dir, err := os.MkdirTemp("", "cocoroot-run-*") // mode 0700
+		if err != nil {
+			return err
+		}
+		files.ScratchOf(c.Context()).Add(dir)
+		defer os.RemoveAll(dir)
+		o.path = filepath.Join(dir, "vm")
+		if !o.given("compression") {
+			if err := o.seal.Flags().Set("compression", "1"); err != nil {
+				return err
+			}
+		}
+		if err := a.createFolder(c.Context(), o, args); err != nil {
+			return err
+		}
+		if err := launchFolder(start, []string{o.path}, ""); err != nil {
+			return err
+		}
+		return also(c.Context(), start, nil, "simulate", "true")
+	}
+	return c
+}
