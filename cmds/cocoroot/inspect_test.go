@@ -268,6 +268,8 @@ func TestInspectOwnersFiles(t *testing.T) {
 	text := base64.StdEncoding.EncodeToString([]byte(header))
 	report := string(r.read("report"))
 	line := "console=ttyS0 cocoroot.disk=/dev/vda"
+	stateHeader := "cocoroot state\r\n\x01\x00\x00\x00\x1f\x00\x00\x00data" + strings.Repeat("\x00", 28) + strings.Repeat("s", 32)
+	stateHeader += strings.Repeat("\x00", 4096-len(stateHeader))
 	checkInspect(t, map[string]inspected{
 		"packet":               {string(r.read("p_packet.json")), "packet", fault.OK, "payload size: 64"},
 		"packet, changed":      {strings.Replace(string(r.read("p_packet.json")), `"version": 1`, `"version": 2`, 1), "packet", fault.Failed, "version 2"},
@@ -282,6 +284,10 @@ func TestInspectOwnersFiles(t *testing.T) {
 		"owner's certificate":  {string(r.read("vm_godh.b64")), "sev_certificates", fault.OK, "certificates: PDH"},
 		"chain":                {string(r.read("chain")), "sev_certificates", fault.Failed, "certificates: CEK"},
 		"TIK":                  {string(r.read("vm_tik.bin")), "transport_key", fault.OK, "SECRET"},
+		"state disk":           {stateHeader, "state_disk", fault.OK, "name: data"},
+		"state disk, changed":  {stateHeader[:60] + strings.Repeat("x", 100) + stateHeader[160:], "state_disk", fault.Failed, "another version"},
+		"state disk, cut":      {stateHeader[:100], "state_disk", fault.Failed, "another version"},
+		"state key":            {strings.Repeat("\xff", 64), "state_key", fault.OK, "SECRET"},
 		"other JSON":           {`{"a": 1}`, "", fault.Failed, "none of the files"},
 		"command line, broken": {line, "command_line", fault.Failed, "the guest would refuse it"},
 		"command line, long":   {line + strings.Repeat(" x", 1100), "command_line", fault.Failed, "the kernel keeps 2048"},

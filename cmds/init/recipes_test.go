@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -14,6 +15,7 @@ import (
 
 	"cocoroot/initramfs/oracle"
 	"cocoroot/unlock/efi"
+	"cocoroot/unlock/policy"
 )
 
 // hostKeyGUID is the entry that templates/images/debian-ssh takes its key from.
@@ -165,5 +167,124 @@ func TestDebianSSH(t *testing.T) {
 	}
 	if secret := bytes.Split(read(t, hostKey), []byte("\n"))[2]; bytes.Contains(e.page, secret[:16]) {
 		t.Error("the host key is still in the page that it was injected into")
+	}
+}
+
+// TestStateFlow runs the README's commands as they stand: what a database has noted
+// is there after a restart and in another image. Only the recipe is a fixture's,
+// which comes from the same script.
+func TestStateFlow(t *testing.T) {
+	t.Parallel()
+	dir, repository := t.TempDir(), oracle.Repository(t)
+	_, section, _ := strings.Cut(string(read(t, filepath.Join(repository, "README.md"))), "\n## Data that stays\n")
+	section, _, found := strings.Cut(section, "\n## ")
+	if !found {
+		t.Fatal("the README has no such section")
+	}
+	for _, name := range []string{"cocoroot", "OVMF.amdsev.fd", "bzImage", "initrd.img"} {
+		oracle.Artifact(t, name)
+	}
+	if err := os.Symlink(filepath.Join(repository, "build"), filepath.Join(dir, "build")); err != nil {
+		t.Fatal(err)
+	}
+	recipe := filepath.Join(dir, "templates/images/sqlite")
+	if err := os.MkdirAll(recipe, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	write(t, filepath.Join(recipe, "build"), []byte("#!/bin/sh\ncp '"+oracle.Fixture(t, "sqlite")+"'/\"$1.tar\" \"$2\"\n"))
+	var script, want []string
+	for line := range strings.Lines(section) {
+		text, code := strings.CutPrefix(line, "    ")
+		command, isCommand := strings.CutPrefix(text, "$ ")
+		switch continues := len(script) > 0 && strings.HasSuffix(script[len(script)-1], "\\\n"); {
+		case isCommand || code && continues:
+			script = append(script, command)
+		case code:
+			want = append(want, text)
+		}
+	}
+	run := func(script string) string {
+		cmd := exec.Command("sh", "-ec", script)
+		cmd.Dir = dir
+		out, err := cmd.CombinedOutput()
+		if err != nil {
+			t.Fatalf("%s: %v\n%s", script, err, out)
+		}
+		return strings.ReplaceAll(string(out), "\r", "")
+	}
+	out := run(strings.Join(script, ""))
+	rest := out
+	for _, line := range want {
+		if _, rest, found = strings.Cut(rest, "\n"+line); !found {
+			t.Errorf("the README shows %q, and its commands print\n%s", line, out)
+		}
+	}
+	if len(want) < 2 {
+		t.Errorf("the README shows only %q", want)
+	}
+	// Without a word of its owner a disk stays as it is, and an old one is refused.
+	boot := strings.Join(script[slices.IndexFunc(script, func(s string) bool { return strings.HasPrefix(s, "boot=") }):][:2], "")
+	boot += "$boot --cmdline-file two.cmdline --disk two --secret disk=two.key"
+	if out := run(boot + " --state-floor data=4000000000 2>&1 && exit 1 || true"); !strings.Contains(out, "FATAL STATE-ROLLBACK") || strings.Contains(out, "app: ") {
+		t.Errorf("with a floor above the disk:\n%s", out)
+	}
+	if out := run(boot); !strings.Contains(out, "app: started by the images 1 2 2\n") {
+		t.Errorf("at last:\n%s", out)
+	}
+}
+
+// TestStateGeneration runs the owner's tool in the guest: what it says is at least as
+// new as the disk was before, and grows with what is written.
+func TestStateGeneration(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	root := testRoot(t, dir, `
+say() { echo "boot-test: $1 $(cocoroot state generation $2 2>&1 | tr '\n' ' ')"; }
+say first /data
+say again /data
+echo x >/data/file
+say written /data
+say all
+say json --json
+say root /
+umount /data`)
+	write(t, filepath.Join(root, "bin/cocoroot"), read(t, oracle.Artifact(t, "cocoroot")))
+	if err := os.Mkdir(filepath.Join(root, "data"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	disk := filepath.Join(dir, "disk")
+	write(t, disk, nil)
+	if err := os.Truncate(disk, 512<<20); err != nil {
+		t.Fatal(err)
+	}
+	s := seal(t, dir, root, "--state", "db,/data,serial:db")
+	g := s.boots(t)
+	g.entries = append(g.entries, entry(t, s.policy.StateKey, bytes.Repeat([]byte("k"), 64)), entry(t, policy.Orders, []byte("create db\n")))
+	g.extra = []string{"-drive", "if=none,id=db,format=raw,file=" + disk, "-device", "virtio-blk-pci,drive=db,serial=db"}
+	console := strings.ReplaceAll(g.runs(t).console, "\r", "")
+	said := func(what string) string {
+		_, text, _ := strings.Cut(console, "boot-test: "+what+" ")
+		text, _, _ = strings.Cut(text, "\n")
+		return strings.TrimSpace(text)
+	}
+	number := func(what string) int {
+		n, err := strconv.Atoi(said(what))
+		if err != nil {
+			t.Errorf("%s: %q is no generation", what, said(what))
+		}
+		return n
+	}
+	first, again, written := number("first"), number("again"), number("written")
+	if first < 1 || again != first || written != again+1 {
+		t.Errorf("generations %d, %d with nothing written, %d with a file", first, again, written)
+	}
+	if all := said("all"); all != fmt.Sprintf("db=%d", written) {
+		t.Errorf("state generation = %q; want db=%d", all, written)
+	}
+	if json := strings.Join(strings.Fields(said("json")), ""); json != fmt.Sprintf(`[{"name":"db","path":"/data","generation":%d}]`, written) {
+		t.Errorf("state generation --json = %s", json)
+	}
+	if text := said("root"); !strings.Contains(text, "is not on a state disk") {
+		t.Errorf("state generation / = %q", text)
 	}
 }

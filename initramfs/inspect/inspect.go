@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"unicode/utf8"
 
 	"cocoroot/initramfs/archive"
 	"cocoroot/initramfs/fault"
@@ -21,6 +22,7 @@ import (
 	"cocoroot/initramfs/release/session"
 	"cocoroot/initramfs/release/snp"
 	"cocoroot/unlock/secret/table"
+	"cocoroot/unlock/state"
 )
 
 // inspectHead is how many bytes at the start of a file decide what it is.
@@ -74,6 +76,7 @@ func kinds() []kind {
 		{"secret_table", "a table of secrets, in clear", "", headed(table.IsTable), lookSecretTable},
 		{"hashes_table", "a hashes table", "use no table that lacks one of the three: OVMF boots what the table does not name, unverified; QEMU writes a whole one with kernel-hashes=on", headed(measure.IsHashesTable), lookHashesTable},
 		{"sealed_image", "a sealed image", "cocoroot seal makes an image that the guest opens", begins("LUKS\xba\xbe", "SKUL\xba\xbe"), lookImage},
+		{"state_disk", "a state disk and its key, the host's word until a guest has checked it with its key", "", begins(state.Magic), lookState},
 		{"archive", "an initrd", "cocoroot initrd makes one", headed(archive.IsArchive), lookArchive},
 		{"kernel", "a Linux kernel (bzImage)", "", headed(isKernel), lookKernel},
 		{"packet", "a packet for one launch", "cocoroot release verify writes it", object("header", "secret"), lookPacket},
@@ -88,6 +91,7 @@ func kinds() []kind {
 		{"packet_secret", "the encrypted secret of a packet, by its name and size", "", isPacketSecret, nil},
 		{"session_blob", "a session blob for LAUNCH_START, by its size alone", "", func(s *subject) bool { return s.binary64(session.BlobSize) != nil }, nil},
 		{"key", "a key as cocoroot seal makes it: SECRET", "", isKey, lookUse("cocoroot verify IMAGE --key-file", "cocoroot secret build GUID=FILE")},
+		{"state_key", "a key of state disks, by its size alone: SECRET", "", func(s *subject) bool { return s.size == 64 && !utf8.Valid(s.head.Bytes()) }, lookUse("cocoroot secret build state=FILE")},
 		{"transport_key", "a session's transport key (TIK or TEK), by its size alone: SECRET", "", func(s *subject) bool { return s.size == session.KeySize }, lookUse("cocoroot release verify REPORT --tik, --tek")},
 		{"owner_key", "an owner's key, by its size alone: SECRET", "", func(s *subject) bool { return s.size == ed25519.SeedSize }, lookUse("cocoroot release verify REPORT --owner")},
 		{"owner_public", "the public half of an owner's key", "", begins("ed25519:"), lookUse("cocoroot seal --owner")},
@@ -99,7 +103,7 @@ func kinds() []kind {
 
 const knownKinds = "known are: firmware (OVMF), kernel, archive (cpio; plain, gzip or zstd), command line, hashes table, " +
 	"secret table, key, transport key, sealed image, manifest, packet, its header and its secret, launch report, session blob, " +
-	"challenge, owner's key, SEV certificates, launch script, libvirt domain"
+	"challenge, owner's key, state disk, SEV certificates, launch script, libvirt domain"
 
 // ErrKind is returned for a file of no known kind.
 var ErrKind = errors.New("it is none of the files that this program knows")

@@ -16,6 +16,7 @@ import (
 	"cocoroot/initramfs/release/session"
 	"cocoroot/initramfs/release/sevcert"
 	"cocoroot/unlock/policy"
+	"cocoroot/unlock/state"
 )
 
 func lookManifest(s *subject, r *Report) error {
@@ -43,6 +44,19 @@ func (r *Report) addStates(p policy.Policy) {
 		r.add("states", manifest.StatesOf(p))
 		r.add("state_key", p.StateKey.String())
 	}
+}
+
+// lookState shows the header's first copy.
+func lookState(s *subject, r *Report) error {
+	h, err := state.Decode(s.head.Bytes())
+	if err != nil {
+		r.problem("%v", err)
+		return nil
+	}
+	r.add("name", h.Name)
+	r.add("salt", hex.EncodeToString(h.Salt[:]))
+	r.add("journal_sections", h.Sections)
+	return nil
 }
 
 func lookPacket(s *subject, r *Report) error {
