@@ -87,7 +87,7 @@ func (p *Policy) checkStates() error {
 		return fmt.Errorf("%w: %d states; %d are allowed", ErrMalformed, len(p.States), MaxStates)
 	}
 	if hasKey := !p.StateKey.IsZero(); hasKey != (len(p.States) > 0) {
-		return fmt.Errorf("%w: %sstate= and %sstate-key= need each other", ErrMissing, Prefix, Prefix)
+		return fmt.Errorf("%w: %sstate= and %sstate-key=%s, or another GUID, need each other", ErrMissing, Prefix, Prefix, DefaultStateKey)
 	}
 	for _, g := range []efi.GUID{p.Key, p.StateKey} {
 		if g == Orders {
