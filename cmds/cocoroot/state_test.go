@@ -12,6 +12,7 @@ import (
 	"cocoroot/initramfs/fault"
 	"cocoroot/initramfs/oracle"
 	"cocoroot/unlock/policy"
+	"cocoroot/unlock/state"
 )
 
 // stateWords are those of a guest with a state and a scratch disk.
@@ -48,8 +49,12 @@ func TestStateGeneration(t *testing.T) {
 // What the owner orders is one entry of the table, on each way to the guest.
 func TestStateOrders(t *testing.T) {
 	r := newRig(t, "0x7")
-	orders := []string{"--state-create", "data", "--state-floor", "logs=0017", "--state-floor", "data=18446744073709551615"}
-	const text = "create data\nfloor logs 17\nfloor data 18446744073709551615\n"
+	orders := []string{"--state-create", "data", "--state-floor", "logs=0017", "--state-floor", "top=18446744073709551615"}
+	const text = "create data\nfloor logs 17\nfloor top 18446744073709551615\n"
+	states := []policy.State{{Name: "data"}, {Name: "logs"}, {Name: "top"}}
+	if o, err := state.ParseOrders([]byte(text), states); err != nil || !o["data"].Create || o["logs"].Floor != 17 || o["top"].Floor != 1<<64-1 {
+		t.Errorf("the guest reads %+v, %v", o, err)
+	}
 	build := append([]string{"secret", "build", guid + "=" + r.path("key"), "-o", r.path("table")}, orders...)
 	if code, out, stderr := call(t, build...); code != fault.OK || !strings.Contains(out, ": 2 entries, ") {
 		t.Fatalf("secret build = %d, %q, %q", code, out, stderr)
@@ -75,11 +80,12 @@ func TestStateOrders(t *testing.T) {
 	}
 	for args, want := range map[string]string{
 		"--state-create Data":                         `the name "Data"`,
-		"--state-create data --state-create data":     "data is there twice",
+		"--state-create data --state-create data":     "two orders about the state data",
+		"--state-create data --state-floor data=1":    "two orders about the state data",
 		"--state-floor data":                          "cocoroot state generation prints it",
 		"--state-floor data=-1":                       "cocoroot state generation prints it",
 		"--state-floor data=18446744073709551616":     "cocoroot state generation prints it",
-		"--state-floor data=1 --state-floor data=2":   "data is there twice",
+		"--state-floor data=1 --state-floor data=2":   "two orders about the state data",
 		"--state-floor a\nb=1":                        `the name "a\nb"`,
 		"--state-create data " + guid + "=/nonexist=": "/nonexist",
 	} {
@@ -190,7 +196,7 @@ func TestLaunchWithDisks(t *testing.T) {
 	key := []string{"--secret", policy.DefaultStateKey.String() + "=" + file}
 	disks := []string{"--state-disk", "data=" + file, "--scratch-disk", scratch}
 	good := slices.Concat(key, disks)
-	code, out, stderr := call(t, r.simulated(slices.Concat(good, []string{"--state-create", "data", "--state-floor", "data=7"})...)...)
+	code, out, stderr := call(t, r.simulated(slices.Concat(good, []string{"--state-floor", "data=7"})...)...)
 	if code != fault.OK {
 		t.Fatalf("launch = %d, %q", code, stderr)
 	}

@@ -44,8 +44,8 @@ func CheckOrders(orders []Order, p policy.Policy) error {
 func ordersEntry(orders []Order) (*secmem.Buffer, error) {
 	var text string
 	for i, o := range orders {
-		if slices.ContainsFunc(orders[:i], func(other Order) bool { return other.verb == o.verb && other.name == o.name }) {
-			return nil, fault.Usagef("--state-%s: %s is there twice", o.verb, o.name)
+		if slices.ContainsFunc(orders[:i], func(other Order) bool { return other.name == o.name }) {
+			return nil, fault.Usagef("there are two orders about the state %s: it is made anew, or it has reached a generation", o.name)
 		}
 		text += o.verb + " " + o.name + o.rest + "\n"
 	}
