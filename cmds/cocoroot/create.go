@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -8,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -273,7 +275,45 @@ func (a *app) fillFolder(ctx context.Context, o createOptions, f vm.Folder, args
 	if err := f.Share(); err != nil {
 		return err
 	}
+	for _, mode := range f.Modes {
+		if err := a.writeScript(ctx, f, mode, o.unchecked); err != nil {
+			return err
+		}
+	}
 	return f.Save()
+}
+
+// newQEMU is the release that scripts are for: the first that says which VM type is
+// measured.
+const newQEMU = "9.1"
+
+// writeScript writes what starts the guest on a host without cocoroot.
+func (a *app) writeScript(ctx context.Context, f vm.Folder, mode launch.Mode, unchecked bool) error {
+	dir, err := os.Open(f.At())
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	here := fmt.Sprintf("/proc/self/fd/%d", dir.Fd()) // nothing in it needs quotes
+	var text strings.Builder
+	c := (&app{stdout: &text, stderr: a.stderr, own: a.own}).template()
+	d := defaults{Folder: f.On(here), command: c}
+	if err := cmp.Or(d.guest(mode), d.err); err != nil {
+		return err
+	}
+	options := []string{"qemu-version", newQEMU, "firmware-unchecked", strconv.FormatBool(unchecked)}
+	if mode != launch.ModeSNP {
+		options = append(options, "session-file", d.At(vm.Session+"_session.b64"), "dh-cert-file", d.At(vm.Session+"_godh.b64"))
+	}
+	if err := also(ctx, c, []string{"qemu-" + string(mode)}, options...); err != nil {
+		return err
+	}
+	before := "cd \"$(dirname \"$0\")\" || exit\nmkdir -p -m 700 run disks\n"
+	for _, disk := range f.Disks {
+		before += fmt.Sprintf("[ -e disks/%[1]s ] || truncate -s %[2]d disks/%[1]s\n", disk.Name, disk.Size)
+	}
+	script := strings.Replace(text.String(), "\nexec ", "\n"+before+"exec ", 1)
+	return files.Write(false, files.Public(f.At("launch-"+string(mode)+".sh"), []byte(strings.ReplaceAll(script, here+"/", "./"))))
 }
 
 // also runs another verb as if it had been typed.

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -276,6 +277,20 @@ func TestCreateSEVES(t *testing.T) {
 	script := ok(t, "template", "qemu-sev-es", "--vm", vm, "--qemu-version", "10.0")
 	if !strings.Contains(script, "-kernel "+vm+"/host/kernel") {
 		t.Errorf("template = %s", script)
+	}
+	// The script is the same command, from its own folder.
+	own := string(must(os.ReadFile(vm + "/host/launch-sev-es.sh")))
+	if _, command, _ := strings.Cut(own, "\nexec "); strings.Contains(own, vm) || strings.Contains(own, "/proc/") || strings.Contains(own, m.dir) ||
+		!strings.Contains(command, "-kernel ./kernel") || !strings.Contains(command, "file=./image,readonly=on") || !strings.Contains(command, "session-file=./session_session.b64") {
+		t.Errorf("the script is %s", own)
+	}
+	fake := put(t, m.path("qemu-system-x86_64"), "#!/bin/sh\npwd\n")
+	cmd := exec.Command("sh", vm+"/host/launch-sev-es.sh")
+	if cmd.Env = []string{"PATH=" + m.dir + ":/usr/bin:/bin"}; os.Chmod(fake, 0o700) != nil {
+		t.Fatal("cannot make a QEMU")
+	}
+	if out, err := cmd.CombinedOutput(); err != nil || string(out) != vm+"/host\n" {
+		t.Errorf("the script runs in %s, %v", out, err)
 	}
 	r := &rig{t: t, dir: vm + "/owner", platform: p}
 	r.digest = strings.TrimSpace(ok(t, "measure", "--mode", "sev-es", "--vm", vm, "--vcpus", "2"))

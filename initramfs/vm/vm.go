@@ -153,6 +153,12 @@ func (f Folder) Own(name ...string) string {
 	return filepath.Join(append([]string{f.owner}, name...)...)
 }
 
+// On returns the folder as it is where the host's half lies at another path.
+func (f Folder) On(host string) Folder {
+	f.host = host
+	return f
+}
+
 // Owned reports whether the owner's half is there.
 func (f Folder) Owned() bool { return f.owner != "" }
 
