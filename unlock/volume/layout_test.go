@@ -11,8 +11,7 @@ import (
 // provided is what the kernel finds by halving: the most sectors of data whose
 // last one still lies on the device (get_provided_data_sectors and
 // calculate_device_limits in drivers/md/dm-integrity.c).
-func provided(device, initial uint64) uint64 {
-	const run = tagSize << 12 / 512
+func provided(device, initial, run uint64) uint64 {
 	fits := func(data uint64) bool {
 		area, offset := (data-1)>>15, (data-1)&(1<<15-1)
 		return area<<15+(area+1)*run+initial+offset < device
@@ -33,22 +32,26 @@ func TestArea(t *testing.T) {
 		// Around the end of a run of data and one of tags.
 		turn, turn + 4096, turn + 256*512, turn + 264*512, turn + (256+32768)*512,
 	} {
-		for _, sections := range []uint32{1, 31, 500} {
-			l := Layout{Start: 1 << 20, Sections: sections}
+		for _, l := range []Layout{{Sections: 1}, {Sections: 31}, {Sections: 500}, {Sections: 1, Journal: true}, {Sections: 230, Journal: true}} {
+			l.Start = 1 << 20
+			section, run := uint64(8+32*8), uint64(256)
+			if l.Journal {
+				section, run = 8+8*8, 1472
+			}
 			a, err := l.area(size + l.Start)
-			initial := 8 + 264*uint64(sections)
+			initial := 8 + section*uint64(l.Sections)
 			want := uint64(0)
 			if size/4096*8 > initial {
-				want = provided(size/4096*8, initial)
+				want = provided(size/4096*8, initial, run)
 			}
 			if want < 256<<20/512 {
 				if !errors.Is(err, ErrSmall) {
-					t.Errorf("area(%d) with %d sections = %+v, %v; want ErrSmall", size, sections, a, err)
+					t.Errorf("area(%d) of %+v = %+v, %v; want ErrSmall", size, l, a, err)
 				}
 				continue
 			}
 			if err != nil || a.data != want || a.initial != initial || a.size != size/4096*8 {
-				t.Errorf("area(%d) with %d sections = %+v, %v; want %d of data after %d", size, sections, a, err, want, initial)
+				t.Errorf("area(%d) of %+v = %+v, %v; want %d of data after %d", size, l, a, err, want, initial)
 			}
 		}
 	}
@@ -77,7 +80,7 @@ func TestAreaRefuses(t *testing.T) {
 // The kernel's own superblock is compared with ours at every creation, in the
 // boots; this is one of them.
 func TestSuperblock(t *testing.T) {
-	l := Layout{Sections: 31, Journal: true}
+	l := Layout{Sections: 31}
 	a, err := l.area(1 << 30)
 	if err != nil {
 		t.Fatal(err)

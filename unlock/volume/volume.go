@@ -162,7 +162,7 @@ func (v Volume) integrity(a area) error {
 	return create(v.integrityName(), devmapper.IntegrityTable{
 		Length:  a.data * sectorSize,
 		Device:  below,
-		TagSize: tagSize,
+		TagSize: v.Layout.tagSize(),
 		Mode:    mode,
 		Features: []string{
 			fmt.Sprintf("block_size:%d", BlockSize),
@@ -183,7 +183,7 @@ func (v Volume) crypt(a area) error {
 		BackendDevice: below,
 		Encryption:    "capi:authenc(hmac(sha256),xts(aes))-plain64",
 		KeyID:         fmt.Sprintf(":%d:%s", KeySize, v.Key),
-		Flags:         []string{fmt.Sprintf("integrity:%d:aead", tagSize)},
+		Flags:         []string{fmt.Sprintf("integrity:%d:aead", macSize)},
 		SectorSize:    BlockSize,
 	})
 }
