@@ -25,7 +25,7 @@ const lookFrom = "boot-test: look from here"
 const scratchScript = `
 echo "boot-test: scratch $(grep '"scratch"' /run/cocoroot/status.json)"
 echo "boot-test: loops $(cat /sys/block/loop*/loop/dio | tr '\n' ' ')"
-look() { echo "`+lookFrom+`"; }
+look() { echo "` + lookFrom + `"; }
 eval "$*" && echo "boot-test: done"
 `
 
@@ -302,7 +302,6 @@ func TestNoScratchPlaintextInBounceBuffers(t *testing.T) {
 		t.Errorf("outcome = %+v, %v; want the program's end", e.Outcome, e.err)
 	}
 }
-
 
 // Debian's kernel brings all that a scratch disk needs as modules.
 func TestScratchOnDebianKernel(t *testing.T) {
