@@ -31,6 +31,7 @@ type measureOptions struct {
 	signature            measure.Signature
 	vmType               measure.VMType
 	features             measure.Features
+	vmm                  measure.VMM
 	given                func(name string) bool
 	asJSON               bool
 }
@@ -40,7 +41,7 @@ func (a *app) measure() *cobra.Command {
 		"compute the launch digest to expect",
 		"  cocoroot measure --mode sev-snp --firmware OVMF.amdsev.fd --kernel bzImage --initrd initrd.img \\\n    --cmdline-file image.cmdline --vcpus 4 --vcpu-type EPYC-Milan", noArgs)
 	flags := c.Flags()
-	o := measureOptions{given: flags.Changed, signature: 1, vmType: measure.Legacy} // signature: any
+	o := measureOptions{given: flags.Changed, signature: 1, vmType: measure.Legacy, vmm: measure.QEMU} // signature: any
 	option(c, &o.mode, "mode", "sev, sev-es or sev-snp", launch.ParseMode)
 	flags.StringVar(&o.firmware, "firmware", "", "OVMF image, as the host passes it to QEMU")
 	flags.StringVar(&o.kernel, "kernel", "", "kernel (default: none, so no kernel hashes)")
@@ -55,10 +56,12 @@ func (a *app) measure() *cobra.Command {
 	option(c, &o.signature, "vcpu-sig", "instead of the type: CPUID signature, such as 0xa00f11 or 25/1/1 (family/model/stepping)", measure.ParseSignature)
 	option(c, &o.vmType, "vm-type", "sev-es: legacy or init2 (default: legacy as QEMU's, init2 with guest features)", parseVMType)
 	option(c, &o.features, "guest-features", "SEV features of the guest (default: 0x1 for sev-snp, 0 for sev-es)", measure.ParseFeatures)
+	option(c, &o.vmm, "vmm", "sev-snp without a kernel: who starts the virtual CPUs: qemu, ec2 or gce (default: qemu)", measure.ParseVMM)
 	flags.BoolVar(&o.asJSON, "json", false, "print every intermediate value too")
 	need(c, "mode", "firmware")
 	choices(c, "mode", launch.Modes()...)
 	choices(c, "vm-type", "legacy", "init2")
+	choices(c, "vmm", "qemu", "ec2", "gce")
 	c.RunE = func(*cobra.Command, []string) error { return a.printMeasurement(o) }
 	return c
 }
@@ -124,6 +127,7 @@ func (o *measureOptions) check() (in measure.Input, err error) {
 		{o.given("vcpu-type") && o.given("vcpu-sig"), "there are two kinds of vCPU, --vcpu-type and --vcpu-sig"},
 		{o.given("vm-type") && snp, "--vm-type is not for mode sev-snp, which has one VM type"},
 		{o.given("guest-features") && sev, "--guest-features is not for mode sev"},
+		{o.vmm != measure.QEMU && (!snp || o.hasKernel()), "another --vmm than qemu is for mode sev-snp without a kernel: only qemu measures one"},
 		{len(o.cmdline) > policy.MaxLength, fmt.Sprintf("a command line has at most %d bytes", policy.MaxLength)},
 	} {
 		if wrong.is {
@@ -155,6 +159,7 @@ func (o *measureOptions) check() (in measure.Input, err error) {
 		if in.CPUs, err = measure.NewCPUs(o.vcpus, o.signature, o.features); err != nil {
 			return in, fault.Usagef("%w", err)
 		}
+		in.CPUs = in.CPUs.Under(o.vmm)
 	}
 	return in, nil
 }

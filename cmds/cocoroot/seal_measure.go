@@ -54,7 +54,7 @@ func (l *launches) digests(line string) ([]manifest.Digest, error) {
 	for _, text := range l.all {
 		name, cpus, _ := strings.Cut(text, ":")
 		count, kind, _ := strings.Cut(cpus, ":")
-		o := measureOptions{firmware: l.firmware, kernel: l.kernel, initrd: l.initrd, cmdline: line}
+		o := measureOptions{firmware: l.firmware, kernel: l.kernel, initrd: l.initrd, cmdline: line, vmm: measure.QEMU}
 		given := []string{"kernel", "initrd", "cmdline"}
 		var err error
 		if o.mode, err = launch.ParseMode(name); err == nil && cpus != "" {

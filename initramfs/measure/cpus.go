@@ -20,6 +20,34 @@ type CPUs struct {
 	count     int
 	signature Signature
 	features  Features
+	vmm       VMM
+}
+
+// VMM is the program that starts the guest: each sets the registers in its own
+// way, and has its own order and types of the firmware's pages (virtee/sev-snp-measure vmsa.py and
+// guest.py at 8f2b337).
+type VMM string
+
+// The monitors whose registers are known.
+const (
+	QEMU VMM = "qemu" // with KVM
+	EC2  VMM = "ec2"  // Amazon's
+	GCE  VMM = "gce"  // Google's
+)
+
+// ParseVMM reads qemu, ec2 or gce.
+func ParseVMM(s string) (VMM, error) {
+	switch v := VMM(s); v {
+	case QEMU, EC2, GCE:
+		return v, nil
+	}
+	return "", fmt.Errorf("%w: the registers of the VMM %.32q are not known; known are qemu, ec2 and gce", ErrCPUs, s)
+}
+
+// Under returns the same CPUs as v starts them. Without it, QEMU does.
+func (c CPUs) Under(v VMM) CPUs {
+	c.vmm = v
+	return c
 }
 
 // NewCPUs describes count virtual CPUs that are all alike. The error is ErrCPUs

@@ -1,8 +1,10 @@
 package measure
 
 import (
+	"cmp"
 	"crypto/sha512"
 	"fmt"
+	"slices"
 
 	"cocoroot/initramfs/measure/ovmf"
 )
@@ -143,7 +145,12 @@ func (in Input) sev(r *Result) error {
 func (in Input) snp(r *Result) {
 	l := ledger{result: r}
 	l.pages("firmware", in.Firmware.base(), in.Firmware.image)
-	for _, s := range in.Firmware.footer.Sections {
+	sections := in.Firmware.footer.Sections
+	if in.CPUs.vmm == EC2 { // has the CPUID pages last, and the others in the order of the metadata
+		last := map[ovmf.SectionType]int{ovmf.CPUID: 1}
+		sections = slices.SortedStableFunc(slices.Values(sections), func(a, b ovmf.Section) int { return cmp.Compare(last[a.Type], last[b.Type]) })
+	}
+	for _, s := range sections {
 		in.section(&l, s)
 	}
 	vmsa := sha512.Sum384(r.BSP[:])
@@ -163,6 +170,8 @@ func (in Input) section(l *ledger, s ovmf.Section) {
 		kind = pageSecrets
 	case s.Type == ovmf.CPUID:
 		kind = pageCPUID
+	case s.Type == ovmf.SecMem && in.CPUs.vmm == GCE:
+		kind = pageUnmeasured
 	case s.Type == ovmf.KernelHashes && in.Table != nil:
 		page := make([]byte, pageSize) // as checkSections demands
 		copy(page[in.Firmware.footer.Hashes.Base%pageSize:], in.Table.Marshal())

@@ -17,6 +17,7 @@ type pinned struct {
 	VCPUs                 int
 	VCPUType              string `json:"vcpu_type"`
 	Features              string `json:"guest_features"`
+	VMM                   string // "": qemu
 }
 
 func TestPinned(t *testing.T) {
@@ -28,8 +29,8 @@ func TestPinned(t *testing.T) {
 	if err := json.Unmarshal(text, &all); err != nil {
 		t.Fatal(err)
 	}
-	if len(all.Vectors) != 16 {
-		t.Errorf("%d vectors; want 16", len(all.Vectors))
+	if len(all.Vectors) != 18 {
+		t.Errorf("%d vectors; want 18", len(all.Vectors))
 	}
 	for i, v := range all.Vectors {
 		t.Run(fmt.Sprintf("%d %s", i, v.Mode), func(t *testing.T) {
@@ -67,6 +68,13 @@ func (v pinned) measure(t *testing.T) (Result, error) {
 	cpus := vector{VCPUs: v.VCPUs, VCPUType: v.VCPUType, Features: v.Features}.cpus(t)
 	if v.Mode == "sev-es" {
 		return SEVES(f, table, cpus, Init2)
+	}
+	if v.VMM != "" {
+		vmm, err := ParseVMM(v.VMM)
+		if err != nil {
+			t.Fatal(err)
+		}
+		cpus = cpus.Under(vmm)
 	}
 	return SNP(f, table, cpus)
 }

@@ -11,16 +11,17 @@ type pageType uint8
 
 // The page types that are used.
 const (
-	pageNormal  pageType = 1 // measured with its contents
-	pageVMSA    pageType = 2 // the same, for a virtual CPU's VMSA
-	pageZero    pageType = 3 // zero, measured as such
-	pageSecrets pageType = 5 // filled by the platform; measured by its address
-	pageCPUID   pageType = 6 // filled by the host and checked by the platform; measured by its address
+	pageNormal     pageType = 1 // measured with its contents
+	pageVMSA       pageType = 2 // the same, for a virtual CPU's VMSA
+	pageZero       pageType = 3 // zero, measured as such
+	pageUnmeasured pageType = 4 // its contents are not measured; GCE's memory of the firmware
+	pageSecrets    pageType = 5 // filled by the platform; measured by its address
+	pageCPUID      pageType = 6 // filled by the host and checked by the platform; measured by its address
 )
 
 // MarshalText returns the name of the type.
 func (t pageType) MarshalText() ([]byte, error) {
-	return []byte([]string{"", "normal", "vmsa", "zero", "", "secrets", "cpuid"}[t]), nil
+	return []byte([]string{"", "normal", "vmsa", "zero", "unmeasured", "secrets", "cpuid"}[t]), nil
 }
 
 const (
