@@ -2,10 +2,13 @@ package main
 
 import (
 	"crypto/rand"
+	"errors"
 	"fmt"
+	"io/fs"
 
 	"github.com/spf13/cobra"
 
+	"cocoroot/initramfs/fault"
 	"cocoroot/initramfs/files"
 	"cocoroot/initramfs/release"
 	"cocoroot/initramfs/state"
@@ -29,9 +32,9 @@ func (a *app) state() *cobra.Command {
 const keySize = 64
 
 func (a *app) stateNew() *cobra.Command {
-	var o output
 	c := verb("new -o KEY", "make the key of a guest's state disks", "  cocoroot state new -o data.key", noArgs)
-	o.register(c, "where to write the key (mode 0600); without it what is on the disks is lost")
+	path := c.Flags().StringP("output", "o", "", "where to write the key (mode 0600); without it what is on the disks is lost")
+	need(c, "output")
 	c.RunE = func(*cobra.Command, []string) error {
 		key, err := secmem.New(keySize)
 		if err != nil {
@@ -39,10 +42,12 @@ func (a *app) stateNew() *cobra.Command {
 		}
 		defer key.Close()
 		rand.Read(key.Bytes())
-		if err := files.Write(o.force, files.Secret(o.path, key.Bytes())); err != nil {
+		if err := files.Write(false, files.Secret(*path, key.Bytes())); errors.Is(err, fs.ErrExist) {
+			return fault.Hintf(err, "choose another name: disks that were made with the key open with no other")
+		} else if err != nil {
 			return err
 		}
-		fmt.Fprintf(a.stdout, "%s: to be injected as %s; keep it secret, and keep it: the disks open with no other\n", o.path, policy.DefaultStateKey)
+		fmt.Fprintf(a.stdout, "%s: to be injected as %s; keep it secret, and keep it: the disks open with no other\n", *path, policy.DefaultStateKey)
 		return nil
 	}
 	return c

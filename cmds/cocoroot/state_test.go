@@ -26,13 +26,16 @@ func TestStateNew(t *testing.T) {
 		t.Fatalf("state new = %d, %q, %q; %v, %v", code, out, stderr, fi, err)
 	}
 	first, _ := os.ReadFile(key)
-	if code, _, _ := call(t, "state", "new", "-o", key); code != fault.Failed {
-		t.Errorf("state new over a key = %d", code)
+	if code, _, stderr := call(t, "state", "new", "-o", key); code != fault.Failed || !strings.Contains(stderr, "choose another name") {
+		t.Errorf("state new over a key = %d, %q", code, stderr)
 	}
-	if code, _, stderr := call(t, "state", "new", "-o", key, "--force"); code != fault.OK {
-		t.Errorf("state new --force = %d, %q", code, stderr)
+	if now, _ := os.ReadFile(key); string(now) != string(first) {
+		t.Error("the key was replaced")
 	}
-	if second, _ := os.ReadFile(key); string(second) == string(first) || len(second) != 64 {
+	if code, _, stderr := call(t, "state", "new", "-o", key+"2"); code != fault.OK {
+		t.Errorf("state new = %d, %q", code, stderr)
+	}
+	if second, _ := os.ReadFile(key + "2"); string(second) == string(first) || len(second) != 64 {
 		t.Error("the second key is the first one")
 	}
 }
