@@ -156,8 +156,11 @@ func takesMany(f *pflag.Flag) bool {
 	return ok || f.Annotations[isRepeated] != nil
 }
 
-// check refuses options that do not fit together, before there is any work.
+// check refuses options that do not fit together, before there is any work. A mode
+// that is named twice is one.
 func (o *createOptions) check() error {
+	slices.Sort(o.record.Modes)
+	o.record.Modes = slices.Compact(o.record.Modes)
 	snp := slices.Contains(o.record.Modes, launch.ModeSNP)
 	hardware := len(o.record.Modes) > 0
 	switch {

@@ -97,6 +97,7 @@ func TestCreate(t *testing.T) {
 		{[]string{"launch", m.root, "--simulate"}, fault.Usage, "no folder that cocoroot create made"},
 		{[]string{"launch", vm}, fault.Usage, "--simulate and --mode"},
 		{[]string{"verify", vm + "/host"}, fault.Usage, "has no owner's half"},
+		{[]string{"release", "challenge", "--vm", vm + "/host"}, fault.Failed, "host/owner/challenge"},
 		{[]string{"verify", m.root}, fault.Usage, "no folder that cocoroot create made"},
 		{m.create(), fault.Failed, "hint: --force replaces the guest"},
 	} {
@@ -260,7 +261,7 @@ func TestSettings(t *testing.T) {
 func TestCreateSEVES(t *testing.T) {
 	m := newMakings(t)
 	vm, p := m.path("vm"), newPlatform(t)
-	ok(t, m.create("--mode", "sev-es", "--vcpu-type", "EPYC-Milan", "--vcpus", "1,2")...)
+	ok(t, m.create("--mode", "sev-es", "--mode", "sev-es", "--vcpu-type", "EPYC-Milan", "--vcpus", "1,2")...)
 	ok(t, "secret", "session", put(t, m.path("chain"), string(p.chain())), "--amd-root", p.Root, "--vm", vm)
 	out := ok(t, "launch", vm, "--mode", "sev-es", "--dry-run", "--qemu-version", "10.0")
 	for _, want := range []string{"session-file=" + vm + "/owner/session_session.b64", "path=" + vm + "/host/run/qmp", "-cpu EPYC-Milan", "policy=0x7"} {

@@ -87,9 +87,9 @@ const version = 1
 // Folder is a guest's.
 type Folder struct {
 	Record
-	Path  string // as it was given
-	host  string
-	owner string // "" where only the host's half lies
+	Path        string // as it was given
+	host, owner string
+	owned       bool // the owner's half is there
 }
 
 // ErrNone is returned for what is no guest's folder.
@@ -100,11 +100,11 @@ var ErrNone = errors.New("it is no folder that cocoroot create made")
 func Open(path string) (Folder, error) {
 	f := Folder{Path: path, host: filepath.Join(path, "host"), owner: filepath.Join(path, "owner")}
 	from := f.Own(record)
-	if _, err := os.Stat(from); err != nil {
-		f.owner = ""
+	f.owned = exists(from)
+	if !f.owned {
 		from = f.At(record)
 	}
-	if _, err := os.Stat(from); err != nil {
+	if !exists(from) {
 		f.host = path
 		from = f.At(record)
 	}
@@ -119,6 +119,11 @@ func Open(path string) (Folder, error) {
 		return f, fmt.Errorf("cannot use %s: %w", from, err)
 	}
 	return f, f.check(from)
+}
+
+func exists(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil
 }
 
 func (f Folder) check(from string) error {
@@ -160,7 +165,7 @@ func (f Folder) On(host string) Folder {
 }
 
 // Owned reports whether the owner's half is there.
-func (f Folder) Owned() bool { return f.owner != "" }
+func (f Folder) Owned() bool { return f.owned }
 
 // Save writes the record into both halves.
 func (f Folder) Save() error {
