@@ -35,12 +35,6 @@ type createOptions struct {
 	given                    func(name string) bool
 }
 
-// notSettings are options of create that only the command line has.
-var notSettings = []string{"output", "force", "settings", "json", "help", "simulate"}
-
-// forHardware are settings that run leaves out: it simulates.
-var forHardware = []string{"mode", "vcpu-type", "firmware-unchecked", "owner", "channel"}
-
 // sealsOwn are options of seal that are create's to give.
 var sealsOwn = []string{"output", "force", "json", "key-file", "key-out", "passphrase-file", "pbkdf-memory", "pbkdf-force-iterations", "pbkdf-parallel",
 	"cmdline-out", "manifest-out", "measure", "firmware", "kernel", "initrd", "state", "state-key", "scratch"}
@@ -112,48 +106,6 @@ func (o *createOptions) addDisk(d vm.Disk, size string) (err error) {
 	d.Size, err = vm.ParseSize(size)
 	o.record.Disks = append(o.record.Disks, d)
 	return err
-}
-
-// applySettings gives options that were not given the values of the file.
-func applySettings(c *cobra.Command) error {
-	flag := c.Flags().Lookup("settings")
-	if flag == nil || !flag.Changed {
-		return nil
-	}
-	path := flag.Value.String()
-	all, err := vm.ReadSettings(path)
-	if err != nil {
-		return fault.Usagef("%w", err)
-	}
-	for _, s := range all {
-		f := c.Flags().Lookup(s.Key)
-		fail := func(err error) error {
-			return fault.New(fault.Usage, fmt.Errorf("cannot use %s, line %d: %s: %w", path, s.Line, s.Key, err), "cocoroot template settings prints a file with all settings")
-		}
-		switch {
-		case c.Name() == "run" && slices.Contains(forHardware, s.Key):
-			continue
-		case f == nil || slices.Contains(notSettings, s.Key):
-			return fail(errors.New("there is no such setting"))
-		case f.Changed:
-			continue // on the command line
-		case s.Many && !takesMany(f):
-			return fail(errors.New("it takes one value"))
-		}
-		for _, v := range s.Values {
-			if err := f.Value.Set(v); err != nil {
-				return fail(err)
-			}
-		}
-		f.Changed = true
-	}
-	return nil
-}
-
-// takesMany reports whether an option may be given several times.
-func takesMany(f *pflag.Flag) bool {
-	_, ok := f.Value.(pflag.SliceValue)
-	return ok || f.Annotations[isRepeated] != nil
 }
 
 // check refuses options that do not fit together, before there is any work. A mode
@@ -343,45 +295,4 @@ func (o createOptions) tell(w io.Writer) error {
 	}
 	fmt.Fprintf(w, "next, on the host, with a copy of %s: cocoroot launch COPY --mode %s\n", f.At(), f.Modes[0])
 	return nil
-}
-
-func (a *app) run() *cobra.Command {
-	var o createOptions
-	var simulate bool
-	c := verb("run --simulate SOURCE [-- ARGUMENT…]", "make a guest, start it, and remove it when it ends",
-		"  cocoroot run --simulate app.tar\n  cocoroot run --simulate app.tar --forward 8080:80", o.sources)
-	c.Flags().BoolVar(&simulate, "simulate", false, "launch without SEV; protects nothing")
-	o.register(a, c)
-	start := a.launch()
-	for _, name := range []string{"forward", "publish", "secret", "timeout", "accel", "qemu"} {
-		if f := start.Flags().Lookup(name); f != nil {
-			c.Flags().AddFlag(f)
-		}
-	}
-	c.RunE = func(c *cobra.Command, args []string) error {
-		if !simulate {
-			return fault.New(fault.Usage, errors.New("run needs --simulate: on SEV hardware, owner and host are two"),
-				"cocoroot create makes a guest for it; --simulate runs this one anywhere, and protects nothing")
-		}
-		dir, err := os.MkdirTemp("", "cocoroot-run-*") // mode 0700
-		if err != nil {
-			return err
-		}
-		files.ScratchOf(c.Context()).Add(dir)
-		defer os.RemoveAll(dir)
-		o.path = filepath.Join(dir, "vm")
-		if !o.given("compression") {
-			if err := o.seal.Flags().Set("compression", "1"); err != nil {
-				return err
-			}
-		}
-		if err := a.createFolder(c.Context(), o, args); err != nil {
-			return err
-		}
-		if err := launchFolder(start, []string{o.path}, ""); err != nil {
-			return err
-		}
-		return also(c.Context(), start, nil, "simulate", "true")
-	}
-	return c
 }

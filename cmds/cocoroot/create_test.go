@@ -346,3 +346,20 @@ func TestCreateSNP(t *testing.T) {
 		t.Errorf("release run with the host's half = %d, %q", code, stderr)
 	}
 }
+
+// A container image is sealed as seal does it, and what it cannot have is refused.
+func TestCreateContainer(t *testing.T) {
+	m := newMakings(t)
+	m.boots = append(m.boots, "--run", oracle.Artifact(t, "run"))
+	m.root = aContainer(t, service)
+	ok(t, m.create("--", "serve")...)
+	out := ok(t, "launch", m.path("vm"), "--simulate", "--dry-run", "--qemu-version", "10.0", "--publish")
+	if !strings.Contains(out, "hostfwd=tcp:127.0.0.1:8080-:80") {
+		t.Errorf("launch --publish = %s", out)
+	}
+	m.root = aContainer(t, map[string]any{"Cmd": []string{"/app"}, "User": "nobody"})
+	before := names(t, m.dir)
+	if code, _, stderr := call(t, slices.Concat(m.create(), []string{"-o", m.path("other")})...); code != fault.Failed || !strings.Contains(stderr, `its user "nobody"`) || names(t, m.dir) != before {
+		t.Errorf("create of an image with a missing user = %d, %q, files %s", code, stderr, names(t, m.dir))
+	}
+}
