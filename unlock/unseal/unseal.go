@@ -75,10 +75,11 @@ func unseal(job Job, step func(string)) (plans []state.Plan, err error) {
 	}
 	step("key")
 	keys, err := job.secrets()
-	defer keys.Close()
 	if err != nil {
+		keys.Close() // those that were read before it
 		return nil, err
 	}
+	defer keys.Close()
 	step("unlock")
 	secmem.WithoutResidue(func() { err = open(path, info, keys.disk) })
 	if err != nil {

@@ -2,6 +2,7 @@ package volume
 
 import (
 	"fmt"
+	"io"
 	"os"
 
 	"golang.org/x/sys/unix"
@@ -47,7 +48,7 @@ func openDisk(path string) (*os.File, uint64, error) {
 		f.Close()
 		return nil, 0, fmt.Errorf("cannot write to %s: %w", path, unix.EROFS)
 	}
-	size, err := f.Seek(0, os.SEEK_END)
+	size, err := f.Seek(0, io.SeekEnd)
 	if err != nil {
 		f.Close()
 		return nil, 0, fmt.Errorf("cannot read the size of %s: %w", path, err)
