@@ -40,10 +40,11 @@ func NewBuilder(dst io.WriterAt, dataBlocks uint64, salt []byte) (*Builder, erro
 }
 
 // Add takes the data below a leaf, LeafSize bytes but for the last one, which
-// may be fewer whole blocks. Each leaf has to be added once, in any order, and by
-// any number of goroutines at a time.
+// may be fewer whole blocks, and leaves something else in it: each block's digest
+// takes a place that was hashed before. Each leaf has to be added once, in any
+// order, and by any number of goroutines at a time.
 func (b *Builder) Add(leaf uint64, data []byte) error {
-	digests := appendDigests(make([]byte, 0, verity.BlockSize), data, b.params.Salt)
+	digests := appendDigests(data[:0], data, b.params.Salt)
 	if b.params.DataBlocks == 1 {
 		copy(b.above, digests)
 		return nil

@@ -71,7 +71,7 @@ func buildIn(dst io.WriterAt, data, salt []byte, order ...uint64) (verity.Params
 		}
 	}
 	for _, n := range order {
-		if err := b.Add(n, data[n*LeafSize:min((n+1)*LeafSize, uint64(len(data)))]); err != nil {
+		if err := b.Add(n, bytes.Clone(data[n*LeafSize:min((n+1)*LeafSize, uint64(len(data)))])); err != nil {
 			return verity.Params{}, err
 		}
 	}
