@@ -114,7 +114,7 @@ func TestInitLinksLittle(t *testing.T) {
 		ours      string // what it links of unlock/
 		forbidden []string
 	}{
-		{"cocoroot/cmds/init", "channel disk dm efi fatal gpt luks2 luks2/internal/layout modules policy release root secmem secret tsm unseal verity volume", nil},
+		{"cocoroot/cmds/init", "channel disk dm efi fatal gpt luks2 luks2/internal/layout modules policy release root secmem secret state tsm unseal verity volume", nil},
 		{"cocoroot/cmds/debuginit", "efi fatal modules policy root secmem secret verity", []string{"github.com/anatol"}},
 	} {
 		program := list(t, tc.program)

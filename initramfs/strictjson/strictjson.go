@@ -50,15 +50,24 @@ func DecodeKind(b []byte, limit int, v any, kinds ...string) error {
 		Kind    string
 		Version int
 	}
+	known := func() error {
+		if f.Version != Version {
+			return fmt.Errorf("version %d; this program knows version %d", f.Version, Version)
+		}
+		return nil
+	}
 	if len(b) <= limit && json.Unmarshal(b, &f) == nil {
 		if !slices.Contains(kinds, f.Kind) {
 			return fmt.Errorf("%w: %.40q, not %q", ErrKind, f.Kind, kinds[0])
 		}
-		if f.Version != Version {
-			return fmt.Errorf("version %d; this program knows version %d", f.Version, Version)
+		if f.Version != 0 && known() != nil {
+			return known() // rather than what is new in it
 		}
 	}
-	return Decode(b, limit, v)
+	if err := Decode(b, limit, v); err != nil {
+		return err
+	}
+	return known()
 }
 
 // Encode returns what Decode reads, on lines, with a line break at the end.

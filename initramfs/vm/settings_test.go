@@ -70,9 +70,19 @@ func TestReadSettingsRefuses(t *testing.T) {
 	}
 }
 
+var seeds = []string{"a = 1\n[b]\nc = \"d\"", "a.b = [true, 'x']", "\"a b\" = \"\"\"x\n\"\"\"", "a = {b = 1}", "[[a]]"}
+
+func TestFuzzReadSettingsSeeds(t *testing.T) {
+	for i, want := range []int{2, 1, 1} {
+		if all, err := ReadSettings(write(t, seeds[i])); err != nil || len(all) != want {
+			t.Errorf("%q = %v, %v; want %d settings", seeds[i], all, err, want)
+		}
+	}
+}
+
 // The parser is used beside the decoder: what the one accepts, the other does.
 func FuzzReadSettings(f *testing.F) {
-	for _, seed := range []string{"a = 1\n[b]\nc = \"d\"", "a.b = [true, 'x']", "\"a b\" = \"\"\"x\n\"\"\"", "a = {b = 1}", "[[a]]"} {
+	for _, seed := range seeds {
 		f.Add(seed)
 	}
 	dir := f.TempDir()
