@@ -17,9 +17,9 @@ const (
 	macSize = 32
 	// journalTag is what dm-integrity keeps for each block with a journal. A
 	// commit writes whole sections of the journal, and the longer its entries
-	// are, the smaller is a section: 36 KiB instead of 132, which was a third of
-	// the bytes written for each fsync. It takes 3.5 % of the disk, and dm-crypt
-	// takes a tag longer than its own from Linux 6.11 on.
+	// are, the smaller is a section: 36 KiB instead of 132. Of an fsync of 4 KiB
+	// that leaves 92 KiB to write instead of 296. It takes 3.5 % more of the disk,
+	// and dm-crypt takes a tag longer than its own from Linux 6.11 on.
 	journalTag = 184
 
 	blockSectors      = BlockSize / sectorSize
