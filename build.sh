@@ -293,7 +293,7 @@ bench() {
 clean() {
 	if [[ ${1:-} == --cache ]]; then
 		chmod -R u+w "$CACHE/gopath" 2>/dev/null || true # Go's module cache is read-only
-		rm -rf "$CACHE"/{apt,debian,unpacked,firmware,kernel,modular,faketsm,demo,debian-kernel,debian13-kernel,debian12.tar,debian-ssh,sqlite,peers,btrfs,gocache,gopath,lock,tmp} "$CACHE"/*.lock
+		rm -rf "$CACHE"/{apt,debian,unpacked,firmware,kernel,modular,faketsm,demo,debian-kernel,debian13-kernel,debian12.tar,debian-ssh,sqlite,containers,peers,btrfs,gocache,gopath,lock,tmp} "$CACHE"/*.lock
 		rmdir --ignore-fail-on-non-empty "$CACHE"
 	fi
 	rm -rf build

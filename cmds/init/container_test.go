@@ -68,6 +68,17 @@ func TestContainer(t *testing.T) {
 	s := seal(t, dir, filepath.Join(dir, "app"), "--secret-file", "password="+fileGUID.String(), "--secret-env", "TOKEN="+envGUID.String(),
 		"--append", "loglevel=7 no_timer_check", "--", "given", "two words")
 
+	t.Run("without its secrets", func(t *testing.T) {
+		g := s.boots(t)
+		g.stop = make(chan struct{})
+		e := g.run(t, bootLimit)
+		if e.err != nil || e.Reason != "guest-shutdown" || e.Exit == nil || *e.Exit != 125 {
+			t.Errorf("outcome = %+v, %v; want exit code 125", e.Outcome, e.err)
+		}
+		if strings.Contains(e.console, ran) || !strings.Contains(e.console, "was not released to this guest") {
+			t.Error("the program ran, or nothing says why not")
+		}
+	})
 	g := s.boots(t)
 	g.entries = append(g.entries, entry(t, fileGUID, []byte("secret in a file")), entry(t, envGUID, []byte("secret in a variable")), entry(t, otherGUID, []byte("for root only")))
 	stop := make(chan struct{})

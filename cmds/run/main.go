@@ -23,9 +23,8 @@ import (
 
 // The exit codes that are not the program's, as docker's.
 const (
-	codeFailed     = 125 // the program was not started
-	codeNotStarted = 126 // nor can it be
-	codeSignal     = 128 // and the number of the signal that ended it
+	codeFailed = 125 // the program was not started
+	codeSignal = 128 // and the number of the signal that ended it
 )
 
 // patience bounds each step of the guest's end.
@@ -63,7 +62,7 @@ func run(line *os.File, signals <-chan os.Signal) (code int) {
 	pid, output, err := start(spec)
 	if err != nil {
 		say("error: cannot start %s: %v", spec.Path, err)
-		return codeNotStarted
+		return codeFailed
 	}
 	var once sync.Once
 	stop := func() {
@@ -191,7 +190,7 @@ func end(line *os.File, code int) {
 	say("the image's program ended with exit code %d", code)
 	within(func() { tell(line, code) })
 	within(func() { _ = unix.IoctlSetInt(1, unix.TCSBRK, 1) }) // tcdrain
-	unmountAll()
+	unix.Sync()                                                // nothing runs any more that could write
 	command := unix.LINUX_REBOOT_CMD_POWER_OFF
 	if words, err := os.ReadFile("/proc/cmdline"); err == nil && strings.Contains(string(words), "acpi=off") {
 		command = unix.LINUX_REBOOT_CMD_RESTART // there is no power-off

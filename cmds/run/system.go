@@ -4,8 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"slices"
-	"strings"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -94,22 +92,4 @@ func replace(name, text string) error {
 		return nil
 	}
 	return err
-}
-
-// unmountAll writes everything to the disks. What is still in use stays, but nothing more
-// is written to it.
-func unmountAll() {
-	unix.Sync()
-	table, _ := os.ReadFile("/proc/self/mounts") // without it, the disks are in sync
-	lines := strings.Split(string(table), "\n")
-	slices.Reverse(lines)
-	for _, l := range lines {
-		f := strings.Fields(l)
-		if len(f) < 3 || !strings.HasPrefix(f[0], "/dev/") {
-			continue
-		}
-		if unix.Unmount(f[1], 0) != nil {
-			_ = unix.Mount("", f[1], "", unix.MS_REMOUNT|unix.MS_RDONLY, "")
-		}
-	}
 }
