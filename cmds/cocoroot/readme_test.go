@@ -1,0 +1,75 @@
+package main
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"syscall"
+	"testing"
+
+	"cocoroot/initramfs/oracle"
+)
+
+// The README's commands for an own root, as they stand there, in a new folder, as an
+// ordinary user: the guest runs, and what was only for it is gone.
+func TestReadme(t *testing.T) {
+	const nobody = 65534
+	repository := oracle.Repository(t)
+	readme, err := os.ReadFile(filepath.Join(repository, "README.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, section, _ := strings.Cut(string(readme), "\n## Run your own\n")
+	section, _, _ = strings.Cut(section, "\n## ")
+	commands := regexp.MustCompile(`(?m)^    \$ (build/cocoroot .*)$`).FindAllStringSubmatch(section, -1)
+	if len(commands) != 4 {
+		t.Fatalf("the README has %d commands; want run, create, launch and verify: %q", len(commands), commands)
+	}
+
+	dir, err := os.MkdirTemp("", "readme")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	for _, name := range []string{"build", "tmp"} {
+		if err := os.Mkdir(filepath.Join(dir, name), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, name := range []string{"cocoroot", "run", "OVMF.amdsev.fd", "bzImage", "initrd.img"} {
+		oracle.Run(t, "cp", oracle.Artifact(t, name), filepath.Join(dir, "build", name))
+	}
+	oracle.Run(t, "tar", "-C", oracle.Artifact(t, "demo-root")+"/.", "--owner=0", "--group=0", "-cf", filepath.Join(dir, "rootfs.tar"), ".")
+	var user *syscall.SysProcAttr
+	if os.Geteuid() == 0 {
+		oracle.Run(t, "chown", "-R", "65534:65534", dir)
+		user = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: nobody, Gid: nobody}}
+	}
+	for _, command := range commands {
+		cmd := exec.Command("sh", "-ec", command[1])
+		cmd.Dir, cmd.SysProcAttr, cmd.Env = dir, user, append(os.Environ(), "TMPDIR="+filepath.Join(dir, "tmp"))
+		out, err := cmd.CombinedOutput()
+		if err != nil {
+			t.Fatalf("%s: %v\n%s", command[1], err, out)
+		}
+		want := "demo: running from the encrypted root\n"
+		if strings.Contains(command[1], " create ") {
+			_, want, _ = strings.Cut(section, command[0]+"\n")
+			want, _, _ = strings.Cut(want, "    $ ")
+			want = strings.ReplaceAll(want[len("    "):], "\n    ", "\n")
+		} else if strings.Contains(command[1], " verify ") {
+			want = "the key opens it"
+		}
+		if !strings.Contains(string(out), want) {
+			t.Errorf("%s prints\n%s; want %q", command[1], out, want)
+		}
+	}
+	if left := names(t, filepath.Join(dir, "tmp")); left != "" {
+		t.Errorf("run leaves %s", left)
+	}
+	if got := names(t, dir); got != "build rootfs.tar tmp vm" {
+		t.Errorf("the folder has %s", got)
+	}
+}
