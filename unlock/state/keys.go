@@ -3,9 +3,11 @@ package state
 import (
 	"crypto/hkdf"
 	"crypto/sha256"
+	"fmt"
 
 	"golang.org/x/sys/unix"
 
+	"cocoroot/unlock/policy"
 	"cocoroot/unlock/volume"
 )
 
@@ -53,9 +55,32 @@ func description(name string) string { return "cocoroot:" + name }
 // device-mapper looks there when the first process asks it to map a disk.
 const keyring = unix.KEY_SPEC_USER_KEYRING
 
-// Forget takes all keys of states out of the kernel's keyring. A mapping keeps its
-// own.
-func Forget() error {
-	_, err := unix.KeyctlInt(unix.KEYCTL_CLEAR, keyring, 0, 0, 0)
-	return err
+// forget takes the keys of states out of the kernel's memory. A mapping keeps its own.
+func forget(states []policy.State) error {
+	for _, s := range states {
+		id, err := unix.KeyctlSearch(keyring, keyType, description(s.Name), 0)
+		if err == unix.ENOKEY {
+			continue
+		}
+		if err == nil {
+			_, err = unix.KeyctlInt(unix.KEYCTL_REVOKE, id, 0, 0, 0)
+		}
+		if err != nil {
+			return fmt.Errorf("cannot remove the key of the state %s: %w", s.Name, err)
+		}
+	}
+	if _, err := unix.KeyctlInt(unix.KEYCTL_CLEAR, keyring, 0, 0, 0); err != nil {
+		return fmt.Errorf("cannot remove the keys of the states: %w", err)
+	}
+	// What was revoked is zeroed when no CPU can be reading it any more
+	// (security/keys/user_defined.c: call_rcu). One such time passes in each of
+	// these calls (kernel/sched/membarrier.c), and the zeroing may come late in the
+	// second.
+	for range 3 {
+		_, _, _ = unix.Syscall(unix.SYS_MEMBARRIER, membarrierGlobal, 0, 0)
+	}
+	return nil
 }
+
+// membarrierGlobal is MEMBARRIER_CMD_GLOBAL (include/uapi/linux/membarrier.h).
+const membarrierGlobal = 1

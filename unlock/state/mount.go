@@ -63,7 +63,7 @@ func Mount(states []policy.State, disks []disk.Disk, plans []Plan) ([]Mounted, e
 		}
 		all[i] = Mounted{s.Name, s.Path, disks[i].Path, generation, plans[i].Create}
 	}
-	return all, Forget()
+	return all, forget(states)
 }
 
 // resolve returns the folders of the states in the new root, where links may lead.
@@ -203,7 +203,10 @@ func (m mounting) finish(image unix.Stat_t) error {
 
 // Unmount takes away what Mount has made, and the keys.
 func Unmount(states []policy.State) error {
-	errs := []error{Forget()}
+	if len(states) == 0 {
+		return nil
+	}
+	errs := []error{forget(states)}
 	folders, _ := resolve(states) // without one, nothing was mounted
 	for i, s := range states {
 		if i < len(folders) {
