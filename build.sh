@@ -267,12 +267,13 @@ fuzz() {
 	done < <(printf '%s\n' "${targets[@]}")
 }
 
-# soak HOURS ends with the first thing that fails. It begins with every kind of machine.
+# soak HOURS ends with the first thing that fails. It begins with every kind of machine, and
+# with all rounds of power cuts under disks that are written.
 soak() {
 	local end=$((SECONDS + ${1:-8} * 3600))
 	everything
 	built
-	check machines env CGO_ENABLED=0 GOEXPERIMENT=runtimesecret COCOROOT_SOAK=1 go test -count=1 -timeout 6h -run '^TestMachines$' ./cmds/init
+	check machines env CGO_ENABLED=0 GOEXPERIMENT=runtimesecret COCOROOT_SOAK=1 go test -count=1 -timeout 6h -run '^(TestMachines|TestStateSurvives.*)$' ./cmds/init
 	while ((SECONDS < end)); do
 		check boot env CGO_ENABLED=0 GOEXPERIMENT=runtimesecret go test -count=1 -timeout 60m ./cmds/init
 		(fuzz 60)

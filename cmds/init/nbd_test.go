@@ -8,8 +8,10 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"testing"
+	"time"
 )
 
 // hostDisk is a disk whose every answer the test decides: it serves QEMU over
@@ -20,10 +22,15 @@ type hostDisk struct {
 	writable bool // set it before the guest starts
 	image    []byte
 
-	mu     sync.Mutex
-	answer func(offset uint64, data []byte) verdict
-	hung   chan struct{} // closed at the first read that is not answered
-	conns  []net.Conn
+	mu sync.Mutex
+	// unflushed is what was written and not flushed, by the number of its sector; nil
+	// for a disk that forgets nothing.
+	unflushed map[uint64][]byte
+	cutAt     int  // at so many of them the power fails; 0 for never
+	off       bool // and nothing is written any more
+	answer    func(offset uint64, data []byte) verdict
+	hung      chan struct{} // closed at the first read that is not answered
+	conns     []net.Conn
 }
 
 // verdict is what becomes of a read.
@@ -118,14 +125,16 @@ const (
 	nbdInfo        = 3 // NBD_REP_INFO
 	nbdAck         = 1 // NBD_REP_ACK
 	nbdUnsupported = 1<<31 | 1
-	nbdReadOnly    = 1 | 1<<1        // NBD_FLAG_HAS_FLAGS, NBD_FLAG_READ_ONLY
-	nbdWritable    = 1 | 1<<2 | 1<<3 // NBD_FLAG_HAS_FLAGS, NBD_FLAG_SEND_FLUSH, NBD_FLAG_SEND_FUA
-	nbdRead        = 0               // NBD_CMD_READ
-	nbdWrite       = 1               // NBD_CMD_WRITE
-	nbdDisconnect  = 2               // NBD_CMD_DISC
-	nbdFlush       = 3               // NBD_CMD_FLUSH
-	nbdError       = 5               // NBD_EIO
-	nbdInvalid     = 22              // NBD_EINVAL
+	nbdReadOnly    = 1 | 1<<1 // NBD_FLAG_HAS_FLAGS, NBD_FLAG_READ_ONLY
+	nbdWritable    = 1 | 1<<2 // NBD_FLAG_HAS_FLAGS, NBD_FLAG_SEND_FLUSH
+	nbdRead        = 0        // NBD_CMD_READ
+	nbdWrite       = 1        // NBD_CMD_WRITE
+	nbdDisconnect  = 2        // NBD_CMD_DISC
+	nbdFlush       = 3        // NBD_CMD_FLUSH
+	nbdError       = 5        // NBD_EIO
+	nbdInvalid     = 22       // NBD_EINVAL
+
+	nbdSector = 512
 )
 
 // message puts numbers of fixed size together.
@@ -197,6 +206,9 @@ func (d *hostDisk) serve(c net.Conn) error {
 			}
 			fallthrough
 		case request.Command == nbdFlush && d.writable:
+			if err := d.flush(request.Command); err != nil {
+				return err
+			}
 			if _, err := c.Write(message(uint32(nbdReply), uint32(0), request.Handle)); err != nil {
 				return err
 			}
@@ -224,7 +236,11 @@ func (d *hostDisk) serve(c net.Conn) error {
 func (d *hostDisk) read(from, to uint64) []byte {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return bytes.Clone(d.image[from:to])
+	data := bytes.Clone(d.image[from:to])
+	for at := from; d.unflushed != nil && at < to; at += nbdSector {
+		copy(data[at-from:], d.unflushed[at/nbdSector])
+	}
+	return data
 }
 
 // write takes what follows a request to write.
@@ -235,8 +251,75 @@ func (d *hostDisk) write(r io.Reader, from, to uint64) error {
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	copy(d.image[from:], data)
+	if d.unflushed == nil {
+		copy(d.image[from:], data)
+		return nil
+	}
+	if d.off {
+		return net.ErrClosed
+	}
+	for i, sector := range slices.Collect(slices.Chunk(data, nbdSector)) {
+		d.unflushed[from/nbdSector+uint64(i)] = sector
+	}
+	if d.off = d.cutAt > 0 && len(d.unflushed) >= d.cutAt; d.off {
+		return net.ErrClosed
+	}
 	return nil
+}
+
+// flush does what a command to flush asks for, and reports whether there is power.
+func (d *hostDisk) flush(command uint16) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.off {
+		return net.ErrClosed
+	}
+	if command == nbdFlush {
+		d.keep(func() bool { return true })
+	}
+	return nil
+}
+
+// keep writes those of the sectors that were not flushed, and forgets the others.
+func (d *hostDisk) keep(which func() bool) (kept, lost int) {
+	for sector, data := range d.unflushed {
+		if which() {
+			copy(d.image[sector*nbdSector:], data)
+			kept++
+		} else {
+			lost++
+		}
+	}
+	clear(d.unflushed)
+	return kept, lost
+}
+
+// powerCut ends all service once so many sectors are not flushed, or soon. Of those,
+// some are kept.
+func (d *hostDisk) powerCut(at int, which func() bool) (kept, lost int) {
+	for range 10000 {
+		d.mu.Lock()
+		d.cutAt = at
+		off := d.off
+		d.mu.Unlock()
+		if off {
+			break
+		}
+		time.Sleep(time.Millisecond)
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.off = true
+	return d.keep(which)
+}
+
+// powerOn begins again, when what used the disk is gone.
+func (d *hostDisk) powerOn() {
+	d.release()
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.off, d.cutAt = false, 0
+	clear(d.unflushed)
 }
 
 func (d *hostDisk) decides(offset uint64, data []byte) verdict {

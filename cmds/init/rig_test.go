@@ -194,8 +194,9 @@ type guest struct {
 	cpus     int
 	ends     string // how QEMU calls its end; default guest-shutdown, a power-off
 	learns   func() []needle
-	watch    watch     // sees the console as it comes
-	typed    io.Reader // what the host types at the console; may be nil
+	watch    watch           // sees the console as it comes
+	typed    io.Reader       // what the host types at the console; may be nil
+	killed   <-chan struct{} // when it is closed, QEMU is killed; may be nil
 	forwards []launch.Forward
 	stop     <-chan struct{} // asks a container image's program to end
 
@@ -278,6 +279,13 @@ func (g *guest) run(t *testing.T, limit time.Duration) ended {
 	var console bytes.Buffer
 	ctx, cancel := context.WithTimeout(t.Context(), limit)
 	defer cancel()
+	go func() {
+		select {
+		case <-g.killed:
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
 	e.Outcome, e.err = launch.Run(ctx, c, io.MultiWriter(&console, &g.watch))
 	e.console = console.String()
 	t.Cleanup(func() {
