@@ -7,9 +7,11 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 
+	"cocoroot/initramfs/launch"
 	"cocoroot/initramfs/oracle"
 	"cocoroot/unlock/modules"
 )
@@ -46,20 +48,31 @@ say "mounts $(cut -d ' ' -f 2,3 /proc/mounts | grep -cE '^/(newroot|lower|upper|
 say "status $(setpriv --reuid=65534 --clear-groups grep -c '"image"' /run/cocoroot/status.json)"
 say "arguments $(tr '\0' ' ' </proc/1/cmdline)"
 say "environment $(tr '\0' ' ' </proc/1/environ)"
+for folder in / /var/lib/kept; do
+	say "findmnt $(findmnt --noheadings --raw --output TARGET,SOURCE,FSTYPE $folder)"
+	say "df $folder $(df --output=target,size --block-size=1M $folder | tail -n 1 | tr -s ' ')"
+done
+say "state mounts $(grep -c /var/lib/kept /proc/self/mountinfo)"
+say "state unit $(systemctl show --property=ActiveState,Result --value var-lib-kept.mount | tr '\n' ' ')"
+if mountpoint --quiet /var/lib/kept; then
+	dd if=/dev/zero of=/var/lib/kept/file bs=64k count=9 conv=fsync status=none && say "synced"
+fi
 case $(cat /proc/cmdline) in
 *ends=reboot*) systemctl reboot ;;
 *) systemctl poweroff ;;
 esac
 `
 
-// busyRoot is what systemd-shutdown says about mapped devices that the root
-// lies on, in a guest of any kind: it tries to take them away before it ends,
-// and nothing can, for its own program is on them.
-var busyRoot = []string{
-	"Could not detach DM /dev/dm-1: Device or resource busy",
-	"Could not detach DM /dev/dm-0: Device or resource busy",
-	"Failed to finalize DM devices, ignoring.",
-}
+// busyRoot is what systemd-shutdown says about the devices that the root lies on,
+// image and scratch disk, in a guest of any kind: it tries to take them away before it
+// ends, and nothing can, for its own program is on them. Of loop devices, it first tries
+// those of the state disk too, in vain while the mapped devices are there.
+var busyRoot = regexp.MustCompile(`Could not detach DM /dev/dm-[0-4]: Device or resource busy` +
+	`|Could not detach loopback /dev/loop[0-3]: Device or resource busy` +
+	`|Failed to finalize loop devices, DM devices, ignoring\.`)
+
+// detached is what it says when the state disk is no longer used.
+const detached = "Not all loop devices detached, 2 left."
 
 // TestDebian boots a real Debian 12 root with systemd and udev to
 // multi-user.target, and ends it in both ways.
@@ -68,9 +81,10 @@ func TestDebian(t *testing.T) {
 	dir := t.TempDir()
 	root := filepath.Join(dir, "root.tar")
 	addToTar(t, oracle.Fixture(t, "debian12.tar"), root)
-	image := seal(t, dir, root)
+	image := seal(t, dir, root, "--append", "loglevel=7 no_timer_check cocoroot.overlay=ephemeral:serial:scratch"+strings.Replace(dbLine, "/data", "/var/lib/kept", 1))
+	disk := blankDisk(t, dir, attackedSize)
 	t.Run("poweroff", func(t *testing.T) {
-		e := bootDebian(t, image, " init=/lib/systemd/systemd greeting=hello -- --default-timeout-stop-sec=80")
+		e := bootDebian(t, image, disk, " init=/lib/systemd/systemd greeting=hello -- --default-timeout-stop-sec=80")
 		if e.Reason != "guest-shutdown" {
 			t.Errorf("the guest ended by %q; want a power-off", e.Reason)
 		}
@@ -82,6 +96,9 @@ func TestDebian(t *testing.T) {
 			"root status /dev/mapper/cocoroot-root is active and is in use. type: LUKS2",
 			"credentials",
 			"root is overlay",
+			"findmnt / overlay overlay", "df / / 270", // of the scratch disk
+			"findmnt /var/lib/kept /dev/dm-7 btrfs", "df /var/lib/kept /var/lib/kept 265",
+			"state mounts 1", "state unit success active", "synced",
 			"mounts 0 of ours",
 			"status 1",
 			"arguments /lib/systemd/systemd --default-timeout-stop-sec=80",
@@ -93,7 +110,7 @@ func TestDebian(t *testing.T) {
 		}
 	})
 	t.Run("reboot", func(t *testing.T) {
-		if e := bootDebian(t, image, " ends=reboot"); e.Reason != "guest-reset" {
+		if e := bootDebian(t, image, disk, " ends=reboot"); e.Reason != "guest-reset" {
 			t.Errorf("the guest ended by %q; want a reset", e.Reason)
 		}
 	})
@@ -101,9 +118,11 @@ func TestDebian(t *testing.T) {
 
 // bootDebian boots the image with more on its command line; the guest must
 // end by itself, and its systemd without a complaint.
-func bootDebian(t *testing.T, image sealedImage, more string) ended {
+func bootDebian(t *testing.T, image sealedImage, disk, more string) ended {
 	t.Helper()
-	g := image.boots(t)
+	g := stateGuest(t, image, disk, "create db\n")
+	g.cmdline = image.cmdline
+	g.disks = append(g.disks, launch.Disk{Path: blankDisk(t, t.TempDir(), 272*mib), Serial: "scratch", Writable: true})
 	g.memory = 2048
 	g.cmdline += more
 	// systemd takes credentials from what the host writes, where it is let.
@@ -113,13 +132,17 @@ func bootDebian(t *testing.T, image sealedImage, more string) ended {
 		t.Fatalf("outcome = %+v, %v; want an end of the guest's own", e.Outcome, e.err)
 	}
 	g.wiped(t, e)
+	if o := openState(t, disk); o.super(superLogRoot) != 0 {
+		t.Error("the state was not unmounted")
+	}
 	_, end, ok := strings.Cut(e.console, "systemd-shutdown[1]: ")
 	if !ok {
 		t.Fatal("systemd-shutdown did not run")
 	}
-	for _, known := range busyRoot {
-		end = strings.ReplaceAll(end, known, "")
+	if !strings.Contains(end, detached) {
+		t.Error("the state's devices were not taken away")
 	}
+	end = busyRoot.ReplaceAllString(end, "")
 	for _, bad := range []string{"Failed", "Could not", "rror", "imed out"} {
 		if strings.Contains(end, bad) {
 			t.Errorf("the end of the console has %q", bad)
@@ -169,6 +192,7 @@ func addToTar(t *testing.T, from, to string) {
 		text   string
 	}{
 		{tar.Header{Name: "." + unit, Mode: 0o644}, stateUnit},
+		{tar.Header{Name: "./var/lib/kept", Typeflag: tar.TypeDir, Mode: 0o755}, ""},
 		{tar.Header{Name: "./usr/local/sbin/boot-test", Mode: 0o755}, stateScript},
 		{tar.Header{Name: "./etc/systemd/system/multi-user.target.wants/boot-test.service", Linkname: unit, Typeflag: tar.TypeSymlink, Mode: 0o777}, ""},
 	} {
