@@ -29,7 +29,8 @@ type need struct {
 // wants sha256 and dm-crypt xts(aes) (crypto/api.c, crypto_larval_lookup:
 // "crypto-NAME", then "cryptomgr", which puts templates together). xts asks
 // for ecb by a soft dependency; the allow-list of LUKS2 headers has no other
-// cipher or IV mode (plain64 is part of dm-crypt).
+// cipher or IV mode (plain64 is part of dm-crypt). dm-crypt may depend on
+// encrypted-keys, which does not load without cbc(aes) and says so nowhere.
 //
 // Mounting asks for fs-NAME. The three file systems are those that seal makes
 // or takes; none of them needs a character set (nls).
@@ -55,6 +56,7 @@ func needs(g Guest) []need {
 		{"crypto-sha256", true, ""},
 		{"crypto-aes", true, ""},
 		{"crypto-xts", true, ""},
+		{"crypto-cbc", false, ""},
 		{"dm_mod", true, ""},
 		{"dm_verity", true, ""},
 		{"dm_crypt", true, ""},
