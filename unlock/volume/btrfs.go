@@ -110,7 +110,8 @@ func Grow(at string) error {
 }
 
 // Generation returns the number of the last commit of the file system that is
-// mounted at a folder (Linux 5.10 and later).
+// mounted at a folder, or of the one after it when that has begun (Linux 5.10 and
+// later).
 func Generation(at string) (uint64, error) {
 	// struct btrfs_ioctl_fs_info_args, in words of 8 bytes: 2 of numbers, 2 of
 	// the identity, 3 of sizes, the flags of what is wanted and given, and the

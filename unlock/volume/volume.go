@@ -54,7 +54,7 @@ func (v Volume) integrityName() string { return v.Name + ".integrity" }
 func (v Volume) linearName() string    { return v.Name + ".disk" }
 
 // Create makes the disk an empty volume, whatever it holds, and maps it: with
-// a file system that has a fresh identity and takes all of it.
+// a file system that has a fresh identity, and takes all of it after Grow.
 func (v Volume) Create() error {
 	err := v.activate(true)
 	if err == nil {
