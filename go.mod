@@ -10,7 +10,7 @@ require (
 	github.com/erofs/go-erofs v0.3.1
 	github.com/google/go-sev-guest v0.15.0
 	github.com/google/uuid v1.6.0
-	github.com/insomniacslk/dhcp v0.0.0-20231206064809-8c70d406f6d2
+	github.com/insomniacslk/dhcp v0.0.0-20260901064844-234b97448fae
 	github.com/klauspost/compress v1.20.3
 	github.com/moby/sys/signal v0.7.1
 	github.com/moby/sys/user v0.4.0

@@ -15,6 +15,7 @@ import (
 	"sync"
 	"syscall"
 	"time"
+	"unicode"
 
 	"golang.org/x/sys/unix"
 
@@ -43,8 +44,21 @@ func main() {
 	end(line, run(line, signals))
 }
 
-// say prints a line on the console.
-func say(format string, args ...any) { fmt.Printf("cocoroot: "+format+"\n", args...) }
+// say prints a line on the console. Some of it may be a stranger's words, such as
+// those with which a DHCP server refuses: what does not print is left out, and nothing
+// begins a line of its own.
+func say(format string, args ...any) {
+	fmt.Println("cocoroot: " + printable(fmt.Sprintf(format, args...)))
+}
+
+func printable(s string) string {
+	return strings.Map(func(r rune) rune {
+		if !unicode.IsPrint(r) {
+			return -1
+		}
+		return r
+	}, s)
+}
 
 // run starts the program and returns its exit code when it has ended.
 func run(line *os.File, signals <-chan os.Signal) (code int) {

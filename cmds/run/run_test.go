@@ -3,6 +3,7 @@ package main
 import (
 	"net"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -83,5 +84,52 @@ func TestFromLease(t *testing.T) {
 	}
 	if n, err := fromLease(&dhcpv4.DHCPv4{}); err == nil {
 		t.Errorf("an empty answer = %+v; want an error", n)
+	}
+}
+
+// A program that may write to /etc, and puts a link there whenever it is gone, does not
+// get the first process to write elsewhere.
+func TestReplace(t *testing.T) {
+	dir := t.TempDir()
+	victim, name := filepath.Join(dir, "victim"), filepath.Join(dir, "etc/resolv.conf")
+	if err := os.WriteFile(victim, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := replace(name, "first"); err != nil {
+		t.Fatal(err)
+	}
+	stop, stopped := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(stopped)
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+				_ = os.Symlink(victim, name)
+			}
+		}
+	}()
+	for range 2000 {
+		_ = replace(name, "later")
+	}
+	close(stop)
+	<-stopped
+	if b, err := os.ReadFile(victim); err != nil || len(b) > 0 {
+		t.Errorf("through a link was written %q, %v", b, err)
+	}
+	if err := replace(name, "last"); err != nil {
+		t.Fatal(err)
+	}
+	if b, err := os.ReadFile(name); err != nil || string(b) != "last" {
+		t.Errorf("the file has %q, %v", b, err)
+	}
+}
+
+// What a DHCP server says cannot pass for a line of init's, or move a cursor.
+func TestPrintable(t *testing.T) {
+	got := printable("no \x1b[2Jaddress\r\ncocoroot: FATAL VERITY\u202e\u009b")
+	if want := "no [2Jaddresscocoroot: FATAL VERITY"; got != want {
+		t.Errorf("printable = %q; want %q", got, want)
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -81,15 +82,27 @@ func nameMachine(name string) error {
 	return errors.Join(replace("/etc/hostname", name+"\n"), replace("/etc/hosts", hosts))
 }
 
-// replace writes a file, where there may be a link that leads nowhere.
+// replace writes a file, where there may be a link. It follows none: by the time of a
+// later lease, whoever may write to the folder could have put one there.
 func replace(name, text string) error {
-	_ = os.Remove(name)
-	err := os.MkdirAll("/etc", 0o755)
-	if err == nil {
-		err = os.WriteFile(name, []byte(text), 0o644)
+	err := os.Remove(name)
+	if err == nil || errors.Is(err, os.ErrNotExist) {
+		err = writeNew(name, text)
 	}
 	if errors.Is(err, unix.EROFS) {
 		return nil
 	}
 	return err
+}
+
+func writeNew(name, text string) error {
+	if err := os.MkdirAll(filepath.Dir(name), 0o755); err != nil {
+		return err
+	}
+	f, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteString(text)
+	return errors.Join(err, f.Close())
 }
