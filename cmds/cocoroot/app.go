@@ -22,7 +22,9 @@ type app struct {
 	own            ovmf.Own  // the firmware that was built with this program
 	json           bool      // a program listens: standard error is JSON too
 	roots          snp.Roots // nil, but in tests
-	interrupt      atomic.Pointer[func()]
+	// starting is called before each launch, in tests only; what it returns ends that.
+	starting  func(context.Context, *launchOptions) (func(), error)
+	interrupt atomic.Pointer[func()]
 }
 
 // onInterrupt has the first interrupt call f, in the place of ending the verb.

@@ -43,8 +43,6 @@ type launchOptions struct {
 	timeout          time.Duration
 	publish          string         // a manifest, whose ports are forwarded
 	table            *secmem.Buffer // of the secrets
-	// attest plays SEV-SNP, in a build for tests; what it returns ends that.
-	attest func(context.Context, *app) (func(), error)
 }
 
 func (a *app) launch() *cobra.Command {
@@ -68,7 +66,6 @@ func (a *app) launch() *cobra.Command {
 	flags.DurationVar(&o.timeout, "timeout", 0, "end the guest after this time (default: never)")
 	flags.BoolVar(&o.dryRun, "dry-run", false, "print the QEMU command and do nothing; needs no SEV hardware")
 	o.register(c)
-	o.registerAttest(c)
 	flags.SetNormalizeFunc(func(_ *pflag.FlagSet, name string) pflag.NormalizedName {
 		if name == "cpus" { // its name before there was --mode
 			name = "vcpus"
@@ -100,8 +97,8 @@ func (a *app) launchGuest(ctx context.Context, o *launchOptions) error {
 	if o.dryRun {
 		return o.printCommand(ctx, a)
 	}
-	if o.attest != nil {
-		end, err := o.attest(ctx, a)
+	if a.starting != nil {
+		end, err := a.starting(ctx, o)
 		if err != nil {
 			return err
 		}

@@ -1,42 +1,45 @@
-//go:build snptest
-
 package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/x509"
 	"errors"
 	"net"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"slices"
 	"testing"
 	"time"
 
 	"github.com/google/go-sev-guest/proto/sevsnp"
-	"github.com/spf13/cobra"
 
 	"cocoroot/initramfs/release/snp"
 	"cocoroot/initramfs/release/snptest"
 )
 
-// A build with the tag snptest plays SEV-SNP: launch --simulate --attest KEY. The
-// guest gets its secrets from its owner, who is this program too; processor and
-// reports are FALSE.
-
-func (o *launchOptions) registerAttest(c *cobra.Command) {
-	key := c.Flags().String("attest", "", "TEST BUILD, with --simulate: play SEV-SNP with FALSE reports, and answer the guest with this owner's key")
-	module := c.Flags().String("fake-tsm", "build/faketsm/fake_tsm.ko", "TEST BUILD: the kernel module that gives false reports")
-	o.attest = func(ctx context.Context, a *app) (func(), error) {
-		if *key == "" {
-			return func() {}, nil
-		}
-		if !o.simulate {
-			return nil, errors.New("--attest is for --simulate")
-		}
-		return o.play(ctx, a, *key, *module)
+// TestMain is the tool that plays SEV-SNP when its arguments have --attest KEY, as in
+//
+//	go test -c -o attest ./cmds/cocoroot
+//	./attest launch --simulate --attest me.key …
+//
+// The guest gets its secrets from its owner, who is this program too; processor
+// and reports are FALSE. COCOROOT_FAKE_TSM is the kernel module that gives them.
+func TestMain(m *testing.M) {
+	i := slices.Index(os.Args, "--attest")
+	if i < 0 || i+1 == len(os.Args) {
+		os.Exit(m.Run())
 	}
+	key, module := os.Args[i+1], cmp.Or(os.Getenv("COCOROOT_FAKE_TSM"), "build/faketsm/fake_tsm.ko")
+	a := &app{stdout: os.Stdout, stderr: os.Stderr}
+	a.starting = func(ctx context.Context, o *launchOptions) (func(), error) {
+		return o.play(ctx, a, key, module)
+	}
+	ctx, cancel := signal.NotifyContext(context.Background(), os.Interrupt)
+	defer cancel()
+	os.Exit(a.main(ctx, slices.Delete(os.Args, i, i+2)[1:]))
 }
 
 // stage is what snptest asks of a test.
@@ -62,6 +65,9 @@ func (s *stage) TempDir() string {
 // play puts the false processor under the guest, and its owner at the end of its
 // channel.
 func (o *launchOptions) play(ctx context.Context, a *app, key, module string) (func(), error) {
+	if !o.simulate {
+		return nil, errors.New("--attest is for --simulate")
+	}
 	owner, err := a.readOwner(key)
 	if err != nil {
 		return nil, err
