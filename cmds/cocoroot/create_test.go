@@ -176,6 +176,7 @@ func TestCreateRefuses(t *testing.T) {
 	wrong := put(t, m.path("wrong"), "# memory\nmemory = \"much\"\n")
 	many := put(t, m.path("many"), "memory = [1, 2]\n")
 	ours := put(t, m.path("ours"), "output = \"vm\"\n")
+	program := put(t, m.path("program"), "qemu = \"/bin/true\"\nsecret = [\"disk=/etc/shadow\"]\n")
 	before := names(t, m.dir)
 	for name, tc := range map[string]struct {
 		args []string
@@ -199,6 +200,7 @@ func TestCreateRefuses(t *testing.T) {
 		"too many":       {m.create("--settings", many), fault.Usage, "line 1: memory: it takes one value"},
 		"not a setting":  {m.create("--settings", ours), fault.Usage, "line 1: output: there is no such setting"},
 		"run":            {[]string{"run", m.root}, fault.Usage, "run needs --simulate"},
+		"a program":      {[]string{"run", "--simulate", m.root, "--settings", program}, fault.Usage, "line 1: qemu: there is no such setting"},
 	} {
 		if code, out, stderr := call(t, tc.args...); code != tc.code || out != "" || !strings.Contains(stderr, tc.want) || names(t, m.dir) != before {
 			t.Errorf("%s = %d, %q, %q, files %s; want %d and %q", name, code, out, stderr, names(t, m.dir), tc.code, tc.want)

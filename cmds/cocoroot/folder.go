@@ -64,7 +64,7 @@ func fillIn(c *cobra.Command, args []string) error {
 		_, mode, _ := strings.Cut(strings.Join(args, " "), "-")
 		err = d.guest(launch.Mode(mode))
 	case "cocoroot measure":
-		d.boots()
+		err = d.boots()
 		d.set("vcpus", fmt.Sprint(d.VCPUs[0]))
 		d.set("vcpu-type", d.VCPUType)
 	case "cocoroot secret session":
@@ -130,12 +130,28 @@ func (d *defaults) either(name string) string {
 	return cmp.Or(there(d.At(name)), there(d.Own(name)))
 }
 
-// boots sets what every guest boots from.
-func (d *defaults) boots() {
+// boots sets what every guest boots from, as the owner's half knows it if that is
+// there.
+func (d *defaults) boots() error {
+	if d.Owned() {
+		if err := checkParts(d.Folder); err != nil {
+			return err
+		}
+	}
 	d.set("firmware", d.At(vm.Firmware))
 	d.set("kernel", d.At(vm.Kernel))
 	d.set("initrd", d.At(vm.Initrd))
 	d.set("cmdline-file", d.At(vm.Cmdline))
+	return nil
+}
+
+// checkParts checks what is measured beside the image.
+func checkParts(f vm.Folder) error {
+	err := f.Check(maxPart)
+	if errors.Is(err, vm.ErrChanged) {
+		err = fault.New(fault.Tampered, err, "it has changed since cocoroot create; create makes the guest again, from its source")
+	}
+	return err
 }
 
 // asks reports whether the guest asks its owner.
@@ -156,6 +172,9 @@ func (d *defaults) guest(mode launch.Mode) error {
 	if mode != "" && !slices.Contains(d.Modes, mode) {
 		return fault.New(fault.Usage, fmt.Errorf("%s was not made for mode %s", d.Path, mode), fmt.Sprintf("cocoroot create --mode %s makes one that is", mode))
 	}
+	if err := d.boots(); err != nil {
+		return err
+	}
 	_, p, err := cmdline.ReadPolicy(d.At(vm.Cmdline))
 	if err != nil {
 		return err
@@ -164,7 +183,6 @@ func (d *defaults) guest(mode launch.Mode) error {
 	if p.Disk.Kind == policy.BySerial {
 		image += ",serial=" + p.Disk.Name
 	}
-	d.boots()
 	d.set("disk", image)
 	d.set("memory", fmt.Sprint(d.Memory))
 	d.set("vcpus", fmt.Sprint(d.VCPUs[0]))
@@ -290,11 +308,7 @@ func verifyFolder(path string) (image, manifest, key string, err error) {
 	if !f.Owned() {
 		return "", "", "", fault.Usagef("%s has no owner's half, and nothing else says what its files have to be", path)
 	}
-	err = f.Check(maxPart)
-	if errors.Is(err, vm.ErrChanged) {
-		err = fault.New(fault.Tampered, err, "")
-	}
-	return f.At(vm.Image), f.Own(vm.Manifest), there(f.Own(vm.DiskKey)), err
+	return f.At(vm.Image), f.Own(vm.Manifest), there(f.Own(vm.DiskKey)), checkParts(f)
 }
 
 // isFolder reports whether a path is a folder.

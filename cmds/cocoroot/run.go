@@ -11,6 +11,9 @@ import (
 	"cocoroot/initramfs/files"
 )
 
+// launchToo are the options of launch that run has.
+var launchToo = []string{"forward", "publish", "secret", "timeout", "accel", "qemu"}
+
 func (a *app) run() *cobra.Command {
 	var o createOptions
 	var simulate bool
@@ -19,7 +22,7 @@ func (a *app) run() *cobra.Command {
 	c.Flags().BoolVar(&simulate, "simulate", false, "launch without SEV; protects nothing")
 	o.register(a, c)
 	start := a.launch()
-	for _, name := range []string{"forward", "publish", "secret", "timeout", "accel", "qemu"} {
+	for _, name := range launchToo {
 		if f := start.Flags().Lookup(name); f != nil {
 			c.Flags().AddFlag(f)
 		}

@@ -12,8 +12,9 @@ import (
 	"cocoroot/initramfs/vm"
 )
 
-// notSettings are options of create that only the command line has.
-var notSettings = []string{"output", "force", "settings", "json", "help", "simulate"}
+// notSettings are options of create and run that only the command line has: a file of
+// settings says what a guest is, and not what is started here, or which files it gets.
+var notSettings = append([]string{"output", "force", "settings", "json", "help", "simulate"}, launchToo...)
 
 // forHardware are settings that run leaves out: it simulates.
 var forHardware = []string{"mode", "vcpu-type", "firmware-unchecked", "owner", "channel"}

@@ -126,6 +126,12 @@ func exists(path string) bool {
 	return err == nil
 }
 
+// isOf reports whether a path itself, and not what it leads to, is of a type.
+func isOf(path string, t fs.FileMode) bool {
+	fi, err := os.Lstat(path)
+	return err == nil && fi.Mode().Type() == t
+}
+
 func (f Folder) check(from string) error {
 	if f.Version != version {
 		return fmt.Errorf("cannot use %s: version %d; this program knows version %d", from, f.Version, version)
@@ -244,7 +250,8 @@ func sum(b []byte) string {
 var ErrChanged = errors.New("it is not the file that was measured")
 
 // Check compares the files of the host's half that are measured, beside the image,
-// with the record.
+// with the record. It is about this moment: whoever can write to them can change them
+// afterwards.
 func (f Folder) Check(limit int64) error {
 	for name, want := range f.Files {
 		b, err := files.Read(f.At(filepath.Base(name)), limit)
@@ -259,12 +266,16 @@ func (f Folder) Check(limit int64) error {
 }
 
 // MakeDisks makes the files of disks that are not there yet, and returns the names
-// of the states among them, which nothing has formatted.
+// of the states among them, which nothing has formatted. In an owner's folder they
+// are files: a link that came back from a host could lead to any other.
 func (f Folder) MakeDisks() (states []string, err error) {
 	for _, d := range f.Disks {
 		path := f.At(Disks, d.Name)
 		if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 			return states, fmt.Errorf("cannot make a folder for disks: %w", err)
+		}
+		if f.owned && (!isOf(filepath.Dir(path), fs.ModeDir) || exists(path) && !isOf(path, 0)) {
+			return states, fmt.Errorf("cannot use the disk %s: it is no file in this folder, but a link or the like", path)
 		}
 		file, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 		if errors.Is(err, fs.ErrExist) {
