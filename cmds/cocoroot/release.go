@@ -1,23 +1,17 @@
 package main
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"time"
 
 	"github.com/spf13/cobra"
-	"github.com/spf13/pflag"
-	"golang.org/x/sys/unix"
 
 	"cocoroot/initramfs/fault"
 	"cocoroot/initramfs/files"
-	"cocoroot/initramfs/launch/qmp"
-	"cocoroot/initramfs/release"
-	"cocoroot/initramfs/release/packet"
-	"cocoroot/initramfs/release/session"
+	"cocoroot/initramfs/release/snp"
+	"cocoroot/initramfs/strictjson"
 )
 
 func (a *app) release() *cobra.Command {
@@ -25,126 +19,181 @@ func (a *app) release() *cobra.Command {
 		a.releasePlatform(), a.releaseChallenge(), a.releaseCollect(), a.releaseCerts(), a.releaseVerify(), a.releaseInject(), a.releaseRun())
 }
 
-// monitor are the options of what talks to QEMU.
-type monitor struct {
-	socket  string
-	timeout time.Duration
+// releaser is a release: the options of its verbs, as they were given. The methods
+// of each verb stand in release_sev.go and release_snp.go.
+type releaser struct {
+	*app
+	socket  string        // QEMU's QMP socket
+	channel string        // of a SEV-SNP guest
+	timeout time.Duration // 0: the usual one
+	demands
+	secrets
+	attestation
+	packetOutput
+	challenge string // file
+	asJSON    bool
+	cont      bool
 }
 
-func (m *monitor) register(flags *pflag.FlagSet) {
-	flags.StringVar(&m.socket, "qmp", "", "QEMU's QMP socket, as in -qmp unix:SOCKET,server=on,wait=off")
-	flags.DurationVar(&m.timeout, "timeout", 30*time.Second, "how long QEMU may take for everything; SEV-SNP: the guest, which may still have to boot (default 5m)")
+// monitor adds the options of what talks to QEMU.
+func (r *releaser) monitor(c *cobra.Command) {
+	c.Flags().StringVar(&r.socket, "qmp", "", "QEMU's QMP `SOCKET`, as in -qmp unix:SOCKET,server=on,wait=off")
+	option(c, &r.timeout, "timeout", "`TIME` that QEMU may take for everything (default: 30s); SEV-SNP: the guest, which may still have to boot (default: 5m)", parseTime)
 }
 
-// talk connects and runs f.
-func (m *monitor) talk(ctx context.Context, f func(context.Context, *qmp.Client) error) error {
-	if m.timeout <= 0 {
-		return fault.Usagef("--timeout: %s is no time to wait", m.timeout)
+// guest adds the options of what talks to a guest, of either kind.
+func (r *releaser) guest(c *cobra.Command) {
+	r.monitor(c)
+	c.Flags().StringVar(&r.channel, "channel", "", "SEV-SNP: the unix `SOCKET` where QEMU has the guest's port, or tcp-listen:ADDRESS:PORT for a guest that connects")
+	needFor(c, injected, "qmp")
+	needFor(c, attested, "channel")
+}
+
+// start adds the option of what may start the guest.
+func (r *releaser) start(c *cobra.Command) {
+	c.Flags().BoolVar(&r.cont, "cont", false, "then start the guest")
+	only(c, injected, "cont")
+}
+
+// owners adds the options of what verifies a report and makes a packet.
+func (r *releaser) owners(c *cobra.Command) {
+	r.demands.register(c)
+	r.secrets.register(c)
+	r.attestation.register(c)
+	c.Flags().BoolVar(&r.asJSON, "json", false, "print JSON")
+	need(c, "digest")
+	only(c, injected, "firmware")
+	needFor(c, injected, "tik", "tek")
+}
+
+// prose is where sentences go: nowhere, beside JSON.
+func (r *releaser) prose() io.Writer {
+	if r.asJSON {
+		return io.Discard
 	}
-	ctx, cancel := context.WithTimeout(ctx, m.timeout)
-	defer cancel()
-	c, err := qmp.Dial(ctx, m.socket)
-	if errors.Is(err, os.ErrPermission) || errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ECONNREFUSED) {
-		return fault.Hintf(err, "QEMU makes the socket with -qmp unix:SOCKET,server=on,wait=off; you need write access to it")
+	return r.stdout
+}
+
+func parseTime(text string) (time.Duration, error) {
+	d, err := time.ParseDuration(text)
+	if err == nil && d < time.Second {
+		err = fmt.Errorf("%s is no time to wait", d)
 	}
+	return d, err
+}
+
+// readRelease reads a report or a packet, which the other commands write.
+func readRelease[T any](path, what, from string, parse func([]byte) (T, error)) (v T, err error) {
+	b, err := files.Read(path, snp.MaxFile) // the others are smaller
 	if err != nil {
-		return release.Explain(err)
+		return v, err
 	}
-	defer c.Close()
-	return release.Explain(f(ctx, c))
-}
-
-// run is talk for a whole verb without arguments.
-func (m *monitor) run(f func(context.Context, *qmp.Client) error) func(*cobra.Command, []string) error {
-	return func(c *cobra.Command, _ []string) error { return m.talk(c.Context(), f) }
+	if v, err = parse(b); err == nil {
+		return v, nil
+	}
+	err = fmt.Errorf("cannot read the %s %s: %w", what, path, err)
+	if errors.Is(err, strictjson.ErrKind) {
+		return v, fault.Hintf(err, "files of kind sev go with --qmp, --tik and --tek, those of kind sev-snp with --channel and --owner")
+	}
+	return v, fault.Hintf(err, "cocoroot release %s writes it", from)
 }
 
 func (a *app) releasePlatform() *cobra.Command {
-	var m monitor
-	var out output
+	r := releaser{app: a}
 	c := verb("platform --qmp SOCKET -o FILE", "on the host: write the platform's certificates, for a session",
 		"  cocoroot release platform --qmp /run/vm/qmp -o platform.cert", noArgs)
-	m.register(c.Flags())
-	out.register(c, "where to write the certificates, in the order of sevctl export")
+	r.monitor(c)
+	r.output.register(c, "`FILE` for the certificates, in the order of sevctl export")
 	need(c, "qmp")
-	c.RunE = m.run(func(ctx context.Context, q *qmp.Client) error {
-		p, err := release.QueryPlatform(ctx, q)
-		said := "PDH, PEK, OCA and CEK, for cocoroot secret session"
-		if len(p.CPU0ID) > 0 {
-			said += fmt.Sprintf("\nthe CEK with AMD's signature: https://kdsintf.amd.com/cek/id/%X", p.CPU0ID)
+	c.RunE = r.platform
+	return c
+}
+
+func (a *app) releaseChallenge() *cobra.Command {
+	var out output
+	life := time.Hour
+	c := verb("challenge -o F", "at the owner's: make a challenge for one SEV-SNP guest",
+		"  cocoroot release challenge -o challenge\n  scp challenge HOST:", noArgs)
+	out.register(c, "`FILE` to write; a copy goes to the host, and this file stays, for release verify to use up")
+	option(c, &life, "expires", "`TIME` for which it is good, by this machine's clock (default: 1h)", parseTime)
+	c.RunE = func(*cobra.Command, []string) error {
+		challenge := snp.NewChallenge(time.Now(), life)
+		f, err := challenge.File(out.path)
+		if err == nil {
+			err = files.Write(out.force, f)
 		}
-		return out.publish(a.stdout, append(p.PDH, p.Chain...), said, err)
-	})
+		if err == nil {
+			fmt.Fprintf(a.stdout, "%s: for cocoroot release collect and verify, until %s\n", out.path, challenge.Expires.Local().Format(time.RFC3339))
+		}
+		return err
+	}
+	return c
+}
+
+func (a *app) releaseCerts() *cobra.Command {
+	c := verb("certs REPORT -o DIR", "anywhere online: get AMD's certificate for a SEV-SNP report",
+		"  cocoroot release certs report.json -o certs", takes(1, 1, "one argument, the report"))
+	dir := c.Flags().StringP("output", "o", "", "`FOLDER` for them; what it has is not asked for again")
+	need(c, "output")
+	c.RunE = func(c *cobra.Command, args []string) error {
+		q, err := readRelease(args[0], "report", "collect --channel", snp.ParseReport)
+		if err != nil {
+			return err
+		}
+		names, err := snp.KDS().Fetch(c.Context(), q, *dir)
+		for _, name := range names {
+			fmt.Fprintf(a.stdout, "%s\n", name)
+		}
+		return err
+	}
 	return c
 }
 
 func (a *app) releaseCollect() *cobra.Command {
-	var m monitor
-	var o channel
-	var out output
+	r := releaser{app: a}
 	c := verb("collect {--qmp SOCKET|--channel SOCKET --challenge F} -o REPORT", "on the host: write what the platform reports of a launch",
 		"  cocoroot release collect --qmp /run/vm/qmp -o report.json\n  cocoroot release collect --channel /run/vm/owner --challenge challenge -o report.json", noArgs)
-	flags := c.Flags()
-	m.register(flags)
-	o.register(c, &m)
-	challenge := flags.String("challenge", "", "SEV-SNP: the owner's challenge, or a copy of it")
-	out.register(c, "where to write the report")
+	r.guest(c)
+	c.Flags().StringVar(&r.challenge, "challenge", "", "SEV-SNP: `FILE` of the owner's challenge, or a copy of it")
+	r.output.register(c, "`FILE` for the report")
 	needFor(c, attested, "challenge")
-	c.RunE = either(m.run(func(ctx context.Context, q *qmp.Client) error {
-		r, err := release.Collect(ctx, q)
-		if err != nil {
-			return err
-		}
-		b, err := r.Encode()
-		return out.publish(a.stdout, b, fmt.Sprintf("firmware %s, policy %s; for cocoroot release verify", r.API(), r.Policy), err)
-	}), func(c *cobra.Command, _ []string) error {
-		return a.collectRequest(c, o, *challenge, out)
-	})
+	c.RunE = either(r.collect, r.collectRequest)
+	return c
+}
+
+func (a *app) releaseVerify() *cobra.Command {
+	r := releaser{app: a}
+	c := verb("verify REPORT --digest HEX {--tik F --tek F|--owner KEY --challenge F} GUID=FILE… -o NAME", "at the owner's: check the report, and on a match write a packet",
+		"  cocoroot release verify report.json --digest $(cat digest) --tik vm_tik.bin --tek vm_tek.bin \\\n    disk=image.key -o vm\n"+
+			"  cocoroot release verify report.json --digest $(cat digest) --owner me.key --challenge challenge --certs certs \\\n    disk=image.key -o vm",
+		takes(1, many, "a report and the secrets"))
+	r.owners(c)
+	r.packetOutput.register(c)
+	c.Flags().StringVar(&r.challenge, "challenge", "", "SEV-SNP: `FILE` of the challenge that the report was collected with; it is used up")
+	only(c, injected, "raw")
+	needFor(c, attested, "challenge")
+	c.RunE = either(r.verify, r.verifyRequest)
 	return c
 }
 
 func (a *app) releaseInject() *cobra.Command {
-	var m monitor
-	var o channel
+	r := releaser{app: a}
 	c := verb("inject PACKET {--qmp|--channel} SOCKET", "on the host: give the packet to the guest",
 		"  cocoroot release inject vm_packet.json --qmp /run/vm/qmp --cont\n  cocoroot release inject vm_packet.json --channel /run/vm/owner", takes(1, 1, "one argument, the packet (NAME_packet.json)"))
-	flags := c.Flags()
-	m.register(flags)
-	o.register(c, &m)
-	cont := flags.Bool("cont", false, "then start the guest")
-	only(c, injected, "cont")
-	c.RunE = either(func(c *cobra.Command, args []string) error {
-		b, err := files.Read(args[0], packet.MaxFile)
-		if err != nil {
-			return err
-		}
-		p, measurement, err := packet.Decode(b)
-		if err != nil {
-			return wrongKind(fmt.Errorf("cannot read the packet %s: %w", args[0], err), "cocoroot release verify writes it")
-		}
-		return m.talk(c.Context(), func(ctx context.Context, q *qmp.Client) error {
-			return inject(ctx, a.stdout, q, p, measurement, *cont)
-		})
-	}, func(c *cobra.Command, args []string) error {
-		return a.injectAnswer(c, o, args[0])
-	})
+	r.guest(c)
+	r.start(c)
+	c.RunE = either(r.inject, r.injectAnswer)
 	return c
 }
 
-// inject gives a packet to the guest and, if asked, starts it.
-func inject(ctx context.Context, w io.Writer, c *qmp.Client, p packet.Packet, m session.Measurement, cont bool) error {
-	if err := release.Inject(ctx, c, p, m); err != nil {
-		return err
-	}
-	fmt.Fprintln(w, "QEMU says that the platform took the secret")
-	if !cont {
-		fmt.Fprintln(w, "the guest is still stopped: --cont, QMP's cont or virsh resume starts it")
-		return nil
-	}
-	if err := release.Continue(ctx, c); err != nil {
-		// Not wrapped, as above: an interrupt leaves the secret where it is.
-		return fault.Hintf(fmt.Errorf("the secret is in the guest, but QEMU did not say that it runs: %v", err), "QMP's cont or virsh resume starts it")
-	}
-	fmt.Fprintln(w, "the guest runs")
-	return nil
+func (a *app) releaseRun() *cobra.Command {
+	r := releaser{app: a}
+	c := verb("run {--qmp SOCKET --tik F --tek F|--channel SOCKET --owner KEY} --digest HEX GUID=FILE…", "all of it at the owner's, through a forwarded socket",
+		"  ssh -L /run/me/qmp:/run/vm/qmp HOST\n  cocoroot release run --qmp /run/me/qmp --digest $(cat digest) --tik vm_tik.bin --tek vm_tek.bin \\\n    disk=image.key --cont",
+		cobra.ArbitraryArgs)
+	r.guest(c)
+	r.owners(c)
+	r.start(c)
+	c.RunE = either(r.run, r.runAttested)
+	return c
 }

@@ -285,7 +285,7 @@ func TestVerifyAttestedRefuses(t *testing.T) {
 		"SNP's packet for SEV":  {[]string{"release", "inject", r.path("snppacket"), "--qmp", short}, fault.Failed, "kind"},
 		"a report as challenge": {[]string{"release", "collect", "--channel", channel, "--challenge", r.path("report"), "-o", r.path("x")}, fault.Failed, "challenge"},
 		"no time":               {[]string{"release", "challenge", "-o", r.path("x"), "--expires", "0s"}, fault.Usage, "--expires"},
-		"no wait":               {[]string{"release", "inject", r.path("vm_packet.json"), "--channel", channel, "--timeout", "0s"}, fault.Failed, ""},
+		"no wait":               {[]string{"release", "inject", r.path("vm_packet.json"), "--channel", channel, "--timeout", "0s"}, fault.Usage, "no time to wait"},
 		"certs of nothing":      {[]string{"release", "certs", short, "-o", r.path("certs")}, fault.Failed, "kind"},
 	} {
 		code, _, stderr := r.call(tc.args...)
