@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/google/go-sev-guest/abi"
+	"github.com/google/go-sev-guest/kds"
 	"github.com/google/go-sev-guest/verify/trust"
 )
 
@@ -23,16 +24,16 @@ import (
 type part struct {
 	name          string // in --min-tcb
 	kds           string // the parameter of AMD's key server
-	oid           int    // 1.3.6.1.4.1.3704.1.3.N
-	before, turin int    // which byte; -1: none
+	oid           asn1.ObjectIdentifier
+	before, turin int // which byte; -1: none
 }
 
 var parts = [...]part{
-	{"fmc", "fmcSPL", 9, -1, 0},
-	{"bootloader", "blSPL", 1, 0, 1},
-	{"tee", "teeSPL", 2, 1, 2},
-	{"snp", "snpSPL", 3, 6, 3},
-	{"microcode", "ucodeSPL", 8, 7, 7},
+	{"fmc", "fmcSPL", asn1.ObjectIdentifier{1, 3, 6, 1, 4, 1, 3704, 1, 3, 9}, -1, 0},
+	{"bootloader", "blSPL", kds.OidBlSpl, 0, 1},
+	{"tee", "teeSPL", kds.OidTeeSpl, 1, 2},
+	{"snp", "snpSPL", kds.OidSnpSpl, 6, 3},
+	{"microcode", "ucodeSPL", kds.OidUcodeSpl, 7, 7},
 }
 
 // TCB are the versions of a platform's firmware, in the order of parts.
@@ -115,9 +116,24 @@ func FindGeneration(name string) (Generation, error) {
 	return generations[i], nil
 }
 
-// has reports whether a processor is of this generation.
-func (g Generation) has(family, model byte) bool {
-	return family == g.family && slices.ContainsFunc(g.models, func(m [2]byte) bool { return m[0] <= model && model <= m[1] })
+// generationOf returns the generation of the processor that made a report of
+// version 3 or later. One that is not known has no roots, and a name that says so.
+func generationOf(report []byte) Generation {
+	family, model := report[0x188], report[0x189]
+	for _, g := range generations {
+		if family == g.family && slices.ContainsFunc(g.models, func(m [2]byte) bool { return m[0] <= model && model <= m[1] }) {
+			return g
+		}
+	}
+	return Generation{Name: fmt.Sprintf("family %#x, model %#x", family, model)}
+}
+
+// at returns which byte of a TCB_VERSION a part is; -1: none.
+func (g Generation) at(p part) int {
+	if g.turin {
+		return p.turin
+	}
+	return p.before
 }
 
 // tcb takes a TCB_VERSION apart.
@@ -125,15 +141,11 @@ func (g Generation) tcb(v uint64) (TCB, error) {
 	b := binary.LittleEndian.AppendUint64(nil, v)
 	var t TCB
 	for i, p := range parts {
-		at := p.before
-		if g.turin {
-			at = p.turin
-		}
-		if at >= 0 {
+		if at := g.at(p); at >= 0 {
 			t[i], b[at] = b[at], 0
 		}
 	}
-	if !bytes.Equal(b, make([]byte, 8)) {
+	if !isZero(b) {
 		return TCB{}, fmt.Errorf("%#016x is no version of %s's firmware", v, g.Name)
 	}
 	return t, nil
@@ -176,70 +188,85 @@ func (f Roots) of(g Generation, vlek bool) (ark, ask *x509.Certificate, err erro
 	return certs.Ark, certs.Ask, nil
 }
 
-// endorsement is what AMD certifies of a key that signs reports.
-type endorsement struct {
-	tcb  TCB
-	chip []byte // of a VCEK
+// signingKey is a key that AMD certifies to sign reports.
+type signingKey struct {
+	cert, ask, ark *x509.Certificate
+	tcb            TCB
+	chip           []byte // of a VCEK
 }
 
-// The extensions of a VCEK or VLEK (AMD publication 57230).
-var (
-	oidTCB  = asn1.ObjectIdentifier{1, 3, 6, 1, 4, 1, 3704, 1, 3}
-	oidHWID = asn1.ObjectIdentifier{1, 3, 6, 1, 4, 1, 3704, 1, 4}
-)
+// keyKind is the kind of the key that signs.
+func keyKind(vlek bool) string {
+	if vlek {
+		return "VLEK"
+	}
+	return "VCEK"
+}
 
-// endorses reads the extensions of a certificate. A chip ID is 64 bytes and on
-// Turin 8, bare or as an OCTET STRING.
-func (g Generation) endorses(c *x509.Certificate) (endorsement, error) {
-	var e endorsement
-	found := 0
+// verifyKey reads a certificate in DER or PEM, and verifies the chain from it up to
+// AMD's root.
+func (g Generation) verifyKey(cert []byte, vlek bool, roots Roots, now time.Time) (k signingKey, err error) {
+	kind := keyKind(vlek)
+	if k.cert, err = x509.ParseCertificate(der(cert)); err != nil {
+		return k, fmt.Errorf("the %s's certificate cannot be read: %w", kind, err)
+	}
+	if k.ark, k.ask, err = roots.of(g, vlek); err != nil {
+		return k, err
+	}
+	chain := x509.VerifyOptions{Roots: x509.NewCertPool(), Intermediates: x509.NewCertPool(), CurrentTime: now, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny}}
+	chain.Roots.AddCert(k.ark)
+	chain.Intermediates.AddCert(k.ask)
+	if _, err = k.cert.Verify(chain); err == nil {
+		k.tcb, k.chip, err = g.endorsed(k.cert)
+	}
+	if err != nil {
+		return k, fmt.Errorf("the %s is not AMD's of %s: %w", kind, g.Name, err)
+	}
+	if name := "SEV-" + kind; k.cert.Subject.CommonName != name || k.cert.IsCA {
+		return k, fmt.Errorf("the certificate is of %.40q, and not of %s", k.cert.Subject.CommonName, name)
+	}
+	return k, nil
+}
+
+// endorsed reads the extensions of a certificate. A chip ID is 64 bytes and on
+// Turin 8, bare or as an OCTET STRING. (kds.CertificateExtensions does not know Turin.)
+func (g Generation) endorsed(c *x509.Certificate) (tcb TCB, chip []byte, err error) {
+	values := make(map[string][]byte)
 	for _, x := range c.Extensions {
-		last := len(x.Id) - 1
-		switch {
-		case x.Id.Equal(oidHWID):
-			e.chip = x.Value
-			if len(e.chip) != g.ChipSize() {
-				if rest, err := asn1.Unmarshal(x.Value, &e.chip); err != nil || len(rest) > 0 {
-					return e, errors.New("its chip ID cannot be read")
-				}
-			}
-		case last == len(oidTCB) && x.Id[:last].Equal(oidTCB):
-			i := slices.IndexFunc(parts[:], func(p part) bool { return p.oid == x.Id[last] })
-			if i < 0 {
-				continue // reserved
-			}
-			var n int
-			if rest, err := asn1.Unmarshal(x.Value, &n); err != nil || len(rest) > 0 || n < 0 || n > 255 {
-				return e, fmt.Errorf("its version of %s cannot be read", parts[i].name)
-			}
-			e.tcb[i] = uint8(n)
-			found |= 1 << i
-		}
+		values[x.Id.String()] = x.Value
 	}
 	for i, p := range parts {
-		if found&(1<<i) == 0 && (g.turin || p.before >= 0) {
-			return e, fmt.Errorf("it has no version of %s", p.name)
+		if g.at(p) < 0 {
+			continue
+		}
+		var n int
+		if rest, err := asn1.Unmarshal(values[p.oid.String()], &n); err != nil || len(rest) > 0 || n < 0 || n > 255 {
+			return tcb, nil, fmt.Errorf("its version of %s is missing, or cannot be read", p.name)
+		}
+		tcb[i] = uint8(n)
+	}
+	chip = values[kds.OidHwid.String()]
+	if len(chip) != 0 && len(chip) != g.ChipSize() {
+		if rest, err := asn1.Unmarshal(chip, &chip); err != nil || len(rest) > 0 {
+			return tcb, nil, errors.New("its chip ID cannot be read")
 		}
 	}
-	return e, nil
+	return tcb, chip, nil
 }
 
-// parseCertificate reads a certificate in DER or PEM.
-func parseCertificate(b []byte) (*x509.Certificate, error) {
+// der takes the bytes of DER or PEM.
+func der(b []byte) []byte {
 	if block, _ := pem.Decode(b); block != nil {
-		b = block.Bytes
+		return block.Bytes
 	}
-	return x509.ParseCertificate(b)
+	return b
 }
 
 // checkCRL checks that a list of AMD's root is good now and has not taken back
 // the certificate of the key that signs the chips' keys. The keys themselves are
 // never on a list: newer firmware has another one.
 func checkCRL(list []byte, ark, ask *x509.Certificate, now time.Time) error {
-	if block, _ := pem.Decode(list); block != nil {
-		list = block.Bytes
-	}
-	crl, err := x509.ParseRevocationList(list)
+	crl, err := x509.ParseRevocationList(der(list))
 	if err != nil {
 		return fmt.Errorf("the revocation list cannot be read: %w", err)
 	}

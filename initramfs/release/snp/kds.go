@@ -40,25 +40,19 @@ func (r Request) origin() (origin, error) {
 	if err != nil {
 		return origin{}, refusef("form", "the report cannot be read: %w", err)
 	}
-	for _, g := range generations {
-		if report.Version >= abi.ReportVersion3 && g.has(r.Report[0x188], r.Report[0x189]) {
-			tcb, err := g.tcb(report.ReportedTcb)
-			return origin{g, g.chip(report.ChipId), tcb, report.SignerInfo>>2&7 == 1}, err
-		}
+	g := generationOf(r.Report)
+	if report.Version < abi.ReportVersion3 || g.models == nil {
+		return origin{}, refusef("generation", "the report is of no processor that is known")
 	}
-	return origin{}, refusef("generation", "the report is of no processor that is known")
+	tcb, err := g.tcb(report.ReportedTcb)
+	return origin{g, g.chip(report.ChipId), tcb, report.SignerInfo>>2&7 == 1}, err
 }
 
 // keyFile is the name of a VCEK in a folder of certificates.
 func (o origin) keyFile() string { return fmt.Sprintf("%s-%x-%x.vcek", o.Name, o.chip, o.tcb[:]) }
 
 // kind is the kind of the key that signed, as the key server calls it.
-func (o origin) kind() string {
-	if o.vlek {
-		return "vlek"
-	}
-	return "vcek"
-}
+func (o origin) kind() string { return strings.ToLower(keyKind(o.vlek)) }
 
 // crlFile is the name of the revocation list: AMD has one for each kind of key.
 func (o origin) crlFile() string { return o.Name + "-" + o.kind() + ".crl" }
@@ -160,57 +154,54 @@ func (s *Server) Fetch(ctx context.Context, r Request, dir string) ([]string, er
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, fmt.Errorf("cannot keep certificates: %w", err)
 	}
-	key := filepath.Join(dir, o.keyFile())
-	var all []string
-	if o.vlek {
-		// AMD gives a VLEK only to the cloud that it is for.
-	} else if _, err := os.Stat(key); err == nil {
-		all = append(all, key)
-	} else {
-		der, err := s.get(ctx, fmt.Sprintf("/vcek/v1/%s/%x?%s", o.Name, o.chip, o.query()))
+	keep := func(what, name, from string, check func([]byte) error) error {
+		b, err := s.get(ctx, from)
 		if err != nil {
-			return nil, fmt.Errorf("cannot get the VCEK: %w", err)
+			return fmt.Errorf("cannot get the %s: %w", what, err)
 		}
-		if err := s.check(o, der); err != nil {
-			return nil, fmt.Errorf("cannot use what the key server gave: %w", err)
+		if err := check(b); err != nil {
+			return fmt.Errorf("cannot use the %s that the key server gave: %w", what, err)
 		}
-		if err := files.Write(true, files.Public(key, der)); err != nil {
+		return files.Write(true, files.Public(name, b))
+	}
+	key, list := filepath.Join(dir, o.keyFile()), filepath.Join(dir, o.crlFile())
+	var all []string
+	if !o.vlek { // AMD gives a VLEK only to the cloud that it is for
+		if _, err = os.Stat(key); err != nil {
+			err = keep("VCEK", key, fmt.Sprintf("/vcek/v1/%s/%x?%s", o.Name, o.chip, o.query()), func(b []byte) error { return s.check(o, b) })
+		}
+		if err != nil {
 			return nil, err
 		}
 		all = append(all, key)
 	}
-	list, err := s.get(ctx, fmt.Sprintf("/%s/v1/%s/crl", o.kind(), o.Name))
+	err = keep("revocation list", list, fmt.Sprintf("/%s/v1/%s/crl", o.kind(), o.Name), func(b []byte) error {
+		ark, ask, err := s.roots.of(o.Generation, o.vlek)
+		if err != nil {
+			return err
+		}
+		return checkCRL(b, ark, ask, time.Now())
+	})
 	if err != nil {
-		return all, fmt.Errorf("cannot get the revocation list: %w", err)
+		return all, err
 	}
-	ark, ask, err := s.roots.of(o.Generation, o.vlek)
-	if err == nil {
-		err = checkCRL(list, ark, ask, time.Now())
-	}
-	if err != nil {
-		return all, fmt.Errorf("cannot use the revocation list that the key server gave: %w", err)
-	}
-	crl := filepath.Join(dir, o.crlFile())
-	return append(all, crl), files.Write(true, files.Public(crl, list))
+	return append(all, list), nil
 }
 
 // check checks that a VCEK is the one of the report, before it is kept.
-func (s *Server) check(o origin, der []byte) error {
-	sub := &subject{Expect: &Expect{Generation: o.Generation, Now: time.Now(), Roots: s.roots}, Evidence: Evidence{Key: der}}
-	if err := sub.checkCertificate(); err != nil {
-		return err
+func (s *Server) check(o origin, cert []byte) error {
+	key, err := o.verifyKey(cert, false, s.roots, time.Now())
+	if err == nil && (!bytes.Equal(key.chip, o.chip) || key.tcb != o.tcb) {
+		err = errors.New("it is of another chip, or of other firmware")
 	}
-	if !bytes.Equal(sub.says.chip, o.chip) || sub.says.tcb != o.tcb {
-		return errors.New("it is of another chip, or of other firmware")
-	}
-	return nil
+	return err
 }
 
 // query is a TCB as the key server takes it.
 func (o origin) query() string {
 	var words []string
 	for i, p := range parts {
-		if o.turin || p.before >= 0 {
+		if o.at(p) >= 0 {
 			words = append(words, fmt.Sprintf("%s=%02d", p.kds, o.tcb[i]))
 		}
 	}

@@ -3,7 +3,6 @@ package snp
 import (
 	"bytes"
 	"crypto/ed25519"
-	"crypto/x509"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -63,59 +62,33 @@ func refusef(check, format string, args ...any) error {
 	return &Refusal{check, fmt.Errorf(format, args...)}
 }
 
-// subject is what is being checked.
-type subject struct {
-	*Expect
-	Evidence
-	request       Request
-	report        *sevsnp.Report
-	key, ask, ark *x509.Certificate
-	says          endorsement
-}
-
-// checks are what a guest has to pass, in this order: what comes before the
-// signature is nobody's word, and only looked at to find out whose key it is.
-var checks = []struct {
-	name string
-	run  func(*subject) error
-}{
-	{"version", (*subject).checkVersion},
-	{"generation", (*subject).checkGeneration},
-	{"signer", (*subject).checkSigner},
-	{"certificate", (*subject).checkCertificate},
-	{"revocation", (*subject).checkRevocation},
-	{"signature", (*subject).checkSignature},
-	{"certified chip", (*subject).checkCertifiedChip},
-	{"certified firmware", (*subject).checkCertifiedTCB},
-	{"challenge", (*subject).checkChallenge},
-	{"report data", (*subject).checkReportData},
-	{"measurement", (*subject).checkMeasurement},
-	{"debugging", func(s *subject) error { return s.forbids(19, "the host debug the guest") }},
-	{"migration", func(s *subject) error { return s.forbids(18, "a migration agent move the guest") }},
-	{"privilege level", (*subject).checkVMPL},
-	{"firmware", (*subject).checkTCB},
-	{"requirements", (*subject).checkRequirements},
-	{"chip", (*subject).checkChip},
-	{"host data", func(s *subject) error { return same(s.HostData, s.report.HostData) }},
-	{"ID key", func(s *subject) error { return same(s.IDKey, s.report.IdKeyDigest) }},
-	{"family ID", func(s *subject) error { return same(s.FamilyID, s.report.FamilyId) }},
-	{"image ID", func(s *subject) error { return same(s.ImageID, s.report.ImageId) }},
-}
-
 // Verify checks that a request comes from a guest that meets the expectation. The
-// error is a *Refusal for a guest that does not.
+// error is a *Refusal for a guest that does not. What comes before the signature is
+// nobody's word, and only looked at to find out whose key it is.
 func Verify(e Expect, r Request, v Evidence) (Facts, error) {
 	report, err := abi.ReportToProto(r.Report)
 	if err != nil {
 		return Facts{}, refusef("form", "the report cannot be read: %w", err)
 	}
-	s := &subject{Expect: &e, Evidence: v, request: r, report: report}
-	for _, c := range checks {
-		if err := c.run(s); err != nil {
-			return Facts{}, &Refusal{c.name, err}
-		}
+	key, err := e.checkKey(r, report, v)
+	if err == nil {
+		err = e.checkCertified(report, key)
 	}
-	return s.facts(), nil
+	if err == nil {
+		err = e.checkGuest(r, report)
+	}
+	if err == nil {
+		err = e.checkFirmware(report)
+	}
+	if err == nil {
+		err = e.checkDemands(report)
+	}
+	if err != nil {
+		return Facts{}, err
+	}
+	tcb, err := e.Generation.tcb(report.ReportedTcb)
+	return Facts{e.Generation.Name, hex.EncodeToString(report.Measurement), fmt.Sprintf("%#x", report.Policy), tcb.String(),
+		hex.EncodeToString(e.Generation.chip(report.ChipId)), hex.EncodeToString(report.ReportId)}, err
 }
 
 // Facts are what a verified report says of the guest and its host.
@@ -128,169 +101,140 @@ type Facts struct {
 	ReportID    string `json:"report_id"`
 }
 
-func (s *subject) facts() Facts {
-	tcb, _ := s.Generation.tcb(s.report.ReportedTcb)
-	return Facts{s.Generation.Name, hex.EncodeToString(s.report.Measurement), fmt.Sprintf("%#x", s.report.Policy), tcb.String(),
-		hex.EncodeToString(s.Generation.chip(s.report.ChipId)), hex.EncodeToString(s.report.ReportId)}
-}
-
-// checkVersion refuses version 2, which does not say what processor it is of, and
-// those whose layout is not known.
-func (s *subject) checkVersion() error {
-	if v := s.report.Version; v < abi.ReportVersion3 || v > abi.ReportVersion5 {
-		return fmt.Errorf("the report is of version %d, and 3 to 5 are known; firmware that reports 2 is too old", v)
+// checkKey verifies the chain from AMD's root down to the report's signature.
+// Version 2 does not say what processor it is of.
+func (e *Expect) checkKey(r Request, report *sevsnp.Report, v Evidence) (signingKey, error) {
+	if n := report.Version; n < abi.ReportVersion3 || n > abi.ReportVersion5 {
+		return signingKey{}, refusef("version", "the report is of version %d, and 3 to 5 are known; firmware that reports 2 is too old", n)
 	}
-	return nil
-}
-
-func (s *subject) checkGeneration() error {
-	family, model := s.request.Report[0x188], s.request.Report[0x189]
-	if s.Generation.has(family, model) {
-		return nil
+	if g := generationOf(r.Report); g.Name != e.Generation.Name {
+		return signingKey{}, refusef("generation", "the processor is of %s, and not of %s", g.Name, e.Generation.Name)
 	}
-	for _, g := range generations {
-		if g.has(family, model) {
-			return fmt.Errorf("the processor is of %s, and not of %s", g.Name, s.Generation.Name)
+	signer, err := abi.ParseSignerInfo(report.SignerInfo)
+	if err != nil {
+		return signingKey{}, refusef("signer", "%w", err)
+	}
+	if got, want := signer.SigningKey.String(), keyKind(e.VLEK); got != want {
+		return signingKey{}, refusef("signer", "the report is signed with a %s, and not with a %s", got, want)
+	}
+	key, err := e.Generation.verifyKey(v.Key, e.VLEK, e.Roots, e.Now)
+	if err != nil {
+		return key, refusef("certificate", "%w", err)
+	}
+	for _, list := range v.CRLs {
+		if err := checkCRL(list, key.ark, key.ask, e.Now); err != nil {
+			return key, refusef("revocation", "%w", err)
 		}
 	}
-	return fmt.Errorf("the processor is of family %#x, model %#x, and not of %s", family, model, s.Generation.Name)
+	if err := verify.SnpReportSignature(r.Report, key.cert); err != nil {
+		return key, refusef("signature", "the report is not signed by the certificate's key: %w", err)
+	}
+	return key, nil
 }
 
-func (s *subject) checkSigner() error {
-	signer, err := abi.ParseSignerInfo(s.report.SignerInfo)
-	if want := s.wantSigner(); err == nil && signer.SigningKey != want {
-		err = fmt.Errorf("the report is signed with a %s, and not with a %s", signer.SigningKey, want)
+// checkCertified checks that the certificate is this chip's, with this firmware. A
+// host may hide its chip's ID; then nothing says which chip it is. A VLEK is a
+// cloud's, for all of its chips.
+func (e *Expect) checkCertified(report *sevsnp.Report, key signingKey) error {
+	id := report.ChipId
+	named := e.Generation.chip(id)
+	switch {
+	case e.VLEK:
+	case isZero(id):
+		return refusef("certified chip", "the host hides the chip's ID (MASK_CHIP_ID)")
+	case !bytes.Equal(key.chip, named) || !isZero(id[len(named):]):
+		return refusef("certified chip", "the report is of the chip %x, and the certificate of %x", id, key.chip)
 	}
-	return err
-}
-
-func (s *subject) wantSigner() abi.ReportSigner {
-	if s.VLEK {
-		return abi.VlekReportSigner
+	reported, err := e.Generation.tcb(report.ReportedTcb)
+	if err != nil {
+		return refusef("certified firmware", "%w", err)
 	}
-	return abi.VcekReportSigner
-}
-
-// checkCertificate verifies the chain from the key up to AMD's root.
-func (s *subject) checkCertificate() (err error) {
-	if s.key, err = parseCertificate(s.Key); err != nil {
-		return fmt.Errorf("the %s's certificate cannot be read: %w", s.wantSigner(), err)
-	}
-	if s.ark, s.ask, err = s.Roots.of(s.Generation, s.VLEK); err != nil {
-		return err
-	}
-	chain := x509.VerifyOptions{Roots: x509.NewCertPool(), Intermediates: x509.NewCertPool(), CurrentTime: s.Now, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny}}
-	chain.Roots.AddCert(s.ark)
-	chain.Intermediates.AddCert(s.ask)
-	if _, err := s.key.Verify(chain); err != nil {
-		return fmt.Errorf("the %s is not AMD's of %s: %w", s.wantSigner(), s.Generation.Name, err)
-	}
-	if name := "SEV-" + s.wantSigner().String(); s.key.Subject.CommonName != name || s.key.IsCA {
-		return fmt.Errorf("the certificate is of %.40q, and not of %s", s.key.Subject.CommonName, name)
-	}
-	if s.says, err = s.Generation.endorses(s.key); err != nil {
-		return fmt.Errorf("the %s is not AMD's of %s: %w", s.wantSigner(), s.Generation.Name, err)
+	if reported != key.tcb {
+		return refusef("certified firmware", "the report is of %s, and the certificate of %s", reported, key.tcb)
 	}
 	return nil
 }
 
-func (s *subject) checkRevocation() error {
-	for _, list := range s.CRLs {
-		if err := checkCRL(list, s.ark, s.ask, s.Now); err != nil {
-			return err
-		}
+func isZero(b []byte) bool { return len(bytes.Trim(b, "\x00")) == 0 }
+
+// checkGuest checks that it is the guest that has just asked, and what it runs. A
+// VMPL above 0 is less than the guest's highest privilege, such as of a kernel under
+// an SVSM. 0 does not tell init from what root runs later in the same guest: both
+// ask from there.
+func (e *Expect) checkGuest(r Request, report *sevsnp.Report) error {
+	if !bytes.Equal(r.Challenge[:], e.Challenge.Bytes) {
+		return refusef("challenge", "the request answers another one")
+	}
+	if err := e.Challenge.fresh(e.Now); err != nil {
+		return refusef("challenge", "%w", err)
+	}
+	if want := r.ReportData(e.Owner); !bytes.Equal(report.ReportData, want[:]) {
+		return refusef("report data", "the report is not over this challenge, public key and owner: the request was changed, or the guest has another owner's key in its command line")
+	}
+	if !slices.Contains(e.Digests, Digest(report.Measurement)) {
+		return refusef("measurement", "it is %x, which is none of the expected ones", report.Measurement)
+	}
+	if report.Policy>>19&1 == 1 {
+		return refusef("debugging", "the policy lets the host debug the guest (%#x)", report.Policy)
+	}
+	if report.Policy>>18&1 == 1 {
+		return refusef("migration", "the policy lets a migration agent move the guest (%#x)", report.Policy)
+	}
+	if report.Vmpl != 0 {
+		return refusef("privilege level", "the report was asked for at VMPL %d, and not at 0", report.Vmpl)
 	}
 	return nil
 }
 
-func (s *subject) checkSignature() error {
-	if err := verify.SnpReportSignature(s.request.Report, s.key); err != nil {
-		return fmt.Errorf("the report is not signed by the certificate's key: %w", err)
-	}
-	return nil
-}
-
-// checkCertifiedChip checks that the certificate is this chip's. A host may hide
-// its chip's ID; then nothing says which chip it is.
-func (s *subject) checkCertifiedChip() error {
-	if s.VLEK {
-		return nil // it is a cloud's, for all of its chips
-	}
-	id := s.report.ChipId
-	if bytes.Equal(id, make([]byte, len(id))) {
-		return errors.New("the host hides the chip's ID (MASK_CHIP_ID)")
-	}
-	named := s.Generation.chip(id)
-	if !bytes.Equal(s.says.chip, named) || !bytes.Equal(id[len(named):], make([]byte, len(id)-len(named))) {
-		return fmt.Errorf("the report is of the chip %x, and the certificate of %x", id, s.says.chip)
-	}
-	return nil
-}
-
-func (s *subject) checkCertifiedTCB() error {
-	reported, err := s.Generation.tcb(s.report.ReportedTcb)
-	if err == nil && reported != s.says.tcb {
-		err = fmt.Errorf("the report is of %s, and the certificate of %s", reported, s.says.tcb)
-	}
-	return err
-}
-
-func (s *subject) checkChallenge() error {
-	if !bytes.Equal(s.request.Challenge[:], s.Challenge.Bytes) {
-		return errors.New("the request answers another one")
-	}
-	return s.Challenge.fresh(s.Now)
-}
-
-func (s *subject) checkReportData() error {
-	if want := s.request.ReportData(s.Owner); !bytes.Equal(s.report.ReportData, want[:]) {
-		return errors.New("the report is not over this challenge, public key and owner: the request was changed, or the guest has another owner's key in its command line")
-	}
-	return nil
-}
-
-func (s *subject) checkMeasurement() error {
-	if !slices.Contains(s.Digests, Digest(s.report.Measurement)) {
-		return fmt.Errorf("it is %x, which is none of the expected ones", s.report.Measurement)
-	}
-	return nil
-}
-
-func (s *subject) forbids(bit int, what string) error {
-	if s.report.Policy>>bit&1 == 1 {
-		return fmt.Errorf("the policy lets %s (%#x)", what, s.report.Policy)
-	}
-	return nil
-}
-
-// checkVMPL refuses what asked from less than the guest's highest privilege, such
-// as a kernel under an SVSM. It does not tell init from what root runs later in the
-// same guest: both ask from here.
-func (s *subject) checkVMPL() error {
-	if s.report.Vmpl != 0 {
-		return fmt.Errorf("the report was asked for at VMPL %d, and not at 0", s.report.Vmpl)
-	}
-	return nil
-}
-
-// checkTCB checks the firmware as reported, as it was when the guest was
+// checkFirmware checks the firmware as reported, as it was when the guest was
 // launched, and the one below which the host cannot go back any more.
-func (s *subject) checkTCB() error {
+func (e *Expect) checkFirmware(report *sevsnp.Report) error {
 	for _, f := range []struct {
 		name string
 		tcb  uint64
 	}{
-		{"reported", s.report.ReportedTcb},
-		{"current", s.report.CurrentTcb},
-		{"committed", s.report.CommittedTcb},
-		{"launch", s.report.LaunchTcb},
+		{"reported", report.ReportedTcb},
+		{"current", report.CurrentTcb},
+		{"committed", report.CommittedTcb},
+		{"launch", report.LaunchTcb},
 	} {
-		t, err := s.Generation.tcb(f.tcb)
+		t, err := e.Generation.tcb(f.tcb)
 		if err != nil {
-			return fmt.Errorf("%s: %w", f.name, err)
+			return refusef("firmware", "%s: %w", f.name, err)
 		}
-		if name := t.short(s.MinTCB); name != "" {
-			return fmt.Errorf("the %s one has too old a %s: %s, and at least %s is asked for", f.name, name, t, s.MinTCB)
+		if name := t.short(e.MinTCB); name != "" {
+			return refusef("firmware", "the %s one has too old a %s: %s, and at least %s is asked for", f.name, name, t, e.MinTCB)
+		}
+	}
+	return nil
+}
+
+// checkDemands checks what the owner asks for and need not.
+func (e *Expect) checkDemands(report *sevsnp.Report) error {
+	for _, q := range e.Require {
+		value := report.Policy
+		if q.platform {
+			value = report.PlatformInfo
+		}
+		if (value>>q.bit&1 == 1) != q.want {
+			return refusef("requirements", "%s: not so, %s (%#x)", q.Name, q.Means, value)
+		}
+	}
+	id := e.Generation.chip(report.ChipId)
+	if len(e.Chips) > 0 && !slices.ContainsFunc(e.Chips, func(c []byte) bool { return bytes.Equal(c, id) }) {
+		return refusef("chip", "%x is none of the expected ones", id)
+	}
+	for _, f := range []struct {
+		check     string
+		want, got []byte
+	}{
+		{"host data", e.HostData, report.HostData},
+		{"ID key", e.IDKey, report.IdKeyDigest},
+		{"family ID", e.FamilyID, report.FamilyId},
+		{"image ID", e.ImageID, report.ImageId},
+	} {
+		if f.want != nil && !bytes.Equal(f.want, f.got) {
+			return refusef(f.check, "it is %x, and not %x", f.got, f.want)
 		}
 	}
 	return nil
@@ -333,34 +277,6 @@ func FindRequirement(name string) (Requirement, error) {
 		return Requirement{}, fmt.Errorf("%.40q is not one of %s", name, strings.Join(RequirementNames(), ", "))
 	}
 	return Requirements[i], nil
-}
-
-func (s *subject) checkRequirements() error {
-	for _, r := range s.Require {
-		value := s.report.Policy
-		if r.platform {
-			value = s.report.PlatformInfo
-		}
-		if (value>>r.bit&1 == 1) != r.want {
-			return fmt.Errorf("%s: not so, %s (%#x)", r.Name, r.Means, value)
-		}
-	}
-	return nil
-}
-
-func (s *subject) checkChip() error {
-	id := s.Generation.chip(s.report.ChipId)
-	if len(s.Chips) > 0 && !slices.ContainsFunc(s.Chips, func(c []byte) bool { return bytes.Equal(c, id) }) {
-		return fmt.Errorf("%x is none of the expected ones", id)
-	}
-	return nil
-}
-
-func same(want, got []byte) error {
-	if want != nil && !bytes.Equal(want, got) {
-		return fmt.Errorf("it is %x, and not %x", got, want)
-	}
-	return nil
 }
 
 // Verdict is what a verification says, for people and as JSON.

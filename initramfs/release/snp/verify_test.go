@@ -7,6 +7,8 @@ import (
 	"crypto/x509"
 	"encoding/binary"
 	"errors"
+	"os"
+	"regexp"
 	"strings"
 	"sync"
 	"testing"
@@ -234,9 +236,16 @@ func require(name string, policy uint64) func(*testing.T, *scene) {
 
 // Each check refuses on its own, and every check has a case.
 func TestVerifyRefuses(t *testing.T) {
-	missing := map[string]bool{"form": true}
-	for _, c := range checks {
-		missing[c.name] = true
+	code, err := os.ReadFile("verify.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	missing := map[string]bool{"host data": true, "ID key": true, "family ID": true, "image ID": true}
+	for _, check := range regexp.MustCompile(`refusef\("(.+?)"`).FindAllSubmatch(code, -1) {
+		missing[string(check[1])] = true
+	}
+	if len(missing) < 22 {
+		t.Fatalf("verify.go has the checks %v", missing)
 	}
 	for _, tc := range refusals {
 		s := newScene(t, "Genoa-B1")
