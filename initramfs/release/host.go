@@ -13,18 +13,24 @@ import (
 	"cocoroot/initramfs/strictjson"
 )
 
-// Why a guest cannot be given a secret.
+// Why a guest cannot be given a secret, and what to do.
 var (
-	ErrNoSEV = errors.New("the guest runs without SEV")
-	ErrSNP   = errors.New("the guest is an SEV-SNP one, which has no LAUNCH_SECRET")
-	ErrEarly = errors.New("the guest has not been measured yet")
-	ErrLate  = errors.New("the guest has been started already")
-	// ErrOtherLaunch means that a packet was made for another launch.
-	ErrOtherLaunch = errors.New("the packet is for another launch")
-	// ErrRefused means that QEMU or the security processor did not take it.
-	ErrRefused = errors.New("the packet was refused")
-	// ErrUnknown means that the connection ended before the answer.
-	ErrUnknown = errors.New("it is not known whether the secret arrived")
+	ErrNoSEV = fault.Hintf(errors.New("the guest runs without SEV"),
+		"start QEMU with KVM, -object sev-guest,… and -machine confidential-guest-support=…")
+	errSNP = fault.Hintf(errors.New("the guest is an SEV-SNP one, which has no LAUNCH_SECRET"),
+		"a guest that was sealed with --owner asks for its secrets: use --channel, and not --qmp")
+	errEarly = fault.Hintf(errors.New("the guest has not been measured yet"),
+		"the machine is not set up yet; try again in a moment")
+	errLate = fault.Hintf(errors.New("the guest has been started already"),
+		"start QEMU with -S; a guest that runs takes no secret any more and has to be launched again")
+	errOtherLaunch = fault.New(fault.Secret, errors.New("the packet is for another launch"),
+		"each launch has a measurement of its own: collect and verify again")
+	// errRefused means that QEMU or the security processor did not take it.
+	errRefused = fault.New(fault.Secret, errors.New("the packet was refused"),
+		"fw_error 11 is a packet for another launch or session; \"no secret area\" is a firmware other than OVMF AmdSev")
+	// errUnknown means that the connection ended before the answer.
+	errUnknown = fault.Hintf(errors.New("it is not known whether the secret arrived"),
+		"end this guest and launch it again; a new launch needs a new packet")
 )
 
 // Collect asks QEMU for the report of a guest that waits for its secret,
@@ -66,13 +72,13 @@ func query(ctx context.Context, c *qmp.Client) (Report, error) {
 	case !info.Enabled:
 		return Report{}, ErrNoSEV
 	case info.Type == "sev-snp":
-		return Report{}, ErrSNP
+		return Report{}, errSNP
 	case info.Type != "" && info.Type != "sev":
 		return Report{}, fmt.Errorf("%w: it is of the type %.32q", ErrNoSEV, info.Type)
 	case info.State == "uninit" || info.State == "launch-update":
-		return Report{}, fmt.Errorf("%w: state %s", ErrEarly, info.State)
+		return Report{}, fmt.Errorf("%w: state %s", errEarly, info.State)
 	case info.State != "launch-secret":
-		return Report{}, fmt.Errorf("%w: state %.32q", ErrLate, info.State)
+		return Report{}, fmt.Errorf("%w: state %.32q", errLate, info.State)
 	}
 	return Report{Version: strictjson.Version, Kind: packet.Kind, APIMajor: info.APIMajor, APIMinor: info.APIMinor, Build: info.Build,
 		Policy: session.Policy(info.Policy)}, nil
@@ -86,14 +92,15 @@ func Inject(ctx context.Context, c *qmp.Client, p packet.Packet, m session.Measu
 		return err
 	}
 	if now.Measurement != m {
-		return fmt.Errorf("cannot inject: %w", ErrOtherLaunch)
+		return fmt.Errorf("cannot inject: %w", errOtherLaunch)
 	}
 	err = c.Execute(ctx, "sev-inject-launch-secret", injection(p), nil)
 	if refused, ok := errors.AsType[*qmp.Error](err); ok {
-		return fmt.Errorf("cannot inject: %w: %w", ErrRefused, refused)
+		return fmt.Errorf("cannot inject: %w: %w", errRefused, refused)
 	}
 	if err != nil {
-		return fmt.Errorf("cannot inject: %w: %w", ErrUnknown, err)
+		// Not wrapped: after an interrupt, this is not "nothing was written".
+		return fmt.Errorf("cannot inject: %w: %v", errUnknown, err)
 	}
 	return nil
 }
@@ -129,26 +136,9 @@ func QueryPlatform(ctx context.Context, c *qmp.Client) (Platform, error) {
 	return p, err
 }
 
-// Explain adds the next step and the exit code to an error of the host's side.
+// Explain adds the next step to an error of the connection to QEMU.
 func Explain(err error) error {
 	switch {
-	case err == nil:
-		return nil
-	case errors.Is(err, ErrUnknown):
-		// Not wrapped: after an interrupt, this is not "nothing was written".
-		return fault.Hintf(errors.New(err.Error()), "end this guest and launch it again; a new launch needs a new packet")
-	case errors.Is(err, ErrNoSEV):
-		return fault.Hintf(err, "start QEMU with KVM, -object sev-guest,… and -machine confidential-guest-support=…")
-	case errors.Is(err, ErrSNP):
-		return fault.Hintf(err, "a guest that was sealed with --owner asks for its secrets: use --channel, and not --qmp")
-	case errors.Is(err, ErrEarly):
-		return fault.Hintf(err, "the machine is not set up yet; try again in a moment")
-	case errors.Is(err, ErrLate):
-		return fault.Hintf(err, "start QEMU with -S; a guest that runs takes no secret any more and has to be launched again")
-	case errors.Is(err, ErrOtherLaunch):
-		return fault.New(fault.Secret, err, "each launch has a measurement of its own: collect and verify again")
-	case errors.Is(err, ErrRefused):
-		return fault.New(fault.Secret, err, "fw_error 11 is a packet for another launch or session; \"no secret area\" is a firmware other than OVMF AmdSev")
 	case errors.Is(err, context.DeadlineExceeded):
 		return fault.Hintf(err, "--timeout gives QEMU more time; another client may hold the socket")
 	case errors.Is(err, qmp.ErrProtocol):

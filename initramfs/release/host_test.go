@@ -112,12 +112,12 @@ func TestCollect(t *testing.T) {
 		"no SEV":                 {qemu{querySEV: `{"return": {"enabled": false, "state": "uninit"}}`}, ErrNoSEV},
 		"QEMU without SEV":       {qemu{querySEV: refusal("The command query-sev has not been found")}, ErrNoSEV},
 		"another kind":           {typed("launch-secret", "tdx"), ErrNoSEV},
-		"SNP":                    {typed("running", "sev-snp"), ErrSNP},
-		"not set up":             {in("uninit"), ErrEarly},
-		"not measured":           {in("launch-update"), ErrEarly},
-		"running":                {in("running"), ErrLate},
-		"being sent":             {in("send-update"), ErrLate},
-		"state unknown":          {in("new"), ErrLate},
+		"SNP":                    {typed("running", "sev-snp"), errSNP},
+		"not set up":             {in("uninit"), errEarly},
+		"not measured":           {in("launch-update"), errEarly},
+		"running":                {in("running"), errLate},
+		"being sent":             {in("send-update"), errLate},
+		"state unknown":          {in("new"), errLate},
 		"measure refused":        {ready.but(measure, refusal("x")), new(qmp.Error)},
 		"short measurement":      {ready.but(measure, `{"return": {"data": "AAAA"}}`), session.ErrMeasurement},
 		"no measurement":         {ready.but(measure, `{"return": {}}`), session.ErrMeasurement},
@@ -169,16 +169,16 @@ func TestInject(t *testing.T) {
 		sent bool
 	}{
 		"good":           {ready, m, nil, true},
-		"refused":        {ready.but(inject, refusal("SEV: failed to inject secret ret=-5 fw_error=11 'x'")), m, ErrRefused, true},
-		"no secret area": {ready.but(inject, refusal("SEV: no secret area found in OVMF, gpa must be specified.")), m, ErrRefused, true},
-		"another launch": {ready, other, ErrOtherLaunch, false},
-		"running":        {in("running"), m, ErrLate, false},
-		"no answer":      {ready.but(inject, ""), m, ErrUnknown, true},
-		"half an answer": {ready.but(inject, ` {"retu`), m, ErrUnknown, true},
-		"hung up":        {ready.but(inject, hungUp), m, ErrUnknown, true},
+		"refused":        {ready.but(inject, refusal("SEV: failed to inject secret ret=-5 fw_error=11 'x'")), m, errRefused, true},
+		"no secret area": {ready.but(inject, refusal("SEV: no secret area found in OVMF, gpa must be specified.")), m, errRefused, true},
+		"another launch": {ready, other, errOtherLaunch, false},
+		"running":        {in("running"), m, errLate, false},
+		"no answer":      {ready.but(inject, ""), m, errUnknown, true},
+		"half an answer": {ready.but(inject, ` {"retu`), m, errUnknown, true},
+		"hung up":        {ready.but(inject, hungUp), m, errUnknown, true},
 	} {
 		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
-		if tc.want == ErrUnknown {
+		if tc.want == errUnknown {
 			cancel()
 			ctx, cancel = context.WithTimeout(t.Context(), 300*time.Millisecond)
 		}
