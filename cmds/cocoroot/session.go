@@ -32,11 +32,7 @@ func (a *app) secretSession() *cobra.Command {
 }
 
 func (a *app) startSession(certificates []string, o sessionOptions) error {
-	roots, err := release.TrustedRoots(o.root)
-	if err != nil {
-		return err
-	}
-	pdh, found, err := release.VerifyPlatform(roots, certificates, o.ca)
+	pdh, found, err := release.VerifyPlatform(certificates, o.ca, o.root)
 	if err != nil {
 		return err
 	}

@@ -146,7 +146,7 @@ func lookCertificates(s *subject, r *Report) error {
 		names = append(names, u.String())
 	}
 	r.add("certificates", names)
-	roots, err := sevcert.AMDRoots()
+	roots, err := sevcert.AMDRoots("")
 	if err != nil {
 		return err
 	}

@@ -13,8 +13,13 @@ import (
 	"cocoroot/initramfs/release/sevcert"
 )
 
-// VerifyPlatform reads the certificates and verifies their chain.
-func VerifyPlatform(roots sevcert.Roots, paths []string, ca string) (*sevcert.Certificate, string, error) {
+// VerifyPlatform reads the certificates and verifies their chain up to AMD's roots,
+// or to the one with the fingerprint root. It also returns the root's generation.
+func VerifyPlatform(paths []string, ca, root string) (*sevcert.Certificate, string, error) {
+	roots, err := sevcert.AMDRoots(root)
+	if err != nil {
+		return nil, "", err
+	}
 	if ca != "" {
 		paths = append(paths, ca)
 	}
@@ -28,18 +33,7 @@ func VerifyPlatform(roots sevcert.Roots, paths []string, ca string) (*sevcert.Ce
 			return nil, "", fmt.Errorf("cannot read %s: %w", path, err)
 		}
 	}
-	pdh, generation, err := bundle.Verify(roots)
-	switch {
-	case errors.Is(err, sevcert.ErrCEK):
-		return nil, "", fault.Hintf(err, "get the signed one from https://kdsintf.amd.com/cek/id/ID, where ID is the platform's cpu0-id, and name its file too")
-	case errors.Is(err, sevcert.ErrMissing):
-		return nil, "", fault.Hintf(err, "sevctl export, cocoroot release platform, or QEMU's pdh and cert-chain have the platform's; AMD's go to --amd-ca")
-	case errors.Is(err, sevcert.ErrRoot):
-		return nil, "", fault.Hintf(err, "if you know this key to be AMD's, --amd-root believes it")
-	case errors.Is(err, sevcert.ErrSignature) && ca == "":
-		return nil, "", fault.Hintf(err, "for Naples and Rome, and generations after Turin, AMD's certificates are named with --amd-ca")
-	}
-	return pdh, generation, err
+	return bundle.Verify(roots)
 }
 
 // CheckGeneration refuses a platform of another generation than the one wanted.
@@ -106,18 +100,4 @@ func ReadSession(blobFile, certFile string) (blob, cert string, err error) {
 	}
 	cert, err = read(certFile, func(b []byte) bool { _, err := sevcert.Parse(b); return err == nil }, "a certificate in base64")
 	return blob, cert, err
-}
-
-// TrustedRoots returns AMD's roots and the one that the owner adds.
-func TrustedRoots(added string) (sevcert.Roots, error) {
-	roots, err := sevcert.AMDRoots()
-	if err != nil || added == "" {
-		return roots, err
-	}
-	f, err := sevcert.ParseFingerprint(added)
-	if err != nil {
-		return roots, fault.Usagef("--amd-root: %w", err)
-	}
-	roots.Trust(f)
-	return roots, nil
 }

@@ -7,14 +7,22 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+
+	"cocoroot/initramfs/fault"
 )
 
 // Errors returned for a chain.
 var (
-	ErrMissing = errors.New("a certificate of the chain is missing")
+	ErrMissing = fault.Hintf(errors.New("a certificate of the chain is missing"),
+		"sevctl export, cocoroot release platform, or QEMU's pdh and cert-chain have the platform's; AMD's go to --amd-ca")
 	// ErrCEK means that the chip's certificate bears no signature of AMD: the
 	// platform itself exports it so.
-	ErrCEK = errors.New("the CEK is not signed by AMD")
+	ErrCEK = fault.Hintf(errors.New("the CEK is not signed by AMD"),
+		"get the signed one from https://kdsintf.amd.com/cek/id/ID, where ID is the platform's cpu0-id, and name its file too")
+	errRoot = fault.Hintf(errors.New("the root key is not one that is known to be AMD's"),
+		"if you know this key to be AMD's, --amd-root believes it")
+	errUnknown = fault.Hintf(fmt.Errorf("%w: no generation whose ASK is known has signed it", ErrSignature),
+		"for Naples and Rome, and generations after Turin, AMD's certificates are named with --amd-ca")
 )
 
 // Bundle collects the certificates of one platform, in any order. Its zero
@@ -31,12 +39,11 @@ func (b *Bundle) Add(data []byte) error {
 		return fmt.Errorf("%w: more than %d bytes", ErrFormat, MaxFile)
 	}
 	if len(data) > 0 && data[0] != 1 { // a version, little-endian
-		text := strings.Join(strings.Fields(string(data)), "")
-		binary, err := base64.StdEncoding.Strict().DecodeString(text)
+		var err error
+		data, err = base64.StdEncoding.Strict().DecodeString(strings.Join(strings.Fields(string(data)), ""))
 		if err != nil {
 			return fmt.Errorf("%w: neither binary nor base64", ErrFormat)
 		}
-		data = binary
 	}
 	if len(data) == 0 {
 		return fmt.Errorf("%w: nothing in it", ErrFormat)
@@ -82,29 +89,22 @@ func (b *Bundle) Usages() []Usage {
 
 // Verify checks the chain up to one of the roots. It returns the platform's
 // Diffie-Hellman certificate and the name of the root's generation.
-func (b *Bundle) Verify(roots Roots) (*Certificate, string, error) {
-	generation, err := b.verify(roots)
+func (b *Bundle) Verify(roots Roots) (pdh *Certificate, generation string, err error) {
+	for _, u := range []Usage{PDH, PEK, OCA, CEK} {
+		if len(b.all[u]) == 0 {
+			return nil, "", fmt.Errorf("cannot verify the certificate chain: %w: %s", ErrMissing, u)
+		}
+	}
+	generation, err = b.verifyCEK(roots)
+	for _, link := range [][2]Usage{{OCA, OCA}, {PEK, OCA}, {PEK, CEK}, {PDH, PEK}} {
+		if err == nil {
+			err = b.all[link[0]][0].verify(b.all[link[1]][0])
+		}
+	}
 	if err != nil {
 		return nil, "", fmt.Errorf("cannot verify the certificate chain: %w", err)
 	}
 	return b.all[PDH][0], generation, nil
-}
-
-func (b *Bundle) verify(roots Roots) (generation string, err error) {
-	for _, u := range []Usage{PDH, PEK, OCA, CEK} {
-		if len(b.all[u]) == 0 {
-			return "", fmt.Errorf("%w: %s", ErrMissing, u)
-		}
-	}
-	if generation, err = b.verifyCEK(roots); err != nil {
-		return "", err
-	}
-	for _, link := range [][2]Usage{{OCA, OCA}, {PEK, OCA}, {PEK, CEK}, {PDH, PEK}} {
-		if err := b.all[link[0]][0].verify(b.all[link[1]][0]); err != nil {
-			return "", err
-		}
-	}
-	return generation, nil
 }
 
 // verifyCEK finds the signing key that vouches for the chip: one that was
@@ -118,20 +118,28 @@ func (b *Bundle) verifyCEK(roots Roots) (generation string, err error) {
 		}
 		asks = []signer{given}
 	}
-	for _, cek := range b.all[CEK] {
-		for _, ask := range asks {
-			if cek.verify(ask.Certificate) == nil {
-				return ask.generation, nil
-			}
+	for _, ask := range asks {
+		if signedBy(b.all[CEK], ask.Certificate) != nil {
+			return ask.generation, nil
 		}
 	}
+	err = ErrSignature
 	switch {
-	case !slices.ContainsFunc(b.all[CEK], func(c *Certificate) bool { return c.signedBy(ASK) }):
+	case !slices.ContainsFunc(b.all[CEK], func(c *Certificate) bool { return c.hasSlot(ASK) }):
 		return "", ErrCEK
 	case len(b.all[ASK]) == 0:
-		return "", fmt.Errorf("cannot verify the CEK: %w: no generation whose ASK is known has signed it", ErrSignature)
+		err = errUnknown
 	}
-	return "", fmt.Errorf("cannot verify the CEK with the ASK: %w", ErrSignature)
+	return "", fmt.Errorf("cannot verify the CEK with the ASK: %w", err)
+}
+
+// signedBy returns the first copy that a signer has signed, or nil.
+func signedBy(copies []*Certificate, signer *Certificate) *Certificate {
+	i := slices.IndexFunc(copies, func(c *Certificate) bool { return c.verify(signer) == nil })
+	if i < 0 {
+		return nil
+	}
+	return copies[i]
 }
 
 // verifyASK checks AMD's part of the bundle.
@@ -142,12 +150,10 @@ func (b *Bundle) verifyASK(roots Roots) (signer, error) {
 	ark := b.all[ARK][0]
 	generation, ok := roots.arks[fingerprint(ark.key)]
 	if !ok {
-		return signer{}, fmt.Errorf("%w: SHA-256 %x", ErrRoot, fingerprint(ark.key))
+		return signer{}, fmt.Errorf("%w: SHA-256 %s", errRoot, fingerprint(ark.key))
 	}
-	for _, ask := range b.all[ASK] {
-		if ask.verify(ark) == nil {
-			return signer{generation, ask}, nil
-		}
+	if ask := signedBy(b.all[ASK], ark); ask != nil {
+		return signer{generation, ask}, nil
 	}
 	return signer{}, fmt.Errorf("cannot verify the ASK with the ARK: %w", ErrSignature)
 }

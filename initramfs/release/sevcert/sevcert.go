@@ -16,6 +16,7 @@ package sevcert
 
 import (
 	"bytes"
+	"cmp"
 	"crypto"
 	"crypto/ecdh"
 	"crypto/ecdsa"
@@ -75,10 +76,7 @@ const (
 // String returns the specification's name.
 func (u Usage) String() string {
 	names := map[Usage]string{ARK: "ARK", ASK: "ASK", OCA: "OCA", PEK: "PEK", PDH: "PDH", CEK: "CEK"}
-	if name, ok := names[u]; ok {
-		return name
-	}
-	return fmt.Sprintf("usage %#x", uint32(u))
+	return cmp.Or(names[u], fmt.Sprintf("usage %#x", uint32(u)))
 }
 
 // algorithm names a kind of key in its low byte and a hash in its second
@@ -86,16 +84,14 @@ func (u Usage) String() string {
 type algorithm uint32
 
 const (
-	rsaSHA256   algorithm = 0x001
-	ecdsaSHA256 algorithm = 0x002
-	ecdhSHA256  algorithm = 0x003
-	rsaSHA384   algorithm = 0x101
-	ecdsaSHA384 algorithm = 0x102
-	ecdhSHA384  algorithm = 0x103
+	rsaKey   algorithm = 1
+	ecdsaKey algorithm = 2
+	ecdhKey  algorithm = 3
+	sha384   algorithm = 0x100 // a bit of a hash; without it, it is SHA-256
 )
 
 func (a algorithm) hash() crypto.Hash {
-	if a&0x100 != 0 {
+	if a&sha384 != 0 {
 		return crypto.SHA384
 	}
 	return crypto.SHA256
@@ -104,8 +100,7 @@ func (a algorithm) hash() crypto.Hash {
 // Errors returned for a single certificate.
 var (
 	ErrFormat    = errors.New("not an SEV certificate")
-	ErrSignature = errors.New("the signature is not the one that it should be")
-	ErrUnsigned  = errors.New("it has no signature of that key")
+	ErrSignature = errors.New("it has no good signature of that key")
 )
 
 // Certificate is a certificate of either format whose fields have been read.
@@ -132,11 +127,8 @@ func Parse(b []byte) (*Certificate, error) {
 	b = slices.Clone(b)
 	word := func(at int) uint32 { return binary.LittleEndian.Uint32(b[at:]) }
 	c := &Certificate{Usage: Usage(word(offUsage)), algo: algorithm(word(offAlgo)), body: b[:bodySize]}
-	if v := word(0); v != 1 {
-		return nil, fmt.Errorf("%w: version %d", ErrFormat, v)
-	}
-	if c.Usage < OCA || c.Usage > CEK {
-		return nil, fmt.Errorf("%w: %s", ErrFormat, c.Usage)
+	if v := word(0); v != 1 || c.Usage < OCA || c.Usage > CEK {
+		return nil, fmt.Errorf("%w: version %d, %s", ErrFormat, v, c.Usage)
 	}
 	for at := bodySize; at < Size; at += sigSize {
 		c.sigs = append(c.sigs, signature{Usage(word(at)), algorithm(word(at + 4)), b[at+8 : at+sigSize]})
@@ -156,38 +148,39 @@ func parseAMD(b []byte) (*Certificate, []byte, error) {
 	if len(b) < amdKeyStart || word(0) != 1 {
 		return nil, nil, fmt.Errorf("%w: neither SEV's nor AMD's format", ErrFormat)
 	}
-	c, bits := &Certificate{Usage: Usage(word(amdUsage))}, word(amdModSize)
+	usage, bits := Usage(word(amdUsage)), word(amdModSize)
 	size := int(bits / 8)
 	end := amdKeyStart + 2*size
 	switch {
-	case c.Usage != ARK && c.Usage != ASK:
-		return nil, nil, fmt.Errorf("%w: %s", ErrFormat, c.Usage)
+	case usage != ARK && usage != ASK:
+		return nil, nil, fmt.Errorf("%w: %s", ErrFormat, usage)
 	case bits != 2048 && bits != 4096, word(amdExpSize) != bits, len(b) < end:
-		return nil, nil, fmt.Errorf("%w: the size of the %s's key", ErrFormat, c.Usage)
+		return nil, nil, fmt.Errorf("%w: the size of the %s's key", ErrFormat, usage)
 	}
-	c.body = slices.Clone(b[:end])
-	key, err := parseRSA(c.body[amdKeyStart:amdKeyStart+size], c.body[amdKeyStart+size:])
+	key, err := parseRSA(b[amdKeyStart:amdKeyStart+size], b[amdKeyStart+size:end])
 	if err != nil {
-		return nil, nil, fmt.Errorf("%w: the key of the %s: %w", ErrFormat, c.Usage, err)
+		return nil, nil, fmt.Errorf("%w: the key of the %s: %w", ErrFormat, usage, err)
 	}
-	c.key, c.algo = key, rsaAlgorithm(key)
+	c := newRSA(usage, key)
+	c.body = slices.Clone(b[:end])
 	rest := b[end:]
 	switch {
 	case len(rest) >= size:
 		c.sigs = []signature{{ARK, c.algo, slices.Clone(rest[:size])}}
 		return c, rest[size:], nil
-	case c.Usage == ARK && len(rest) == 0:
+	case usage == ARK && len(rest) == 0:
 		return c, nil, nil
 	}
-	return nil, nil, fmt.Errorf("%w: the %s is cut short", ErrFormat, c.Usage)
+	return nil, nil, fmt.Errorf("%w: the %s is cut short", ErrFormat, usage)
 }
 
-// rsaAlgorithm is the one that AMD signs with, by the size of its key.
-func rsaAlgorithm(key *rsa.PublicKey) algorithm {
-	if key.Size() == 256 {
-		return rsaSHA256 // Naples
+// newRSA is a certificate of AMD's, which signs with a hash by the size of its key.
+func newRSA(u Usage, key *rsa.PublicKey) *Certificate {
+	algo := rsaKey // of Naples
+	if key.Size() > 256 {
+		algo |= sha384
 	}
-	return rsaSHA384
+	return &Certificate{Usage: u, algo: algo, key: key}
 }
 
 var errKey = errors.New("unknown algorithm, curve or size, or not a point of the curve")
@@ -196,13 +189,13 @@ var errKey = errors.New("unknown algorithm, curve or size, or not a point of the
 // exponent and modulus, for curves the curve and the point.
 func parseKey(a algorithm, b []byte) (crypto.PublicKey, error) {
 	first := binary.LittleEndian.Uint32(b)
-	switch a {
-	case rsaSHA256, rsaSHA384:
+	switch a &^ sha384 {
+	case rsaKey:
 		if first != 2048 && first != 4096 {
 			return nil, errKey
 		}
 		return parseRSA(b[4:516], b[516:516+first/8])
-	case ecdsaSHA256, ecdsaSHA384, ecdhSHA256, ecdhSHA384:
+	case ecdsaKey, ecdhKey:
 		x, y := number(b[4:4+ecSize]), number(b[4+ecSize:4+2*ecSize])
 		if first != 2 || x.BitLen() > 384 || y.BitLen() > 384 { // 2: P-384, the only one in use
 			return nil, errKey
@@ -211,7 +204,7 @@ func parseKey(a algorithm, b []byte) (crypto.PublicKey, error) {
 		point[0] = 4
 		x.FillBytes(point[1:49])
 		y.FillBytes(point[49:])
-		if a == ecdhSHA256 || a == ecdhSHA384 {
+		if a&^sha384 == ecdhKey {
 			return ecdh.P384().NewPublicKey(point)
 		}
 		return ecdsa.ParseUncompressedPublicKey(elliptic.P384(), point)
@@ -244,24 +237,19 @@ func (c *Certificate) ECDH() (*ecdh.PublicKey, error) {
 	return key, nil
 }
 
-// signedBy reports whether there is a signature, good or not, of that key.
-func (c *Certificate) signedBy(u Usage) bool {
+// hasSlot reports whether there is a signature, good or not, of that key.
+func (c *Certificate) hasSlot(u Usage) bool {
 	return slices.ContainsFunc(c.sigs, func(s signature) bool { return s.usage == u })
 }
 
 // verify checks that one of the signatures is the signer's.
 func (c *Certificate) verify(signer *Certificate) error {
-	err := ErrUnsigned
 	for _, s := range c.sigs {
-		if s.usage != signer.Usage || s.algo != signer.algo {
-			continue
-		}
-		if signer.signed(c.body, s.value) {
+		if s.usage == signer.Usage && s.algo == signer.algo && signer.signed(c.body, s.value) {
 			return nil
 		}
-		err = ErrSignature
 	}
-	return fmt.Errorf("cannot verify the %s with the %s: %w", c.Usage, signer.Usage, err)
+	return fmt.Errorf("cannot verify the %s with the %s: %w", c.Usage, signer.Usage, ErrSignature)
 }
 
 // signed checks one signature of the certificate's key: RSA-PSS with a salt as
@@ -291,7 +279,7 @@ func Owner(key *ecdh.PublicKey) ([]byte, error) {
 	}
 	b := make([]byte, Size)
 	for off, v := range map[int]uint32{
-		0: 1, offUsage: uint32(PDH), offAlgo: uint32(ecdhSHA256), offKey: 2,
+		0: 1, offUsage: uint32(PDH), offAlgo: uint32(ecdhKey), offKey: 2,
 		bodySize: uint32(none), bodySize + sigSize: uint32(none),
 	} {
 		binary.LittleEndian.PutUint32(b[off:], v)
