@@ -1,6 +1,7 @@
 package launch
 
 import (
+	"bytes"
 	"fmt"
 	"io"
 	"os"
@@ -38,8 +39,13 @@ func load(c Config) (_ *input, err error) {
 		if f.path == "" {
 			continue // there is no initrd
 		}
-		if in.files[f.name], err = copyFile(f.name, f.path, f.limit); err != nil {
-			return nil, err
+		src, err := files.OpenFinite(f.path)
+		if err == nil {
+			err = in.keep(f.name, src, f.limit)
+			src.Close()
+		}
+		if err != nil {
+			return nil, fmt.Errorf("cannot read the %s: %w", f.name, err)
 		}
 	}
 	image, err := io.ReadAll(in.read("firmware"))
@@ -53,10 +59,15 @@ func load(c Config) (_ *input, err error) {
 	if in.layout, err = c.layout(image, len(hashes)); err != nil {
 		return nil, err
 	}
-	if err := in.keep("hashes", hashes); err != nil {
-		return nil, err
+	for name, table := range map[string][]byte{"hashes": hashes, "secret": c.SecretTable} {
+		if len(table) == 0 {
+			continue // nor a file
+		}
+		if err := in.keep(name, bytes.NewReader(table), int64(len(table))); err != nil {
+			return nil, fmt.Errorf("cannot keep the %s table: %w", name, err)
+		}
 	}
-	return in, in.keep("secret", c.SecretTable)
+	return in, nil
 }
 
 // table returns the bytes of the hashes table, empty for none.
@@ -95,53 +106,26 @@ func (c Config) layout(image []byte, hashes int) (ovmf.Firmware, error) {
 	return fw, nil
 }
 
-// copyFile returns a copy of the file at path that nobody can change.
-func copyFile(what, path string, limit int64) (_ *os.File, err error) {
-	src, err := files.OpenFinite(path)
-	if err != nil {
-		return nil, fmt.Errorf("cannot read the %s: %w", what, err)
-	}
-	defer src.Close()
-	f, err := newMemoryFile(what)
-	if err != nil {
-		return nil, err
-	}
-	n, err := io.Copy(f, io.LimitReader(src, limit+1))
-	if err == nil && n > limit {
-		err = fmt.Errorf("%w: %s is longer than %d bytes", ErrConfig, path, limit)
-	}
-	if err == nil {
-		_, err = unix.FcntlInt(f.Fd(), unix.F_ADD_SEALS, unix.F_SEAL_WRITE|unix.F_SEAL_GROW|unix.F_SEAL_SHRINK|unix.F_SEAL_SEAL)
-	}
-	if err != nil {
-		f.Close()
-		return nil, fmt.Errorf("cannot read the %s: %w", what, err)
-	}
-	return f, nil
-}
-
-// keep makes a file with the bytes of b, or none when there are none.
-func (in *input) keep(name string, b []byte) error {
-	if len(b) == 0 {
-		return nil
-	}
-	f, err := newMemoryFile(name)
-	if err != nil {
-		return err
-	}
-	in.files[name] = f
-	if _, err := f.Write(b); err != nil {
-		return fmt.Errorf("cannot write the %s table to memory: %w", name, err)
-	}
-	return nil
-}
-
-func newMemoryFile(name string) (*os.File, error) {
+// keep makes a file of what src has, at most limit bytes. Nobody can change it, but
+// for the secret, which is to be wiped.
+func (in *input) keep(name string, src io.Reader, limit int64) error {
 	fd, err := unix.MemfdCreate("cocoroot-"+name, unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
 	if err != nil {
-		return nil, fmt.Errorf("cannot make a file in memory: %w", err)
+		return fmt.Errorf("cannot make a file in memory: %w", err)
 	}
-	return os.NewFile(uintptr(fd), name), nil
+	f := os.NewFile(uintptr(fd), name)
+	in.files[name] = f
+	n, err := io.Copy(f, io.LimitReader(src, limit+1))
+	switch {
+	case err != nil:
+		return err
+	case n > limit:
+		return fmt.Errorf("%w: it is longer than %d bytes", ErrConfig, limit)
+	case name == "secret":
+		return nil
+	}
+	_, err = unix.FcntlInt(f.Fd(), unix.F_ADD_SEALS, unix.F_SEAL_WRITE|unix.F_SEAL_GROW|unix.F_SEAL_SHRINK|unix.F_SEAL_SEAL)
+	return err
 }
 
 // wipeSecret empties the secret's file for everybody who has it open. QEMU

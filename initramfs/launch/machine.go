@@ -47,31 +47,23 @@ type machine struct {
 }
 
 // start runs QEMU with the guest paused.
-func start(ctx context.Context, c Config, v Version, in *input, out io.Writer) (*machine, error) {
-	console, theirConsole, err := consoleEnds(c.ConsoleInput)
-	if err != nil {
-		return nil, err
+func start(ctx context.Context, c Config, v Version, in *input, out io.Writer) (_ *machine, err error) {
+	ctx, kill := context.WithCancel(ctx)
+	booting, refused := context.WithCancelCause(ctx)
+	m := &machine{
+		kill: kill, watching: observer{out: out, refused: refused}, booting: booting,
+		exited: make(chan struct{}), drained: make(chan struct{}), told: make(chan *int, 1),
 	}
-	defer theirConsole.Close()
-	control, theirs, err := socketPair()
-	if err != nil {
-		console.Close()
-		return nil, err
-	}
-	defer theirs.Close()
-
-	var line net.Conn
-	var theirLine *os.File
-	if c.Program {
-		if line, theirLine, err = socketPair(); err != nil {
-			console.Close()
-			control.Close()
-			return nil, err
+	var pass, ends []*os.File // what QEMU gets, and what of it is only QEMU's
+	defer func() {
+		for _, f := range ends {
+			f.Close()
 		}
-		defer theirLine.Close()
-	}
-
-	var pass []*os.File
+		if err != nil {
+			kill()
+			m.close()
+		}
+	}()
 	number := func(f *os.File) string {
 		pass = append(pass, f)
 		return strconv.Itoa(2 + len(pass))
@@ -82,26 +74,38 @@ func start(ctx context.Context, c Config, v Version, in *input, out io.Writer) (
 		}
 		return "/proc/self/fd/" + number(f)
 	}
+	// socket returns a connection and the number of its other end.
+	socket := func() (conn net.Conn, other string) {
+		var theirs *os.File
+		if err == nil {
+			conn, theirs, err = socketPair()
+		}
+		if err == nil {
+			ends = append(ends, theirs)
+			other = number(theirs)
+		}
+		return conn, other
+	}
 	n := names{firmware: file(in.files["firmware"]), kernel: file(in.files["kernel"]), initrd: file(in.files["initrd"]), secret: file(in.files["secret"])}
 	if c.SEV == nil {
 		n.hashes = file(in.files["hashes"])
 	}
-	if c.ConsoleInput != nil {
-		n.typed = number(theirConsole)
-	} else {
-		n.console = file(theirConsole)
-	}
-	n.control = number(theirs)
+	m.control, n.control = socket()
 	if c.Program {
-		n.line = number(theirLine)
+		m.line, n.line = socket()
+	}
+	if c.ConsoleInput != nil {
+		m.console, n.typed = socket()
+	} else if ours, theirs, pipeErr := os.Pipe(); pipeErr != nil {
+		err = cmp.Or(err, fmt.Errorf("cannot make a pipe for the console: %w", pipeErr))
+	} else {
+		ends = append(ends, theirs)
+		m.console, n.console = ours, file(theirs)
+	}
+	if err != nil {
+		return nil, err
 	}
 
-	ctx, kill := context.WithCancel(ctx)
-	booting, refused := context.WithCancelCause(ctx)
-	m := &machine{
-		kill: kill, control: control, watching: observer{out: out, refused: refused}, booting: booting,
-		exited: make(chan struct{}), drained: make(chan struct{}), console: console, line: line, told: make(chan *int, 1),
-	}
 	cmd := exec.CommandContext(ctx, c.QEMU, arguments(c, v, in.layout, n)...)
 	cmd.ExtraFiles = pass
 	cmd.Stdout, cmd.Stderr = &m.stderr, &m.stderr
@@ -112,19 +116,25 @@ func start(ctx context.Context, c Config, v Version, in *input, out io.Writer) (
 	started := make(chan error, 1)
 	go m.wait(cmd, started)
 	if err := <-started; err != nil {
-		kill()
-		console.Close()
-		control.Close()
-		if line != nil {
-			line.Close()
-		}
 		return nil, m.stderr.failed(err)
 	}
+	if c.ConsoleInput != nil {
+		go io.Copy(m.console.(net.Conn), c.ConsoleInput) // ends with the input or the connection
+	}
 	go m.drain()
-	if line != nil {
-		go func() { m.told <- attend(line, c.Stop) }()
+	if c.Program {
+		go func() { m.told <- attend(m.line, c.Stop) }()
 	}
 	return m, nil
+}
+
+// close closes our ends.
+func (m *machine) close() {
+	for _, end := range []io.Closer{m.console, m.control, m.line} {
+		if end != nil {
+			end.Close()
+		}
+	}
 }
 
 // wait runs the process from one thread: it would be killed with the
@@ -143,24 +153,6 @@ func (m *machine) wait(cmd *exec.Cmd, started chan<- error) {
 func (m *machine) drain() {
 	io.Copy(&m.watching, m.console) // ends with the pipe; Write never fails
 	close(m.drained)
-}
-
-// consoleEnds returns our end of the console and QEMU's: a pipe, or a socket
-// on which input is typed.
-func consoleEnds(input io.Reader) (io.ReadCloser, *os.File, error) {
-	if input == nil {
-		ours, theirs, err := os.Pipe()
-		if err != nil {
-			return nil, nil, fmt.Errorf("cannot make a pipe for the console: %w", err)
-		}
-		return ours, theirs, nil
-	}
-	conn, theirs, err := socketPair()
-	if err != nil {
-		return nil, nil, err
-	}
-	go io.Copy(conn, input) // ends with the input or the connection
-	return conn, theirs, nil
 }
 
 // socketPair returns a connection and the file of its other end.
@@ -284,8 +276,7 @@ func (m *machine) finish(ctx context.Context, err error) (Outcome, error) {
 		// A child of QEMU has kept the pipe, or the reader of the console
 		// does not read.
 	}
-	m.console.Close()
-	m.control.Close()
+	defer m.close()
 
 	outcome, outErr := m.watching.outcome()
 	outcome.Reason = m.reason
@@ -294,7 +285,6 @@ func (m *machine) finish(ctx context.Context, err error) (Outcome, error) {
 		case outcome.Exit = <-m.told: // QEMU has ended, and closed its end
 		case <-time.After(grace): // or a child of it has kept that
 		}
-		m.line.Close()
 	}
 	switch {
 	case err == nil && m.waitErr == nil:
