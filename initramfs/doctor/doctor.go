@@ -6,6 +6,7 @@
 package doctor
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"errors"
@@ -95,20 +96,28 @@ type Report struct {
 	Findings  []Finding `json:"findings"`
 }
 
+// answer returns a finding with what it says where it is good, or else where it is
+// bad, and what to do about that.
+func answer(name string, use Use, ok bool, good, bad, do string) Finding {
+	if ok {
+		return Finding{Name: name, For: use, OK: true, Says: good}
+	}
+	return Finding{Name: name, For: use, Says: bad, Do: do}
+}
+
 // Check looks at all of it.
 func (m Machine) Check(ctx context.Context) Report {
-	r := Report{Simulates: true}
-	r.Findings = append(r.Findings, m.qemu(ctx)...)
-	r.Findings = append(r.Findings, m.firmware())
-	r.Findings = append(r.Findings, m.beside("bzImage", Simulate, "kernel"), m.beside("initrd.img", Simulate, "initrd"), m.beside("run", Seal, "tools"))
+	r := Report{Simulates: true, Findings: m.qemu(ctx)}
+	add := func(f ...Finding) { r.Findings = append(r.Findings, f...) }
+	add(m.firmware(), m.beside("bzImage", Simulate, "kernel"), m.beside("initrd.img", Simulate, "initrd"), m.beside("run", Seal, "tools"))
 	for _, t := range []struct{ program, makes, in string }{
 		{"mksquashfs", "images of folders", "squashfs-tools"}, {"tar2sqfs", "images of tars and containers", "squashfs-tools-ng"},
 		{"mkfs.erofs", "--fs erofs", "erofs-utils"}, {"mke2fs", "--fs ext4", "e2fsprogs"},
 	} {
-		r.Findings = append(r.Findings, m.tool(t.program, t.makes, t.in))
+		_, err := m.Find(t.program)
+		add(answer(t.program, Seal, err == nil, "makes "+t.makes, "not installed: it makes "+t.makes, "apt install "+t.in))
 	}
-	r.Findings = append(r.Findings,
-		m.device("/dev/kvm", "simulated launches run under emulation, SEV launches not at all", "turn virtualization on in the machine's setup, and modprobe kvm_amd"),
+	add(m.device("/dev/kvm", "simulated launches run under emulation, SEV launches not at all", "turn virtualization on in the machine's setup, and modprobe kvm_amd"),
 		m.sev(launch.ModeSEV), m.sev(launch.ModeES), m.sev(launch.ModeSNP),
 		m.device("/dev/sev", "the kernel talks to no security processor", "modprobe ccp, on a processor that has one"),
 		m.locked(), m.guest(), m.namespaces())
@@ -140,25 +149,19 @@ func (r Report) Print(w io.Writer) {
 
 func (m Machine) qemu(ctx context.Context) []Finding {
 	const program = "qemu-system-x86_64"
-	f := Finding{Name: "QEMU", For: Simulate, Do: "apt install qemu-system-x86, 7.2 or later"}
-	snp := Finding{Name: "QEMU for SNP", For: Hardware, Says: "sev-snp and the VM type init2 need 9.1", Do: "on Debian 12, qemu-system-x86 of bookworm-backports is new enough"}
 	path, err := m.Find(program)
 	var v launch.Version
 	if err == nil {
 		v, err = m.QEMU(ctx, path)
 	}
+	says := fmt.Sprintf("%d.%d, %s", v.Major, v.Minor, path)
 	if err != nil {
-		f.Says = fmt.Sprintf("there is no %s that runs", program)
-		return []Finding{f, snp}
+		v, says = launch.Version{}, fmt.Sprintf("there is no %s that runs", program)
 	}
-	f.Says = fmt.Sprintf("%d.%d, %s", v.Major, v.Minor, path)
-	if f.OK = v.AtLeast(7, 2); f.OK {
-		f.Do = ""
+	return []Finding{
+		answer("QEMU", Simulate, v.AtLeast(7, 2), says, says, "apt install qemu-system-x86, 7.2 or later"),
+		answer("QEMU for SNP", Hardware, v.AtLeast(9, 1), "it knows sev-snp-guest", "sev-snp and the VM type init2 need 9.1", "on Debian 12, qemu-system-x86 of bookworm-backports is new enough"),
 	}
-	if snp.OK = v.AtLeast(9, 1); snp.OK {
-		snp.Says, snp.Do = "it knows sev-snp-guest", ""
-	}
-	return []Finding{f, snp}
 }
 
 // firmware says whose the firmware beside this program is.
@@ -184,40 +187,30 @@ func (m Machine) firmware() Finding {
 }
 
 func (m Machine) beside(name string, use Use, made string) Finding {
-	f := Finding{Name: name, For: use, OK: true, Says: "beside this program"}
-	if _, err := os.Stat(filepath.Join(m.Beside, name)); err != nil {
-		f.OK, f.Says, f.Do = false, "not beside this program", "./build.sh "+made
-	}
-	return f
-}
-
-func (m Machine) tool(program, makes, in string) Finding {
-	f := Finding{Name: program, For: Seal, OK: true, Says: "makes " + makes}
-	if _, err := m.Find(program); err != nil {
-		f.OK, f.Says, f.Do = false, "not installed: it "+f.Says, "apt install "+in
-	}
-	return f
+	_, err := os.Stat(filepath.Join(m.Beside, name))
+	return answer(name, use, err == nil, "beside this program", "not beside this program", "./build.sh "+made)
 }
 
 // device says whether this user may use a device.
 func (m Machine) device(name, absent, do string) Finding {
-	f := Finding{Name: name, For: Hardware, OK: true, Says: "this user may use it"}
-	if err := m.Open(name); errors.Is(err, fs.ErrNotExist) {
-		f.OK, f.Says, f.Do = false, "not there: "+absent, do
-	} else if err != nil {
-		f.OK, f.Says, f.Do = false, fmt.Sprintf("this user may not use it (%v)", errors.Unwrap(err)), "add the user to the device's group, or give it one by a udev rule: GROUP=\"kvm\", MODE=\"0660\""
+	err := m.Open(name)
+	says := "not there: " + absent
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		says = fmt.Sprintf("this user may not use it (%v)", errors.Unwrap(err))
+		do = "add the user to the device's group, or give it one by a udev rule: GROUP=\"kvm\", MODE=\"0660\""
 	}
-	return f
+	return answer(name, Hardware, err == nil, "this user may use it", says, do)
 }
 
 // sev says whether this host can launch guests of a mode.
 func (m Machine) sev(mode launch.Mode) Finding {
-	f := Finding{Name: string(mode), For: Hardware, OK: true, Says: "processor, kernel and devices have it"}
-	if err := launch.CheckHost(m.Root, mode); err != nil {
-		f.OK, f.Do = false, "on an AMD EPYC processor, turn it on in the machine's setup (SMEE, SEV-ES, SNP) and for KVM: modprobe kvm_amd sev=1 sev_es=1 sev_snp=1"
-		_, f.Says, _ = strings.Cut(err.Error(), ": ")
+	var lacks string
+	err := launch.CheckHost(m.Root, mode)
+	if err != nil {
+		_, lacks, _ = strings.Cut(err.Error(), ": ")
 	}
-	return f
+	return answer(string(mode), Hardware, err == nil, "processor, kernel and devices have it", lacks,
+		"on an AMD EPYC processor, turn it on in the machine's setup (SMEE, SEV-ES, SNP) and for KVM: modprobe kvm_amd sev=1 sev_es=1 sev_snp=1")
 }
 
 // enough is what a guest of the usual size locks under SEV and SEV-ES, bytes.
@@ -225,37 +218,32 @@ const enough = 1 << 30
 
 // locked says whether SEV may lock a guest's memory, which it does with all of it.
 func (m Machine) locked() Finding {
-	f := Finding{Name: "locked memory", For: Hardware, OK: m.Locked >= enough, Says: fmt.Sprintf("%d MiB; under SEV all of a guest's memory is locked", m.Locked>>20)}
+	says := fmt.Sprintf("%d MiB; under SEV all of a guest's memory is locked", m.Locked>>20)
 	if m.Locked == unix.RLIM_INFINITY {
-		f.Says = "no limit"
+		says = "no limit"
 	}
-	if !f.OK {
-		f.Do = "ulimit -l unlimited, or LimitMEMLOCK=infinity in QEMU's unit"
-	}
-	return f
+	return answer("locked memory", Hardware, m.Locked >= enough, says, says, "ulimit -l unlimited, or LimitMEMLOCK=infinity in QEMU's unit")
 }
 
 // guest says whether this machine is a SEV-SNP guest itself.
 func (m Machine) guest() Finding {
-	f := Finding{Name: "/dev/sev-guest", Says: "not there: this machine is no SEV-SNP guest, or does not say so"}
-	if _, err := fs.Stat(m.Root, "dev/sev-guest"); err == nil {
-		f.OK, f.Says = true, "this machine is a SEV-SNP guest; guests inside it cannot be"
-	}
-	return f
+	_, err := fs.Stat(m.Root, "dev/sev-guest")
+	return answer("/dev/sev-guest", Inform, err == nil, "this machine is a SEV-SNP guest; guests inside it cannot be",
+		"not there: this machine is no SEV-SNP guest, or does not say so", "")
 }
 
 // namespaces says whether an ordinary user may make the recipes' images.
 func (m Machine) namespaces() Finding {
-	f := Finding{Name: "user namespaces", OK: true, Says: "an ordinary user has them; cocoroot needs none, recipes of images do"}
-	for _, name := range []string{"proc/sys/user/max_user_namespaces", "proc/sys/kernel/unprivileged_userns_clone"} {
-		b, err := fs.ReadFile(m.Root, name)
+	const rest = "; cocoroot needs none, recipes of images do"
+	off := ""
+	for _, name := range []string{"user/max_user_namespaces", "kernel/unprivileged_userns_clone"} {
+		b, err := fs.ReadFile(m.Root, "proc/sys/"+name)
 		if errors.Is(err, fs.ErrNotExist) {
 			continue // the second one is Debian's
 		}
 		if n, parseErr := strconv.Atoi(strings.TrimSpace(string(b))); err != nil || parseErr != nil || n == 0 {
-			f.OK, f.Says, f.Do = false, "an ordinary user has none; cocoroot needs none, recipes of images do", "sysctl -w "+strings.ReplaceAll(strings.TrimPrefix(name, "proc/sys/"), "/", ".")+"=1"
-			return f
+			off = cmp.Or(off, strings.ReplaceAll(name, "/", "."))
 		}
 	}
-	return f
+	return answer("user namespaces", Inform, off == "", "an ordinary user has them"+rest, "an ordinary user has none"+rest, "sysctl -w "+off+"=1")
 }
