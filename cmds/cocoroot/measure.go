@@ -48,8 +48,8 @@ func (a *app) measure() *cobra.Command {
 	flags.StringVar(&o.initrd, "initrd", "", "archive that cocoroot initrd wrote (default: none)")
 	flags.StringVar(&o.cmdline, "cmdline", "", "kernel command line")
 	flags.StringVar(&o.cmdlineFile, "cmdline-file", "", "command line that cocoroot seal wrote")
-	for _, h := range hashed {
-		option(c, h.in(&o.hashes), h.name+"-hash", "instead of the "+h.of+": its SHA-256 in hex, as --json prints it", parse32)
+	for _, b := range blobs(&o.hashes) {
+		option(c, b.hash, b.name+"-hash", "instead of --"+b.name+": its SHA-256 in `HEX`, as --json prints it; a command line's is with a NUL at its end", parse32)
 	}
 	flags.IntVar(&o.vcpus, "vcpus", 0, "virtual CPUs of the guest; sev measures none")
 	option(c, &o.signature, "vcpu-type", "QEMU's -cpu, such as EPYC-Milan; sev measures none", measure.LookupCPUType)
@@ -66,24 +66,34 @@ func (a *app) measure() *cobra.Command {
 	return c
 }
 
-// hashed are the blobs that can be given as a hash, and the options that they
-// are given with otherwise.
-var hashed = [3]struct {
-	name, of string
-	instead  []string
-	in       func(*measure.HashesTable) *[sha256.Size]byte
-}{
-	{"kernel", "kernel", []string{"kernel"}, func(t *measure.HashesTable) *[sha256.Size]byte { return &t.Kernel }},
-	{"initrd", "initrd", []string{"initrd"}, func(t *measure.HashesTable) *[sha256.Size]byte { return &t.Initrd }},
-	{"cmdline", "command line with a NUL at its end", []string{"cmdline", "cmdline-file"}, func(t *measure.HashesTable) *[sha256.Size]byte { return &t.Cmdline }},
+// blob is what has a hash in the table.
+type blob struct {
+	name string
+	hash *[sha256.Size]byte
+}
+
+func blobs(t *measure.HashesTable) []blob {
+	return []blob{{"kernel", &t.Kernel}, {"initrd", &t.Initrd}, {"cmdline", &t.Cmdline}}
 }
 
 // hasKernel reports whether there is a kernel to be measured.
 func (o *measureOptions) hasKernel() bool { return o.given("kernel") || o.given("kernel-hash") }
 
 func (a *app) printMeasurement(o measureOptions) error {
-	in, result, err := o.measure()
+	in, err := o.check()
 	if err != nil {
+		return err
+	}
+	if err := o.read(&in); err != nil {
+		return err
+	}
+	result, err := in.Digest(string(o.mode))
+	switch {
+	case errors.Is(err, measure.ErrCPUs):
+		return fault.Usagef("%w", err)
+	case errors.Is(err, ovmf.ErrNoArea), errors.Is(err, ovmf.ErrTooLong):
+		return fault.Hintf(err, "a kernel is measured with OVMF's AmdSev build; ./build.sh firmware gets it")
+	case err != nil:
 		return err
 	}
 	a.warnForeign(in.Firmware.SHA256())
@@ -92,24 +102,6 @@ func (a *app) printMeasurement(o measureOptions) error {
 		return err
 	}
 	return printJSON(a.stdout, measure.NewMeasurement(string(o.mode), in, result))
-}
-
-// measure reads what the options name and measures it.
-func (o *measureOptions) measure() (in measure.Input, result measure.Result, err error) {
-	if in, err = o.check(); err != nil {
-		return in, result, err
-	}
-	if err := o.read(&in); err != nil {
-		return in, result, err
-	}
-	result, err = in.Digest(string(o.mode))
-	switch {
-	case errors.Is(err, measure.ErrCPUs):
-		err = fault.Usagef("%w", err)
-	case errors.Is(err, ovmf.ErrNoArea), errors.Is(err, ovmf.ErrTooLong):
-		err = fault.Hintf(err, "a kernel is measured with OVMF's AmdSev build; ./build.sh firmware gets it")
-	}
-	return in, result, err
 }
 
 // check checks that the options fit together, and takes those that name no file.
@@ -123,8 +115,6 @@ func (o *measureOptions) check() (in measure.Input, err error) {
 	}{
 		{!o.hasKernel() && slices.ContainsFunc([]string{"initrd", "initrd-hash", "cmdline", "cmdline-file", "cmdline-hash"}, o.given), "an initrd or a command line is measured only with a kernel, and there is no --kernel"},
 		{o.given("kernel") && o.kernel == "" || o.given("initrd") && o.initrd == "", "--kernel and --initrd take a file; leave them out for none"},
-		{o.given("cmdline") && o.given("cmdline-file"), "there are two command lines, --cmdline and --cmdline-file"},
-		{o.given("vcpu-type") && o.given("vcpu-sig"), "there are two kinds of vCPU, --vcpu-type and --vcpu-sig"},
 		{o.given("vm-type") && snp, "--vm-type is not for mode sev-snp, which has one VM type"},
 		{o.given("guest-features") && sev, "--guest-features is not for mode sev"},
 		{o.vmm != measure.QEMU && (!snp || o.hasKernel()), "another --vmm than qemu is for mode sev-snp without a kernel: only qemu measures one"},
@@ -134,9 +124,10 @@ func (o *measureOptions) check() (in measure.Input, err error) {
 			return in, fault.Usagef("%s", wrong.text)
 		}
 	}
-	for _, h := range hashed {
-		if i := slices.IndexFunc(h.instead, o.given); i >= 0 && o.given(h.name+"-hash") {
-			return in, fault.Usagef("--%s and --%s-hash are two of the same", h.instead[i], h.name)
+	for _, same := range [][2]string{{"cmdline", "cmdline-file"}, {"cmdline", "cmdline-hash"}, {"cmdline-file", "cmdline-hash"},
+		{"kernel", "kernel-hash"}, {"initrd", "initrd-hash"}, {"vcpu-type", "vcpu-sig"}} {
+		if o.given(same[0]) && o.given(same[1]) {
+			return in, fault.Usagef("--%s and --%s are two of the same", same[0], same[1])
 		}
 	}
 	var lacks []string
@@ -203,12 +194,15 @@ func (o *measureOptions) table() (*measure.HashesTable, error) {
 		}
 	}
 	t, err := measure.HashFiles(o.kernel, o.initrd, line)
-	for _, h := range hashed {
-		if err == nil && o.given(h.name+"-hash") {
-			*h.in(t) = *h.in(&o.hashes)
+	if err != nil {
+		return nil, err
+	}
+	for i, given := range blobs(&o.hashes) {
+		if o.given(given.name + "-hash") {
+			*blobs(t)[i].hash = *given.hash
 		}
 	}
-	return t, err
+	return t, nil
 }
 
 // parse32 reads 32 bytes in hexadecimal digits.

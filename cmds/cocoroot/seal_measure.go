@@ -1,9 +1,9 @@
 package main
 
 import (
-	"encoding/hex"
+	"context"
 	"fmt"
-	"slices"
+	"io"
 	"strconv"
 	"strings"
 
@@ -11,8 +11,6 @@ import (
 
 	"cocoroot/initramfs/fault"
 	"cocoroot/initramfs/image/manifest"
-	"cocoroot/initramfs/launch"
-	"cocoroot/initramfs/measure"
 )
 
 // launches are the options about what is measured of a sealed image.
@@ -48,30 +46,26 @@ func (l *launches) check() error {
 	return err
 }
 
-// digests measures each launch with a command line.
+// digests measures each launch with a command line, as measure does.
 func (l *launches) digests(line string) ([]manifest.Digest, error) {
 	var all []manifest.Digest
 	for _, text := range l.all {
-		name, cpus, _ := strings.Cut(text, ":")
+		mode, cpus, _ := strings.Cut(text, ":")
 		count, kind, _ := strings.Cut(cpus, ":")
-		o := measureOptions{firmware: l.firmware, kernel: l.kernel, initrd: l.initrd, cmdline: line, vmm: measure.QEMU}
-		given := []string{"kernel", "initrd", "cmdline"}
-		var err error
-		if o.mode, err = launch.ParseMode(name); err == nil && cpus != "" {
-			given = append(given, "vcpus", "vcpu-type")
-			if o.vcpus, err = strconv.Atoi(count); err == nil {
-				o.signature, err = measure.LookupCPUType(kind)
-			}
+		options := []string{"mode", mode, "firmware", l.firmware, "kernel", l.kernel, "initrd", l.initrd, "cmdline", line}
+		if cpus != "" {
+			options = append(options, "vcpus", count, "vcpu-type", kind)
 		}
-		if err != nil {
-			return nil, fault.Usagef("--measure: %.80q is not MODE:VCPUS:TYPE: %w", text, err)
+		var digest strings.Builder
+		err := also(context.Background(), (&app{stdout: &digest, stderr: io.Discard}).measure(), nil, options...)
+		if fault.Code(err) == fault.Usage {
+			err = fault.Usagef("--measure: %.80q is not MODE:VCPUS:TYPE: %w", text, err)
 		}
-		o.given = func(option string) bool { return slices.Contains(given, option) }
-		_, result, err := o.measure()
 		if err != nil {
 			return nil, fmt.Errorf("cannot measure %s: %w", text, err)
 		}
-		all = append(all, manifest.Digest{Mode: name, VCPUs: o.vcpus, VCPUType: kind, Digest: hex.EncodeToString(result.Digest)})
+		n, _ := strconv.Atoi(count)
+		all = append(all, manifest.Digest{Mode: mode, VCPUs: n, VCPUType: kind, Digest: strings.TrimSpace(digest.String())})
 	}
 	return all, nil
 }
