@@ -7,7 +7,9 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strings"
 	"sync/atomic"
+	"unicode"
 
 	"github.com/spf13/cobra"
 
@@ -95,11 +97,22 @@ func (a *app) report(command string, err error) int {
 		printLine(a.stderr, said{"error", err.Error(), hint, code})
 		return code
 	}
-	fmt.Fprintf(a.stderr, "cocoroot: error: %v\n", err)
+	fmt.Fprintf(a.stderr, "cocoroot: error: %s\n", oneLine(err.Error()))
 	if hint != "" {
-		fmt.Fprintf(a.stderr, "cocoroot: hint: %s\n", hint)
+		fmt.Fprintf(a.stderr, "cocoroot: hint: %s\n", oneLine(hint))
 	}
 	return code
+}
+
+// oneLine returns a text for a terminal. Names in it may be a stranger's, of an image
+// or of a file: they neither move the cursor nor pass for a line of this program's.
+func oneLine(s string) string {
+	return strings.Map(func(r rune) rune {
+		if !unicode.IsPrint(r) {
+			return '?'
+		}
+		return r
+	}, strings.ReplaceAll(s, "\n", "; "))
 }
 
 // warn says what is worth knowing but is not an error.
@@ -116,5 +129,5 @@ func (a *app) say(event, before, format string, args ...any) {
 		printLine(a.stderr, said{Event: event, Text: text})
 		return
 	}
-	fmt.Fprintln(a.stderr, before+text)
+	fmt.Fprintln(a.stderr, before+oneLine(text))
 }
