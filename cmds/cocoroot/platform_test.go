@@ -19,6 +19,7 @@ import (
 	"cocoroot/initramfs/fault"
 	"cocoroot/initramfs/oracle"
 	"cocoroot/initramfs/release/packet"
+	"cocoroot/initramfs/strictjson"
 )
 
 // What a platform's security processor does at a launch, with the commands that
@@ -176,17 +177,17 @@ func TestChangedPacket(t *testing.T) {
 		t.Fatal(stderr)
 	}
 	whole := string(r.read("p_packet.json"))
-	p, m, err := packet.Decode([]byte(whole))
+	p, err := packet.Decode([]byte(whole))
 	if err != nil {
 		t.Fatal(err)
 	}
 	for name, change := range map[string]func(){
-		"payload": func() { p.Payload[5] ^= 1 },
-		"MAC":     func() { p.Header.MAC[0] ^= 1 },
-		"IV":      func() { p.Header.IV[0] ^= 1 },
+		"payload": func() { p.Secret[5] ^= 1 },
+		"MAC":     func() { p.Header[20] ^= 1 },
+		"IV":      func() { p.Header[4] ^= 1 },
 	} {
 		change()
-		changed, err := packet.Encode(p, m)
+		changed, err := strictjson.Encode(p)
 		if err != nil {
 			t.Fatal(err)
 		}

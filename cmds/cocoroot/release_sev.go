@@ -131,7 +131,7 @@ func (r *releaser) verify(_ *cobra.Command, args []string) error {
 	if err != nil {
 		return err
 	}
-	return r.write(r.prose(), p, report.Measurement)
+	return r.write(r.prose(), p)
 }
 
 // seal verifies a report and, only on a match, reads the secrets and encrypts them.
@@ -171,20 +171,16 @@ func mismatchHint(err error) string {
 }
 
 func (r *releaser) inject(c *cobra.Command, args []string) error {
-	var m session.Measurement
-	p, err := readRelease(args[0], "packet", "verify", func(b []byte) (p packet.Packet, err error) {
-		p, m, err = packet.Decode(b)
-		return p, err
-	})
+	p, err := readRelease(args[0], "packet", "verify", packet.Decode)
 	if err != nil {
 		return err
 	}
-	return r.talk(c.Context(), func(ctx context.Context, q *qmp.Client) error { return r.give(ctx, q, p, m) })
+	return r.talk(c.Context(), func(ctx context.Context, q *qmp.Client) error { return r.give(ctx, q, p) })
 }
 
 // give gives a packet to the guest and, if asked, starts it.
-func (r *releaser) give(ctx context.Context, q *qmp.Client, p packet.Packet, m session.Measurement) error {
-	if err := release.Inject(ctx, q, p, m); err != nil {
+func (r *releaser) give(ctx context.Context, q *qmp.Client, p packet.Packet) error {
+	if err := release.Inject(ctx, q, p); err != nil {
 		return err
 	}
 	fmt.Fprintln(r.prose(), "QEMU says that the platform took the secret")
@@ -216,6 +212,6 @@ func (r *releaser) run(c *cobra.Command, pairs []string) error {
 		if err != nil {
 			return err
 		}
-		return r.give(ctx, q, p, report.Measurement)
+		return r.give(ctx, q, p)
 	})
 }

@@ -162,8 +162,8 @@ func (o *packetOutput) register(c *cobra.Command) {
 }
 
 // write writes the packet's files, all of them or none.
-func (o *packetOutput) write(w io.Writer, p packet.Packet, m session.Measurement) error {
-	all, err := packet.Files(o.path, p, m, o.raw)
+func (o *packetOutput) write(w io.Writer, p packet.Packet) error {
+	all, err := p.Files(o.path, o.raw)
 	if err != nil {
 		return err
 	}
@@ -210,5 +210,5 @@ func (a *app) sealPacket(s secrets, o packetOutput, m session.Measurement, pairs
 		return err
 	}
 	a.warn("this measurement was not checked; cocoroot release verify does both")
-	return o.write(a.stdout, p, m)
+	return o.write(a.stdout, p)
 }

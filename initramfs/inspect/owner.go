@@ -60,21 +60,21 @@ func lookState(s *subject, r *Report) error {
 }
 
 func lookPacket(s *subject, r *Report) error {
-	p, m, err := packet.Decode(s.whole(maxText))
+	p, err := packet.Decode(s.whole(maxText))
 	if err != nil {
 		r.problem("%v", err)
 		return s.err
 	}
 	r.addHeader(p.Header)
-	r.add("payload_size", len(p.Payload))
-	r.add("measurement", m.String())
+	r.add("payload_size", len(p.Secret))
+	r.add("measurement", p.Measurement.String())
 	return nil
 }
 
-func (r *Report) addHeader(h packet.Header) {
+func (r *Report) addHeader(h []byte) {
 	r.add("flags", "0x0")
-	r.add("iv", hex.EncodeToString(h.IV[:]))
-	r.add("mac", hex.EncodeToString(h.MAC[:]))
+	r.add("iv", hex.EncodeToString(h[4:20]))
+	r.add("mac", hex.EncodeToString(h[20:]))
 }
 
 func lookReport(s *subject, r *Report) error {
@@ -104,8 +104,8 @@ func isPacketHeader(s *subject) bool {
 }
 
 func lookPacketHeader(s *subject, r *Report) error {
-	h, err := packet.ParseHeader(s.binary64(packet.HeaderSize))
-	if err != nil {
+	h := s.binary64(packet.HeaderSize)
+	if err := packet.CheckHeader(h); err != nil {
 		r.problem("%v; this one has a flag, compression, which no firmware takes any more", err)
 		return s.err
 	}

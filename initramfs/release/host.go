@@ -86,12 +86,12 @@ func query(ctx context.Context, c *qmp.Client) (Report, error) {
 
 // Inject sends a packet to the guest whose measurement it was made for. QEMU
 // puts it where OVMF's footer says. The guest stays stopped.
-func Inject(ctx context.Context, c *qmp.Client, p packet.Packet, m session.Measurement) error {
+func Inject(ctx context.Context, c *qmp.Client, p packet.Packet) error {
 	now, err := Collect(ctx, c)
 	if err != nil {
 		return err
 	}
-	if now.Measurement != m {
+	if now.Measurement != p.Measurement {
 		return fmt.Errorf("cannot inject: %w", errOtherLaunch)
 	}
 	err = c.Execute(ctx, "sev-inject-launch-secret", injection(p), nil)
@@ -108,8 +108,8 @@ func Inject(ctx context.Context, c *qmp.Client, p packet.Packet, m session.Measu
 // injection are the arguments of sev-inject-launch-secret.
 func injection(p packet.Packet) map[string]string {
 	return map[string]string{
-		"packet-header": base64.StdEncoding.EncodeToString(p.Header.Bytes()),
-		"secret":        base64.StdEncoding.EncodeToString(p.Payload),
+		"packet-header": base64.StdEncoding.EncodeToString(p.Header),
+		"secret":        base64.StdEncoding.EncodeToString(p.Secret),
 	}
 }
 

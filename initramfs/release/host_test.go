@@ -183,7 +183,7 @@ func TestInject(t *testing.T) {
 			ctx, cancel = context.WithTimeout(t.Context(), 300*time.Millisecond)
 		}
 		c, commands := tc.q.dial(t)
-		err := Inject(ctx, c, packet.Packet{Payload: make([]byte, 16)}, tc.m)
+		err := Inject(ctx, c, packet.Packet{Secret: make([]byte, 16), Measurement: tc.m})
 		cancel()
 		if !errors.Is(err, tc.want) {
 			t.Errorf("%s: Inject error = %v; want %v", name, err, tc.want)

@@ -10,7 +10,6 @@ import (
 
 	"cocoroot/initramfs/launch/qmp"
 	"cocoroot/initramfs/release/packet"
-	"cocoroot/initramfs/release/session"
 )
 
 // TestQEMU asks a real QEMU, which has no SEV here: it knows every command, and
@@ -28,8 +27,8 @@ func TestQEMU(t *testing.T) {
 	if r, err := Collect(ctx, c); !errors.Is(err, ErrNoSEV) || r != (Report{}) {
 		t.Errorf("Collect = %+v, %v; want ErrNoSEV", r, err)
 	}
-	p := packet.Packet{Payload: make([]byte, 16)}
-	if err := Inject(ctx, c, p, session.Measurement{}); !errors.Is(err, ErrNoSEV) {
+	p := packet.Packet{Header: make([]byte, 52), Secret: make([]byte, 16)}
+	if err := Inject(ctx, c, p); !errors.Is(err, ErrNoSEV) {
 		t.Errorf("Inject error = %v; want ErrNoSEV", err)
 	}
 	if _, err := QueryPlatform(ctx, c); !errors.Is(err, ErrNoSEV) {

@@ -11,65 +11,94 @@ import (
 	"crypto/aes"
 	"crypto/cipher"
 	"crypto/rand"
+	"encoding/base64"
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
 
+	"cocoroot/initramfs/files"
 	"cocoroot/initramfs/release/session"
+	"cocoroot/initramfs/strictjson"
 )
 
 const (
-	// HeaderSize is the size of a packet's header in bytes.
+	// HeaderSize is the size of a packet's header in bytes: flags u32, zero as
+	// nothing is compressed, IV 16, MAC 32.
 	HeaderSize = 52
 	// MaxPayload is the most that LAUNCH_SECRET takes, in bytes.
 	MaxPayload = 16 << 10
-	// alignment is what a payload's size is a multiple of, in bytes.
-	alignment = 16
+	// MaxFile bounds a packet's file in bytes: 16 KiB in base64 and some text.
+	MaxFile = 32 << 10
+	// Kind is the kind of this file and of a launch's report, beside those of other
+	// platforms. A file that says nothing is of it.
+	Kind = "sev"
+
+	alignment = aes.BlockSize // what a payload's size is a multiple of, in bytes
 )
 
 var (
+	errFile    = errors.New("not a packet's file")
 	errHeader  = errors.New("a packet header has 52 bytes and no flags")
 	errPayload = errors.New("a packet's payload is a multiple of 16 bytes, at most 16 KiB")
 )
 
-// Packet is a header and an encrypted table.
+// Packet is a header and an encrypted table, with the measurement that they are
+// bound to, so that the host can tell a stale one before it is used up. In JSON,
+// header and secret are under the names that KubeVirt's injectlaunchsecret takes.
 type Packet struct {
-	Header  Header
-	Payload []byte
+	Version     int                 `json:"version"`
+	Kind        string              `json:"kind,omitempty"`
+	Header      []byte              `json:"header"` // base64 in JSON, as is secret
+	Secret      []byte              `json:"secret"`
+	Measurement session.Measurement `json:"measurement"`
 }
 
-// Header is the packet header: flags u32, zero as nothing is compressed, IV
-// and MAC.
-type Header struct {
-	IV  [aes.BlockSize]byte
-	MAC [32]byte
-}
-
-// Bytes returns the 52 bytes.
-func (h Header) Bytes() []byte {
-	b := make([]byte, 4, HeaderSize) // the flags
-	return append(append(b, h.IV[:]...), h.MAC[:]...)
-}
-
-// ParseHeader reads a header that came back from a file.
-func ParseHeader(b []byte) (Header, error) {
-	var h Header
+// CheckHeader refuses what is no header.
+func CheckHeader(b []byte) error {
 	if len(b) != HeaderSize || binary.LittleEndian.Uint32(b) != 0 {
-		return h, errHeader
+		return errHeader
 	}
-	copy(h.IV[:], b[4:])
-	copy(h.MAC[:], b[20:])
-	return h, nil
+	return nil
 }
 
-// Parse reads a packet that came back from a file.
-func Parse(header, payload []byte) (Packet, error) {
-	h, err := ParseHeader(header)
-	if n := len(payload); err == nil && (n == 0 || n%alignment != 0 || n > MaxPayload) {
+// Decode reads a packet's file. To the host it comes from the owner, through whoever
+// is between them; the PSP is the one that authenticates it.
+func Decode(b []byte) (Packet, error) {
+	var p Packet
+	err := strictjson.DecodeKind(b, MaxFile, &p, Kind, "")
+	if err == nil && p.Measurement == (session.Measurement{}) {
+		err = errors.New("no measurement")
+	}
+	if err == nil {
+		err = CheckHeader(p.Header)
+	}
+	if n := len(p.Secret); err == nil && (n == 0 || n%alignment != 0 || n > MaxPayload) {
 		err = fmt.Errorf("%w: this one has %d", errPayload, n)
 	}
-	return Packet{h, payload}, err
+	if err != nil {
+		return Packet{}, fmt.Errorf("%w: %w", errFile, err)
+	}
+	return p, nil
 }
+
+// Files returns the files of a packet, whose names begin with name: as JSON,
+// header and secret in base64, and with raw those two in binary.
+func (p Packet) Files(name string, raw bool) ([]files.File, error) {
+	file, err := strictjson.Encode(p)
+	all := []files.File{
+		files.Public(name+"_packet.json", file),
+		files.Public(name+"_header.b64", Base64(p.Header)),
+		files.Public(name+"_secret.b64", Base64(p.Secret)),
+	}
+	if raw {
+		all = append(all, files.Public(name+"_header.bin", p.Header), files.Public(name+"_secret.bin", p.Secret))
+	}
+	return all, err
+}
+
+// Base64 returns one line without its newline, as sevctl writes it.
+func Base64(b []byte) []byte { return base64.StdEncoding.AppendEncode(nil, b) }
 
 // Seal encrypts a secret table for the launch with that measurement, which
 // must have been checked. The table is padded with zeros to a multiple of 16
@@ -90,15 +119,15 @@ func seal(keys *session.Keys, table []byte, m session.Measurement, iv [aes.Block
 	if err != nil {
 		return Packet{}, fmt.Errorf("cannot encrypt the secret table: %w", err)
 	}
-	p := Packet{Header: Header{IV: iv}, Payload: make([]byte, size)}
 	// The plaintext goes from the table's memory straight into ciphertext.
+	secret := make([]byte, size)
 	stream := cipher.NewCTR(block, iv[:])
 	n := len(table)
-	stream.XORKeyStream(p.Payload[:n], table)
-	stream.XORKeyStream(p.Payload[n:], p.Payload[n:])
+	stream.XORKeyStream(secret[:n], table)
+	stream.XORKeyStream(secret[n:], secret[n:])
 
 	const context = 0x01 // what begins the MAC of a packet
-	length := binary.LittleEndian.AppendUint32(nil, uint32(size))
-	p.Header.MAC = keys.MAC([]byte{context, 0, 0, 0, 0}, iv[:], length, length, p.Payload, m.MAC[:])
-	return p, nil
+	flags, length := make([]byte, 4), binary.LittleEndian.AppendUint32(nil, uint32(size))
+	mac := keys.MAC([]byte{context}, flags, iv[:], length, length, secret, m.MAC[:])
+	return Packet{strictjson.Version, Kind, slices.Concat(flags, iv[:], mac[:]), secret, m}, nil
 }
