@@ -61,6 +61,7 @@ func (a *app) root() *cobra.Command {
 	root.SetOut(a.stdout)
 	root.SetErr(a.stderr)
 	root.SetHelpTemplate(helpText)
+	showOptions(root)
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return fault.Usagef("%w", err) })
 	root.PersistentPreRunE = func(c *cobra.Command, args []string) error {
 		return cmp.Or(applySettings(c), fillIn(c, args), missing(c), noStream(c, args))

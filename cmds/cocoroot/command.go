@@ -202,7 +202,48 @@ Examples:
 {{.}}
 {{end}}{{if .HasAvailableLocalFlags}}
 Options:
-{{.LocalFlags.FlagUsagesWrapped 80}}{{end}}`
+{{.Annotations.options}}{{end}}`
+
+// showOptions has a command's help list its options as optionsOf does.
+func showOptions(root *cobra.Command) {
+	help := root.HelpFunc()
+	root.SetHelpFunc(func(c *cobra.Command, args []string) {
+		c.Annotations = map[string]string{"options": optionsOf(c)}
+		help(c, args)
+	})
+}
+
+// optionsOf lists a command's options. What an option takes is the word that its text
+// has in backquotes, or else goes by its type.
+func optionsOf(c *cobra.Command) string {
+	var shown pflag.FlagSet
+	shown.SortFlags = false
+	c.LocalFlags().VisitAll(func(f *pflag.Flag) {
+		line := *f
+		line.Value, line.NoOptDefVal = shownValue{f.Value}, ""
+		if f.DefValue == "[]" || f.DefValue == "0s" {
+			line.DefValue = ""
+		}
+		shown.AddFlag(&line)
+	})
+	return shown.FlagUsagesWrapped(80)
+}
+
+// shownValue is an option's value by what it takes.
+type shownValue struct{ pflag.Value }
+
+// Type implements pflag.Value.
+func (v shownValue) Type() string {
+	switch kind := v.Value.Type(); kind {
+	case "bool":
+		return ""
+	case "string", "stringArray":
+		return "FILE"
+	case "duration":
+		return "TIME"
+	}
+	return "N"
+}
 
 // terminal reports whether w is one.
 func terminal(w io.Writer) bool {

@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -24,6 +25,9 @@ func every(c *cobra.Command, f func(*cobra.Command)) {
 		every(sub, f)
 	}
 }
+
+// noWord is what pflag says of an option's value when nobody else does.
+var noWord = regexp.MustCompile(`--[a-z-]+(\[=| (value|string|strings|stringArray|duration|ints?|uint\d*) )`)
 
 // Each command says how it is called, has an example and explains its options,
 // on lines no wider than a terminal's.
@@ -48,6 +52,9 @@ func TestHelp(t *testing.T) {
 		for line := range strings.Lines(prose + options) {
 			if len([]rune(line)) > 81 && !strings.HasPrefix(line, "usage: ") {
 				t.Errorf("%s --help has a line of %d: %q", c.CommandPath(), len(line), line)
+			}
+			if noWord.MatchString(line) {
+				t.Errorf("%s --help does not say what an option takes: %q", c.CommandPath(), line)
 			}
 		}
 		c.Flags().VisitAll(func(f *pflag.Flag) {

@@ -44,11 +44,11 @@ func (a *app) create() *cobra.Command {
 	c := verb("create SOURCE -o FOLDER [-- ARGUMENT…]", "make a guest of a folder, a tar or a container image",
 		"  cocoroot create app.tar -o vm\n  cocoroot create root/ -o vm --mode sev-snp --vcpus 4 --vcpu-type EPYC-Genoa\n  cocoroot create app.tar -o vm --settings cocoroot.toml", o.sources)
 	c.Long = "FOLDER/host goes to the host, and FOLDER/owner stays. cocoroot template settings\nprints a file with all settings."
-	o.output.register(c, "folder to make")
+	o.output.register(c, "`FOLDER` to make")
 	c.Flags().Lookup("force").Usage = "replace a guest: the owner's key, the states and their key stay, the rest is kept beside it"
 	o.register(a, c)
-	repeated(c, &o.record.Modes, "mode", "launch on SEV hardware, measured for it: sev and sev-es, or sev-snp (default: none, for simulated launches)", launch.ParseMode)
-	c.Flags().StringVar(&o.record.VCPUType, "vcpu-type", "", "QEMU's -cpu on the host, such as EPYC-Genoa; sev-es and sev-snp measure it")
+	repeated(c, &o.record.Modes, "mode", "launch on SEV hardware, measured for the `MODE`: sev and sev-es, or sev-snp (default: none, for simulated launches)", launch.ParseMode)
+	c.Flags().StringVar(&o.record.VCPUType, "vcpu-type", "", "`TYPE` of the CPUs, QEMU's -cpu on the host, such as EPYC-Genoa; sev-es and sev-snp measure it")
 	c.Flags().BoolVar(&o.unchecked, "firmware-unchecked", false, "take firmware that is not cocoroot's own: it may let the host in before the measured kernel runs")
 	choices(c, "mode", launch.Modes()...)
 	c.RunE = func(c *cobra.Command, args []string) error {
@@ -68,14 +68,14 @@ func (o *createOptions) register(a *app, c *cobra.Command) {
 	flags := c.Flags()
 	o.given = flags.Changed
 	flags.StringVar(&o.settings, "settings", "", "file of settings, which options go before")
-	flags.IntVar(&o.record.Memory, "memory", 1024, "memory of the guest, MiB")
+	flags.IntVar(&o.record.Memory, "memory", 1024, "memory of the guest, `MIB`")
 	flags.IntSliceVar(&o.record.VCPUs, "vcpus", []int{1}, "virtual CPUs of the guest; of several numbers, each is measured and the first is usual")
 	flags.StringVar(&o.firmware, "firmware", "", "OVMF (default: OVMF.amdsev.fd beside this program)")
 	flags.StringVar(&o.kernel, "kernel", "", "kernel (default: bzImage beside this program)")
 	flags.StringVar(&o.initrd, "initrd", "", "archive that cocoroot initrd wrote (default: initrd.img beside this program)")
-	repeated(c, &o.states, "state", "NAME,PATH,SIZE: an encrypted disk, such as data,/var/lib/app,10G, whose files outlive the guest, mounted at the image's folder PATH; may be repeated",
+	repeated(c, &o.states, "state", "`NAME,PATH,SIZE`: an encrypted disk, such as data,/var/lib/app,10G, whose files outlive the guest, mounted at the image's folder PATH; may be repeated",
 		func(s string) (string, error) { return s, o.addState(s) })
-	option(c, &o.scratch, "scratch", "SIZE of a disk for what the guest writes, with a key of each boot (default: RAM)",
+	option(c, &o.scratch, "scratch", "`SIZE` of a disk for what the guest writes, with a key of each boot (default: RAM)",
 		func(s string) (string, error) { return s, o.addDisk(vm.Disk{Name: "scratch", Scratch: true}, s) })
 	o.seal = (&app{stdout: io.Discard, stderr: a.stderr, own: a.own}).seal()
 	o.seal.Flags().VisitAll(func(f *pflag.Flag) {

@@ -31,7 +31,7 @@ func takeFolders(root *cobra.Command) {
 		if err != nil {
 			panic(err) // there is no such command
 		}
-		c.Flags().String("vm", "", "folder of the guest that cocoroot create made: the files are there")
+		c.Flags().String("vm", "", "`FOLDER` of the guest that cocoroot create made: the files are there")
 	}
 }
 

@@ -52,18 +52,18 @@ func (a *app) launch() *cobra.Command {
 		func(c *cobra.Command, args []string) error { return launchFolder(c, args, o.mode) })
 	flags := c.Flags()
 	flags.BoolVar(&o.simulate, "simulate", false, "launch without SEV; protects nothing")
-	option(c, &o.mode, "mode", "launch on SEV hardware: sev, sev-es or sev-snp", launch.ParseMode)
-	flags.StringArrayVar(&o.Pairs, "secret", nil, "with --simulate: secret to inject, GUID=FILE, disk=FILE for the image's key, or state=FILE for that of state disks; may be repeated")
+	option(c, &o.mode, "mode", "launch on SEV hardware, in `MODE` sev, sev-es or sev-snp", launch.ParseMode)
+	flags.StringArrayVar(&o.Pairs, "secret", nil, "with --simulate: secret to inject, `GUID=FILE`, disk=FILE for the image's key, or state=FILE for that of state disks; may be repeated")
 	stateOrders(c, &o.Orders)
-	flags.StringVar(&o.config.Accel, "accel", "tcg", "with --simulate: tcg, or kvm where it can run firmware")
-	option(c, &o.config.Forwards, "forward", "give the guest a network card, and forward a port of this machine's loopback to one of the guest's: 8022:22; may be repeated",
+	flags.StringVar(&o.config.Accel, "accel", "tcg", "with --simulate: `ACCELERATOR` tcg, or kvm where it can run firmware")
+	option(c, &o.config.Forwards, "forward", "give the guest a network card, and forward a port of this machine's loopback to one of the guest's, `HOST:GUEST`: 8022:22; may be repeated",
 		func(text string) ([]launch.Forward, error) {
 			f, err := launch.ParseForward(text)
 			return append(o.config.Forwards, f), err
 		})
-	flags.StringVar(&o.publish, "publish", "", "forward the ports at which a container image's program listens, as --publish=MANIFEST says (default: the disk's, IMAGE.manifest.json): from the same port of the loopback, or from 8000 + PORT where that is below 1024")
+	flags.StringVar(&o.publish, "publish", "", "forward the ports at which a container image's program listens, as --publish=`MANIFEST` says (default: the disk's, IMAGE.manifest.json): from the same port of the loopback, or from 8000 + PORT where that is below 1024")
 	flags.Lookup("publish").NoOptDefVal = besideDisk
-	flags.DurationVar(&o.timeout, "timeout", 0, "end the guest after this time (default: never)")
+	flags.DurationVar(&o.timeout, "timeout", 0, "end the guest after this `TIME` (default: never)")
 	flags.BoolVar(&o.dryRun, "dry-run", false, "print the QEMU command and do nothing; needs no SEV hardware")
 	o.register(c)
 	flags.SetNormalizeFunc(func(_ *pflag.FlagSet, name string) pflag.NormalizedName {

@@ -47,21 +47,21 @@ func (a *app) measure() *cobra.Command {
 		"  cocoroot measure --mode sev-snp --firmware OVMF.amdsev.fd --kernel bzImage --initrd initrd.img \\\n    --cmdline-file image.cmdline --vcpus 4 --vcpu-type EPYC-Milan", noArgs)
 	flags := c.Flags()
 	o := measureOptions{given: flags.Changed, signature: 1, vmType: measure.Legacy, vmm: measure.QEMU} // signature: any
-	option(c, &o.mode, "mode", "sev, sev-es or sev-snp", launch.ParseMode)
+	option(c, &o.mode, "mode", "`MODE` sev, sev-es or sev-snp", launch.ParseMode)
 	flags.StringVar(&o.firmware, "firmware", "", "OVMF image, as the host passes it to QEMU")
 	flags.StringVar(&o.kernel, "kernel", "", "kernel (default: none, so no kernel hashes)")
 	flags.StringVar(&o.initrd, "initrd", "", "archive that cocoroot initrd wrote (default: none)")
-	flags.StringVar(&o.cmdline, "cmdline", "", "kernel command line")
+	flags.StringVar(&o.cmdline, "cmdline", "", "kernel command line, `TEXT`")
 	flags.StringVar(&o.cmdlineFile, "cmdline-file", "", "command line that cocoroot seal wrote")
 	for _, b := range blobs(&o.hashes) {
 		option(c, b.hash, b.name+"-hash", "instead of --"+b.name+": its SHA-256 in `HEX`, as --json prints it; a command line's is with a NUL at its end", parse32)
 	}
 	flags.IntVar(&o.vcpus, "vcpus", 0, "virtual CPUs of the guest; sev measures none")
-	option(c, &o.signature, "vcpu-type", "QEMU's -cpu, such as EPYC-Milan; sev measures none", measure.LookupCPUType)
-	option(c, &o.signature, "vcpu-sig", "instead of the type: CPUID signature, such as 0xa00f11 or 25/1/1 (family/model/stepping)", measure.ParseSignature)
-	option(c, &o.vmType, "vm-type", "sev-es: legacy or init2 (default: legacy as QEMU's, init2 with guest features)", parseVMType)
-	option(c, &o.features, "guest-features", "SEV features of the guest (default: 0x1 for sev-snp, 0 for sev-es)", measure.ParseFeatures)
-	option(c, &o.vmm, "vmm", "sev-snp without a kernel: who starts the virtual CPUs: qemu, ec2 or gce (default: qemu)", measure.ParseVMM)
+	option(c, &o.signature, "vcpu-type", "`TYPE` of the CPUs, QEMU's -cpu, such as EPYC-Milan; sev measures none", measure.LookupCPUType)
+	option(c, &o.signature, "vcpu-sig", "instead of the type: CPUID `SIGNATURE`, such as 0xa00f11 or 25/1/1 (family/model/stepping)", measure.ParseSignature)
+	option(c, &o.vmType, "vm-type", "sev-es: `TYPE` legacy or init2 (default: legacy as QEMU's, init2 with guest features)", parseVMType)
+	option(c, &o.features, "guest-features", "SEV features of the guest, `BITS` (default: 0x1 for sev-snp, 0 for sev-es)", measure.ParseFeatures)
+	option(c, &o.vmm, "vmm", "sev-snp without a kernel: the `VMM` that starts the virtual CPUs: qemu, ec2 or gce (default: qemu)", measure.ParseVMM)
 	flags.BoolVar(&o.asJSON, "json", false, "print every intermediate value too")
 	need(c, "mode", "firmware")
 	choices(c, "mode", launch.Modes()...)
@@ -225,7 +225,7 @@ type launches struct {
 
 func (l *launches) register(c *cobra.Command) {
 	flags := c.Flags()
-	flags.StringArrayVar(&l.all, "measure", nil, "write the launch digest into the manifest: MODE:VCPUS:TYPE, such as sev-snp:4:EPYC-Milan, or sev; may be repeated")
+	flags.StringArrayVar(&l.all, "measure", nil, "write the launch digest into the manifest: `MODE:VCPUS:TYPE`, such as sev-snp:4:EPYC-Milan, or sev; may be repeated")
 	flags.StringVar(&l.firmware, "firmware", "", "with --measure: the firmware that launches it")
 	flags.StringVar(&l.kernel, "kernel", "", "with --measure: the kernel")
 	flags.StringVar(&l.initrd, "initrd", "", "with --measure: the archive that cocoroot initrd wrote")

@@ -36,13 +36,13 @@ func (a *app) seal() *cobra.Command {
 	flags.StringVar(&o.CmdlineOut, "cmdline-out", "", "where to write the command line (default: IMAGE.cmdline)")
 	flags.StringVar(&o.ManifestOut, "manifest-out", "", "where to write the manifest (default: IMAGE.manifest.json)")
 	o.rootFlags(flags)
-	flags.StringVar(&o.Disk, "disk", "/dev/vda", "where the guest finds the image: /dev/NAME, serial:NAME, PARTUUID=GUID or PARTLABEL=NAME")
+	flags.StringVar(&o.Disk, "disk", "/dev/vda", "`DISK` where the guest finds the image: /dev/NAME, serial:NAME, PARTUUID=GUID or PARTLABEL=NAME")
 	flags.StringVar(&o.Init, "init", "", "the image's program to start (default: /sbin/init; of a container image, what starts its program as it says)")
-	flags.StringSliceVar(&o.Allow, "allow", nil, "seal the root even if the audit finds this: "+strings.Join(seal.AuditNames(), ", "))
-	flags.StringVar(&o.Line.Append, "append", "", "text for the end of the command line")
+	flags.StringSliceVar(&o.Allow, "allow", nil, "seal the root even if the audit finds what has this `NAME`: "+strings.Join(seal.AuditNames(), ", "))
+	flags.StringVar(&o.Line.Append, "append", "", "`TEXT` for the end of the command line")
 	flags.BoolVar(&o.Line.NoACPI, "no-acpi", false, "for firmware that is not cocoroot's own, which never reads the host's ACPI tables: acpi=off on the command line keeps their code from running, and leaves the guest one CPU, and a reset where it would power off")
-	option(c, &o.Release.Owner, "owner", "the owner's public key (NAME.pub): the guest, on SEV-SNP, asks for its secrets (default: they are injected, on SEV and SEV-ES)", snp.ReadPublic)
-	option(c, &o.Release.Channel, "channel", "with --owner: how the guest asks: serial:ttyS2, virtio:NAME, tcp:ADDRESS:PORT or vsock:CID:PORT (default: serial:ttyS2)", policy.ParseChannel)
+	option(c, &o.Release.Owner, "owner", "the owner's public `KEY` (NAME.pub): the guest, on SEV-SNP, asks for its secrets (default: they are injected, on SEV and SEV-ES)", snp.ReadPublic)
+	option(c, &o.Release.Channel, "channel", "with --owner: the `CHANNEL` on which the guest asks: serial:ttyS2, virtio:NAME, tcp:ADDRESS:PORT or vsock:CID:PORT (default: serial:ttyS2)", policy.ParseChannel)
 	o.diskFlags(c)
 	o.containerFlags(c)
 	o.launches.register(c)
@@ -87,18 +87,18 @@ func (o *sealOptions) keyFlags(flags *pflag.FlagSet) {
 
 // rootFlags adds the options about the root file system.
 func (o *sealOptions) rootFlags(flags *pflag.FlagSet) {
-	flags.StringVar(&o.FS, "fs", "", "file system to make: squashfs; of a folder, also erofs or ext4 (default: squashfs; one that is ready stays as it is)")
-	flags.IntVar(&o.Level, "compression", rootfs.DefaultLevel, "of a squashfs: zstd's level, 1 to 22; 15 makes it 2 % smaller and takes six times as long")
+	flags.StringVar(&o.FS, "fs", "", "file system to make, `TYPE`: squashfs; of a folder, also erofs or ext4 (default: squashfs; one that is ready stays as it is)")
+	flags.IntVar(&o.Level, "compression", rootfs.DefaultLevel, "of a squashfs: zstd's `LEVEL`, 1 to 22; 15 makes it 2 % smaller and takes six times as long")
 	flags.BoolVar(&o.RootOwned, "root-owned", false, "all files of a folder belong to root in the image")
-	flags.StringVar(&o.OCIImage, "image", "", "which image of an OCI layout: its tag or its digest (default: the only one)")
+	flags.StringVar(&o.OCIImage, "image", "", "which image of an OCI layout: its `TAG` or its digest (default: the only one)")
 }
 
 // diskFlags adds the options about disks that the guest writes to.
 func (o *sealOptions) diskFlags(c *cobra.Command) {
 	o.StateKey = policy.DefaultStateKey
-	option(c, &o.Scratch, "scratch", "DISK for what the guest writes, with a key of each boot (default: RAM); a name as --disk takes it", policy.ParseDisk)
-	repeated(c, &o.States, "state", "NAME,PATH,DISK: an encrypted disk whose files outlive the guest and its image, mounted at the image's folder PATH; may be repeated", policy.ParseState)
-	option(c, &o.StateKey, "state-key", "with --state: GUID of the secret entry with the key (default: "+policy.DefaultStateKey.String()+")", efi.Parse)
+	option(c, &o.Scratch, "scratch", "`DISK` for what the guest writes, with a key of each boot (default: RAM); a name as --disk takes it", policy.ParseDisk)
+	repeated(c, &o.States, "state", "`NAME,PATH,DISK`: an encrypted disk whose files outlive the guest and its image, mounted at the image's folder PATH; may be repeated", policy.ParseState)
+	option(c, &o.StateKey, "state-key", "with --state: `GUID` of the secret entry with the key (default: "+policy.DefaultStateKey.String()+")", efi.Parse)
 }
 
 func (a *app) sealRoot(ctx context.Context, o sealOptions) error {

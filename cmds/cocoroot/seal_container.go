@@ -18,11 +18,11 @@ import (
 func (o *sealOptions) containerFlags(c *cobra.Command) {
 	p := &o.Container
 	p.Grace, p.Network.DHCP = 10, true
-	option(c, &p.Network, "network", "of a container image: dhcp, none, or ADDRESS/BITS[,GATEWAY[,DNS…]] (default: dhcp)", parseNetwork)
-	option(c, &p.Grace, "stop-timeout", "of a container image: how long its program has after its stop signal, until it is killed (default: 10s)", parseSeconds)
-	repeated(c, &p.Secrets, "secret-file", "of a container image: NAME=GUID, a secret entry that its program gets as the file /run/cocoroot/secrets/NAME; may be repeated",
+	option(c, &p.Network, "network", "of a container image: its `NETWORK`: dhcp, none, or ADDRESS/BITS[,GATEWAY[,DNS…]] (default: dhcp)", parseNetwork)
+	option(c, &p.Grace, "stop-timeout", "of a container image: the `TIME` that its program has after its stop signal, until it is killed (default: 10s)", parseSeconds)
+	repeated(c, &p.Secrets, "secret-file", "of a container image: `NAME=GUID`, a secret entry that its program gets as the file /run/cocoroot/secrets/NAME; may be repeated",
 		parseSecret(func(s *program.Secret, name string) { s.File = name }))
-	repeated(c, &p.Secrets, "secret-env", "of a container image: NAME=GUID, a secret entry that its program gets as a variable of its environment; may be repeated",
+	repeated(c, &p.Secrets, "secret-env", "of a container image: `NAME=GUID`, a secret entry that its program gets as a variable of its environment; may be repeated",
 		parseSecret(func(s *program.Secret, name string) { s.Env = name }))
 	run := c.Flags().String("run", "", "of a container image: the first process to put into it (default: the file run beside this program)")
 	p.First = func() ([]byte, error) {

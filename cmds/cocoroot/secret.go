@@ -70,11 +70,11 @@ func (a *app) secretSession() *cobra.Command {
 	c := verb("session CERTIFICATES… -o NAME", "start a session with a platform, which makes transport keys",
 		"  cocoroot secret session platform.cert -o vm --generation Milan", takes(1, many, "the platform's certificates"))
 	flags := c.Flags()
-	o.register(c, "begin of the names of the files: NAME_tik.bin, NAME_tek.bin (both 0600), NAME_session.b64, NAME_godh.b64")
-	option(c, &o.policy, "policy", "the guest's policy (default: 0x7, which is NODBG, NOKS and ES)", session.ParsePolicy)
+	o.register(c, "begin of the names of the files, `NAME`: NAME_tik.bin, NAME_tek.bin (both 0600), NAME_session.b64, NAME_godh.b64")
+	option(c, &o.policy, "policy", "the guest's `POLICY` (default: 0x7, which is NODBG, NOKS and ES)", session.ParsePolicy)
 	flags.StringVar(&o.ca, "amd-ca", "", "AMD's ASK and ARK, such as ask_ark_rome.cert; Milan, Genoa and Turin need none")
-	flags.StringVar(&o.root, "amd-root", "", "also believe the root key with this SHA-256 of its SubjectPublicKeyInfo, in hex")
-	flags.StringVar(&o.generation, "generation", "", "accept platforms of this generation only: Rome, Milan, Genoa, Turin, or Naples, which nothing else accepts")
+	flags.StringVar(&o.root, "amd-root", "", "also believe the root key with this SHA-256 of its SubjectPublicKeyInfo, in `HEX`")
+	flags.StringVar(&o.generation, "generation", "", "accept platforms of this `GENERATION` only: Rome, Milan, Genoa, Turin, or Naples, which nothing else accepts")
 	choices(c, "generation", "Rome", "Milan", "Genoa", "Turin", "Naples")
 	c.RunE = func(_ *cobra.Command, args []string) error { return a.startSession(args, o) }
 	return c
@@ -114,7 +114,7 @@ func (s *secrets) register(c *cobra.Command) {
 	flags.StringVar(&s.tek, "tek", "", "transport encryption key of the session (NAME_tek.bin)")
 	flags.StringVar(&s.table, "table", "", "secret table that secret build wrote, instead of GUID=FILE…")
 	flags.StringVar(&s.firmware, "firmware", "", "the firmware that will get the table (default: OVMF AmdSev's area of 3072 bytes)")
-	flags.StringArrayVar(&s.more, "secret", nil, "one more GUID=FILE; may be repeated")
+	flags.StringArrayVar(&s.more, "secret", nil, "one more `GUID=FILE`; may be repeated")
 	stateOrders(c, &s.orders)
 }
 
@@ -157,7 +157,7 @@ type packetOutput struct {
 }
 
 func (o *packetOutput) register(c *cobra.Command) {
-	o.output.register(c, "beginning of the names of the files: NAME_packet.json, NAME_header.b64, NAME_secret.b64")
+	o.output.register(c, "begin of the names of the files, `NAME`: NAME_packet.json, NAME_header.b64, NAME_secret.b64")
 	c.Flags().BoolVar(&o.raw, "raw", false, "also write NAME_header.bin and NAME_secret.bin")
 }
 
@@ -183,7 +183,7 @@ func (a *app) secretPacket() *cobra.Command {
 		"  cocoroot secret packet --table table --tik vm_tik.bin --tek vm_tek.bin --measurement … -o vm", cobra.ArbitraryArgs)
 	var m session.Measurement
 	s.register(c)
-	option(c, &m, "measurement", "launch measurement in base64, as query-sev-launch-measure or virsh domlaunchsecinfo prints it", session.ParseMeasurement)
+	option(c, &m, "measurement", "launch measurement in `BASE64`, as query-sev-launch-measure or virsh domlaunchsecinfo prints it", session.ParseMeasurement)
 	o.register(c)
 	need(c, "tik", "tek", "measurement")
 	c.RunE = func(_ *cobra.Command, pairs []string) error { return a.sealPacket(s, o, m, pairs) }

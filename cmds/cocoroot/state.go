@@ -19,8 +19,8 @@ import (
 // stateOrders adds the options with which the owner says what one launch may do
 // with its state disks.
 func stateOrders(c *cobra.Command, to *[]release.Order) {
-	repeated(c, to, "state-create", "order for this launch: NAME of a state disk that may be formatted, if it is none yet; may be repeated", release.ParseCreate)
-	repeated(c, to, "state-floor", "order for this launch: NAME=GENERATION, refuse a state disk that is older; may be repeated", release.ParseFloor)
+	repeated(c, to, "state-create", "order for this launch: `NAME` of a state disk that may be formatted, if it is none yet; may be repeated", release.ParseCreate)
+	repeated(c, to, "state-floor", "order for this launch: `NAME=GENERATION`, refuse a state disk that is older; may be repeated", release.ParseFloor)
 }
 
 func (a *app) state() *cobra.Command {

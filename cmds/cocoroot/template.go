@@ -55,7 +55,7 @@ func (a *app) template() *cobra.Command {
 	flags.StringVarP(&o.output, "output", "o", "", "where to write the file (default: standard output)")
 	flags.BoolVar(&o.force, "force", false, "replace an existing file")
 	flags.StringVar(&o.manifest, "manifest", "", "IMAGE.manifest.json that cocoroot seal wrote, instead of the command line: has that, and the disk's serial number")
-	flags.StringVar(&o.name, "name", "cocoroot", "libvirt: name of the domain")
+	flags.StringVar(&o.name, "name", "cocoroot", "libvirt: `NAME` of the domain")
 	o.register(c)
 	c.RunE = func(c *cobra.Command, args []string) error {
 		if len(args) == 0 {
