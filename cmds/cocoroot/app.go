@@ -84,15 +84,14 @@ func (a *app) report(command string, err error) int {
 	if code == fault.OK {
 		return code
 	}
-	f, explained := errors.AsType[*fault.Error](err)
-	if explained {
+	if f, ok := errors.AsType[*fault.Error](err); ok {
 		hint = f.Hint
 	}
 	if code == fault.Usage && hint == "" {
 		hint = command + " --help shows how it is called"
 	}
-	if code == fault.Interrupted && !explained {
-		err = errors.New("interrupted; nothing was written")
+	if errors.Is(err, context.Canceled) && code == fault.Interrupted { // whatever was under way says nothing
+		err, hint = errors.New("interrupted; nothing was written"), ""
 	}
 	if a.json {
 		printLine(a.stderr, said{"error", err.Error(), hint, code})

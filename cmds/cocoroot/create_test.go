@@ -359,9 +359,23 @@ func TestCreateContainer(t *testing.T) {
 	if !strings.Contains(out, "hostfwd=tcp:127.0.0.1:8080-:80") {
 		t.Errorf("launch --publish = %s", out)
 	}
-	m.root = aContainer(t, map[string]any{"Cmd": []string{"/app"}, "User": "nobody"})
 	before := names(t, m.dir)
-	if code, _, stderr := call(t, slices.Concat(m.create(), []string{"-o", m.path("other")})...); code != fault.Failed || !strings.Contains(stderr, `its user "nobody"`) || names(t, m.dir) != before {
-		t.Errorf("create of an image with a missing user = %d, %q, files %s", code, stderr, names(t, m.dir))
+	for want, config := range map[string]map[string]any{
+		`its user "nobody"`:  {"User": "nobody"},
+		`its user "0:staff"`: {"User": "0:staff"},
+		`there is no signal "SIGWHAT", which it stops by`:       {"StopSignal": "SIGWHAT"},
+		`its program "absent": it is in no folder of the PATH`:  {"Cmd": []string{"absent"}},
+		`its volume "/sys/fs/cgroup" is where the guest has`:    {"Volumes": map[string]any{"/sys/fs/cgroup": struct{}{}}}, // as who runs systemd or docker in one asks
+		`its working folder "/dev/fuse" is where the guest has`: {"WorkingDir": "/dev/fuse"},
+		`its port "80/sctp"`: {"ExposedPorts": map[string]any{"80/sctp": struct{}{}}},
+	} {
+		if config["Cmd"] == nil {
+			config["Cmd"] = []string{"/app"}
+		}
+		m.root = aContainer(t, config)
+		code, out, stderr := call(t, slices.Concat(m.create(), []string{"-o", m.path("other")})...)
+		if code != fault.Failed || out != "" || !strings.Contains(stderr, want) || !strings.Contains(stderr, "hint: mend the image") || names(t, m.dir) != before {
+			t.Errorf("create = %d, %q, %q, files %s; want %q", code, out, stderr, names(t, m.dir), want)
+		}
 	}
 }

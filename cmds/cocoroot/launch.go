@@ -97,6 +97,9 @@ func (a *app) launchGuest(ctx context.Context, o *launchOptions) error {
 	if o.dryRun {
 		return o.printCommand(ctx, a)
 	}
+	if err := launch.CheckFree(o.config.Forwards); err != nil {
+		return err
+	}
 	if a.starting != nil {
 		end, err := a.starting(ctx, o)
 		if err != nil {

@@ -30,7 +30,10 @@ func main() {
 		os.Exit(a.report("cocoroot", err))
 	}
 	signals := make(chan os.Signal, 2)
-	signal.Notify(signals, os.Interrupt, unix.SIGTERM)
+	signal.Notify(signals, os.Interrupt, unix.SIGTERM, unix.SIGQUIT, unix.SIGPIPE)
+	if !signal.Ignored(unix.SIGHUP) { // as under nohup
+		signal.Notify(signals, unix.SIGHUP)
+	}
 	left := new(files.Scratch)
 	ctx, cancel := context.WithCancel(files.WithScratch(context.Background(), left))
 	ended := make(chan int, 1)
@@ -39,8 +42,12 @@ func main() {
 		select {
 		case code := <-ended:
 			os.Exit(code)
-		case <-signals:
-			if !a.interrupted() {
+		case s := <-signals:
+			switch {
+			case s == unix.SIGPIPE && unread(): // nor would anybody read an error
+				left.Remove()
+				os.Exit(128 + int(unix.SIGPIPE))
+			case s != unix.SIGPIPE && !a.interrupted():
 				cancel()
 			}
 		}
@@ -53,4 +60,12 @@ func main() {
 	}
 	left.Remove()
 	os.Exit(a.report("cocoroot", context.Canceled))
+}
+
+// unread reports whether nobody reads standard output any more. The signal for it
+// comes from other pipes too, such as one to a program that has ended.
+func unread() bool {
+	stdout := []unix.PollFd{{Fd: 1}}
+	n, err := unix.Poll(stdout, 0)
+	return err == nil && n > 0 && stdout[0].Revents&unix.POLLERR != 0
 }

@@ -15,7 +15,6 @@ import (
 // The README's commands for an own root, as they stand there, in a new folder, as an
 // ordinary user: the guest runs, and what was only for it is gone.
 func TestReadme(t *testing.T) {
-	const nobody = 65534
 	repository := oracle.Repository(t)
 	readme, err := os.ReadFile(filepath.Join(repository, "README.md"))
 	if err != nil {

@@ -1,12 +1,15 @@
 package launch
 
 import (
+	"errors"
 	"fmt"
+	"io"
 	"net"
 	"strconv"
 	"strings"
 	"time"
 
+	"cocoroot/initramfs/fault"
 	"cocoroot/initramfs/image/manifest"
 	"cocoroot/unlock/program"
 )
@@ -23,6 +26,25 @@ func Published(ports []manifest.Port) []Forward {
 		all = append(all, f)
 	}
 	return all
+}
+
+// CheckFree checks that this user can listen at the ports of this machine.
+func CheckFree(all []Forward) error {
+	for _, f := range all {
+		var l io.Closer
+		var err error
+		if address := fmt.Sprintf("127.0.0.1:%d", f.Host); f.UDP {
+			l, err = net.ListenPacket("udp4", address)
+		} else {
+			l, err = net.Listen("tcp4", address)
+		}
+		if err != nil {
+			err = fmt.Errorf("cannot forward this machine's port %d: %w", f.Host, errors.Unwrap(err))
+			return fault.Hintf(err, "--forward PORT:%d, without --publish, takes another one, from 1024 up", f.Guest)
+		}
+		defer l.Close() // so that none is free twice
+	}
+	return nil
 }
 
 // lineArgs returns the options for the port to cmds/run, by the number of a connected

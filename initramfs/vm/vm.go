@@ -204,10 +204,24 @@ func (f Folder) Share() error {
 	return files.Write(false, files.Public(f.At(Manifest), text))
 }
 
-// Inherit takes over the owner's keys of the guest that this one is to replace: the
-// one that its answers are signed with, and that of its states.
+// Inherit takes over what the owner has for the guest that this one is to replace,
+// which keeps it: the key that its answers are signed with, that of its states, its
+// other secrets, and the chips' certificates.
 func (f Folder) Inherit(old Folder) error {
-	for _, name := range []string{Owner + ".key", Owner + ".pub", StateKey} {
+	names := []string{Owner + ".key", Owner + ".pub", StateKey}
+	for _, dir := range []string{Certs, Secrets} {
+		all, err := os.ReadDir(old.Own(dir))
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err = errors.Join(err, os.Mkdir(f.Own(dir), 0o700)); err != nil {
+			return err
+		}
+		for _, e := range all {
+			names = append(names, filepath.Join(dir, e.Name()))
+		}
+	}
+	for _, name := range names {
 		if err := os.Link(old.Own(name), f.Own(name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return fmt.Errorf("cannot keep the key: %w", err)
 		}
@@ -216,16 +230,14 @@ func (f Folder) Inherit(old Folder) error {
 }
 
 // Replace puts the guest in the place of another one, which is kept under a new
-// name, but for its states and what the owner has of his own.
+// name, but for its states.
 func (f Folder) Replace(old Folder, kept string) error {
 	if err := rename(old.Path, kept); err != nil {
 		return err
 	}
-	was := Folder{host: filepath.Join(kept, "host"), owner: filepath.Join(kept, "owner")}
-	for from, to := range map[string]string{was.At(Disks): f.At(Disks), was.Own(Certs): f.Own(Certs), was.Own(Secrets): f.Own(Secrets)} {
-		if err := rename(from, to); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return err
-		}
+	disks := filepath.Join(kept, filepath.Base(old.host), Disks)
+	if err := rename(disks, f.At(Disks)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
 	}
 	return rename(f.Path, old.Path)
 }
@@ -266,8 +278,8 @@ func (f Folder) Check(limit int64) error {
 }
 
 // MakeDisks makes the files of disks that are not there yet, and returns the names
-// of the states among them, which nothing has formatted. In an owner's folder they
-// are files: a link that came back from a host could lead to any other.
+// of the states among them to which nothing was ever written. In an owner's folder
+// they are files: a link that came back from a host could lead to any other.
 func (f Folder) MakeDisks() (states []string, err error) {
 	for _, d := range f.Disks {
 		path := f.At(Disks, d.Name)
@@ -277,21 +289,32 @@ func (f Folder) MakeDisks() (states []string, err error) {
 		if f.owned && (!isOf(filepath.Dir(path), fs.ModeDir) || exists(path) && !isOf(path, 0)) {
 			return states, fmt.Errorf("cannot use the disk %s: it is no file in this folder, but a link or the like", path)
 		}
-		file, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
-		if errors.Is(err, fs.ErrExist) {
-			continue
-		}
-		if err == nil {
-			err = errors.Join(file.Truncate(d.Size), file.Close())
-		}
+		blank, err := makeDisk(path, d.Size)
 		if err != nil {
 			return states, fmt.Errorf("cannot make the disk %s: %w", d.Name, err)
 		}
-		if !d.Scratch {
+		if blank && !d.Scratch {
 			states = append(states, d.Name)
 		}
 	}
 	return states, nil
+}
+
+// makeDisk makes a file that is all one hole, or reports whether what is there is.
+func makeDisk(path string, size int64) (blank bool, err error) {
+	file, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err == nil {
+		return true, errors.Join(file.Truncate(size), file.Close())
+	}
+	if !errors.Is(err, fs.ErrExist) {
+		return false, err
+	}
+	if file, err = os.Open(path); err != nil {
+		return false, err
+	}
+	defer file.Close()
+	_, err = file.Seek(0, unix.SEEK_DATA)
+	return errors.Is(err, unix.ENXIO), nil
 }
 
 // ParseSize reads a number of bytes: a number with M, G or T.

@@ -79,15 +79,28 @@ func TestOpenRefuses(t *testing.T) {
 	}
 }
 
-// Disks are made once, and only what is new may be formatted.
+// Disks are made once, and what nobody has written to may be formatted: a launch
+// that fails early has not used up the order.
 func TestMakeDisks(t *testing.T) {
 	f := guest(t, filepath.Join(t.TempDir(), "vm"))
-	for i, want := range []string{"data", ""} {
+	makes := func(want string) {
+		t.Helper()
 		made, err := f.MakeDisks()
 		if err != nil || strings.Join(made, " ") != want {
-			t.Errorf("MakeDisks, time %d = %q, %v; want %q", i, made, err, want)
+			t.Errorf("MakeDisks = %q, %v; want %q", made, err, want)
 		}
 	}
+	makes("data")
+	makes("data")
+	disk, err := os.OpenFile(f.At(Disks, "data"), os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer disk.Close()
+	if _, err := disk.WriteAt([]byte{0}, 1<<20-1); err != nil {
+		t.Fatal(err)
+	}
+	makes("")
 	for _, name := range []string{"data", "scratch"} {
 		if fi, err := os.Stat(f.At(Disks, name)); err != nil || fi.Size() != 1<<20 || fi.Mode().Perm() != 0o600 {
 			t.Errorf("%s: %v, %v", name, fi, err)
@@ -96,12 +109,17 @@ func TestMakeDisks(t *testing.T) {
 }
 
 // A guest that takes another's place has its owner's keys and its states; the
-// other's own key stays with the other.
+// other keeps all that it needs to be released, for it may be deployed.
 func TestReplace(t *testing.T) {
 	dir := t.TempDir()
 	old := guest(t, filepath.Join(dir, "vm"))
 	if _, err := old.MakeDisks(); err != nil {
 		t.Fatal(err)
+	}
+	for _, name := range []string{Secrets, Certs} {
+		if err := errors.Join(os.Mkdir(old.Own(name), 0o700), os.WriteFile(old.Own(name, "x"), nil, 0o600)); err != nil {
+			t.Fatal(err)
+		}
 	}
 	if err := os.Mkdir(filepath.Join(dir, "new"), 0o700); err != nil {
 		t.Fatal(err)
@@ -124,8 +142,8 @@ func TestReplace(t *testing.T) {
 		t.Fatalf("Open = %+v, %v; want the new one", got, err)
 	}
 	for path, want := range map[string]bool{
-		"vm/owner/owner.key": true, "vm/owner/state.key": true, "vm/owner/disk.key": false, "vm/host/disks/data": true,
-		"kept/owner/owner.key": true, "kept/owner/state.key": true, "kept/owner/disk.key": true, "kept/host/disks": false, "new": false,
+		"vm/owner/owner.key": true, "vm/owner/state.key": true, "vm/owner/disk.key": false, "vm/host/disks/data": true, "vm/owner/secrets/x": true, "vm/owner/certs/x": true,
+		"kept/owner/owner.key": true, "kept/owner/state.key": true, "kept/owner/disk.key": true, "kept/host/disks": false, "kept/owner/secrets/x": true, "kept/owner/certs/x": true, "new": false,
 	} {
 		if _, err := os.Stat(filepath.Join(dir, path)); (err == nil) != want {
 			t.Errorf("%s: %v; want that it is there: %t", path, err, want)

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"cocoroot/initramfs/image/fsimage"
@@ -171,6 +172,7 @@ func execute(ctx context.Context, env []string, f *os.File, in io.Reader, out io
 	withoutEpoch := slices.DeleteFunc(os.Environ(), func(e string) bool { return strings.HasPrefix(e, "SOURCE_DATE_EPOCH=") })
 	cmd.Env = append(append(withoutEpoch, "LC_ALL=C"), env...)
 	cmd.WaitDelay = endWithin
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // a ^C at the terminal ends ctx, and that the tool
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = in, out, words
 	if f != nil {
 		cmd.ExtraFiles = []*os.File{f}
