@@ -67,7 +67,7 @@ func (b *boot) tellUdev() error {
 		names = append(names, state.VolumeName(s.Name))
 	}
 	for _, name := range names {
-		if err := dm.TellUdev(dm.UdevDir, name); err != nil {
+		if err := dm.TellUdev(name); err != nil {
 			return err
 		}
 	}

@@ -134,11 +134,17 @@ func (v *Verity) Corrupted() (bool, error) {
 // Path returns the node of an active device, /dev/dm-N: without udev there is
 // no /dev/mapper/NAME.
 func Path(name string) (string, error) {
+	number, err := deviceNumber(name)
+	return fmt.Sprintf("/dev/dm-%d", unix.Minor(number)), err
+}
+
+// deviceNumber returns that of an active device.
+func deviceNumber(name string) (uint64, error) {
 	info, err := devmapper.InfoByName(name)
 	if err != nil {
-		return "", fmt.Errorf("cannot find the mapped device %s: %w", name, err)
+		return 0, fmt.Errorf("cannot find the mapped device %s: %w", name, err)
 	}
-	return fmt.Sprintf("/dev/dm-%d", unix.Minor(info.DevNo)), nil
+	return info.DevNo, nil
 }
 
 // WipeKey takes the key out of an active crypt target, which stays mapped and
@@ -146,12 +152,12 @@ func Path(name string) (string, error) {
 // not answer keeps WipeKey waiting: nothing is wiped while a request is open.
 func WipeKey(name string) error {
 	// Without the file system's freezing, which an unmount would wait for.
-	if _, err := control(unix.DM_DEV_SUSPEND, name, unix.DM_SUSPEND_FLAG|unix.DM_SKIP_LOCKFS_FLAG, nil); err != nil {
+	if _, _, err := control(unix.DM_DEV_SUSPEND, name, unix.DM_SUSPEND_FLAG|unix.DM_SKIP_LOCKFS_FLAG, nil); err != nil {
 		return fmt.Errorf("cannot suspend %s: %w", name, err)
 	}
 	// struct dm_target_msg: u64 sector, then the text with its NUL
 	// (Documentation/admin-guide/device-mapper/dm-crypt.rst, "key wipe").
-	if _, err := control(unix.DM_TARGET_MSG, name, 0, []byte("\x00\x00\x00\x00\x00\x00\x00\x00key wipe\x00")); err != nil {
+	if _, _, err := control(unix.DM_TARGET_MSG, name, 0, []byte("\x00\x00\x00\x00\x00\x00\x00\x00key wipe\x00")); err != nil {
 		return fmt.Errorf("cannot wipe the key of %s: %w", name, err)
 	}
 	return nil

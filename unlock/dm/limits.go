@@ -8,7 +8,6 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/anatol/devmapper.go"
 	"golang.org/x/sys/unix"
 )
 
@@ -39,11 +38,11 @@ const sysfsSplit = "/sys/module/dm_crypt/parameters/max_read_size"
 // keeps the bounds of its opening. Reads past the page cache (O_DIRECT) and
 // those of MADV_HUGEPAGE have no bounds.
 func LimitReads(name string) error {
-	info, err := devmapper.InfoByName(name)
+	number, err := deviceNumber(name)
 	if err != nil {
-		return fmt.Errorf("cannot find the mapped device %s: %w", name, err)
+		return err
 	}
-	queue := fmt.Sprintf("/sys/dev/block/%d:%d/queue", unix.Major(info.DevNo), unix.Minor(info.DevNo))
+	queue := fmt.Sprintf("/sys/dev/block/%d:%d/queue", unix.Major(number), unix.Minor(number))
 	return limitReads(queue, sysfsSplit, os.WriteFile)
 }
 
@@ -51,31 +50,27 @@ func limitReads(queue, split string, write func(string, []byte, os.FileMode) err
 	switch n, err := readNumber(split); {
 	case errors.Is(err, os.ErrNotExist): // a kernel that has only the default
 	case err != nil:
-		return err
+		return fmt.Errorf("%w: %w", errLimit, err)
 	case n != 0 && n < splitKiB<<10:
 		return fmt.Errorf("%w: dm_crypt.max_read_size=%d", errLimit, n)
 	}
 	// The order matters: a change of the first raises the second.
-	limits := []struct {
+	for _, l := range []struct {
 		name string
 		most uint64
-	}{{"max_sectors_kb", splitKiB}, {"read_ahead_kb", readAheadKiB}}
-	for _, l := range limits {
+	}{{"max_sectors_kb", splitKiB}, {"read_ahead_kb", readAheadKiB}} {
 		path := filepath.Join(queue, l.name)
-		if n, err := readNumber(path); err != nil {
-			return err
-		} else if n <= l.most {
-			continue
+		n, err := readNumber(path)
+		if err == nil && n > l.most {
+			if err = write(path, strconv.AppendUint(nil, l.most, 10), 0); err == nil {
+				n, err = readNumber(path)
+			}
 		}
-		if err := write(path, strconv.AppendUint(nil, l.most, 10), 0); err != nil {
+		if err == nil && n > l.most {
+			err = fmt.Errorf("the kernel keeps %s at %d", path, n)
+		}
+		if err != nil {
 			return fmt.Errorf("%w: %w", errLimit, err)
-		}
-	}
-	for _, l := range limits {
-		if n, err := readNumber(filepath.Join(queue, l.name)); err != nil {
-			return err
-		} else if n > l.most {
-			return fmt.Errorf("%w: the kernel keeps %s at %d", errLimit, l.name, n)
 		}
 	}
 	return nil
@@ -85,11 +80,11 @@ func limitReads(queue, split string, write func(string, []byte, os.FileMode) err
 func readNumber(path string) (uint64, error) {
 	text, err := os.ReadFile(path)
 	if err != nil {
-		return 0, fmt.Errorf("%w: %w", errLimit, err)
+		return 0, err
 	}
 	n, err := strconv.ParseUint(strings.TrimSuffix(string(text), "\n"), 10, 64)
 	if err != nil {
-		return 0, fmt.Errorf("%w: %s is %.32q", errLimit, path, text)
+		return 0, fmt.Errorf("%s is %.32q", path, text)
 	}
 	return n, nil
 }

@@ -27,29 +27,24 @@ var errStatus = errors.New("the kernel's answer is malformed")
 // (DM_TABLE_STATUS, include/uapi/linux/dm-ioctl.h). It must not be asked for
 // the table of a crypt target, which has the key in it.
 func status(name string, flags uint32) (target, error) {
-	a, err := control(unix.DM_TABLE_STATUS, name, flags, nil)
-	var targets []target
-	if err == nil {
-		targets, err = parseTargets(a.data, a.count)
+	answer, targets, err := control(unix.DM_TABLE_STATUS, name, flags, nil)
+	if err == nil && targets != 1 {
+		err = fmt.Errorf("%w: it has %d targets", errTable, targets)
 	}
-	if err == nil && len(targets) != 1 {
-		err = fmt.Errorf("%w: it has %d targets", errTable, len(targets))
+	var t target
+	if err == nil {
+		t, err = parseTarget(answer)
 	}
 	if err != nil {
 		return target{}, fmt.Errorf("cannot read the state of %s: %w", name, err)
 	}
-	return targets[0], nil
-}
-
-// answer is what the kernel writes back.
-type answer struct {
-	data  []byte
-	count uint32 // of targets
+	return t, nil
 }
 
 // control sends one request about a device, with data after its head, to the
-// device-mapper (include/uapi/linux/dm-ioctl.h).
-func control(request uintptr, name string, flags uint32, data []byte) (answer, error) {
+// device-mapper (include/uapi/linux/dm-ioctl.h). It returns what the kernel writes
+// back, and of how many targets that is.
+func control(request uintptr, name string, flags uint32, data []byte) (answer []byte, targets uint32, err error) {
 	// A slice of words: the structures in it are aligned to 8 bytes.
 	words := make([]uint64, controlSize/8)
 	buf := unsafe.Slice((*byte)(unsafe.Pointer(&words[0])), controlSize)
@@ -59,49 +54,40 @@ func control(request uintptr, name string, flags uint32, data []byte) (answer, e
 	head.Data_start = unix.SizeofDmIoctl
 	head.Flags = flags
 	if len(name) >= len(head.Name) {
-		return answer{}, errors.New("the name is too long")
+		return nil, 0, errors.New("the name is too long")
 	}
 	copy(head.Name[:], name)
 	copy(buf[head.Data_start:], data)
 
 	fd, err := unix.Open("/dev/mapper/control", unix.O_RDWR|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return answer{}, fmt.Errorf("cannot open the device-mapper: %w", err)
+		return nil, 0, fmt.Errorf("cannot open the device-mapper: %w", err)
 	}
 	defer unix.Close(fd)
 	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), request, uintptr(unsafe.Pointer(head))); errno != 0 {
-		return answer{}, errno
+		return nil, 0, errno
 	}
 	if head.Flags&unix.DM_BUFFER_FULL_FLAG != 0 || head.Data_start > controlSize {
-		return answer{}, errStatus
+		return nil, 0, errStatus
 	}
-	return answer{buf[head.Data_start:], head.Target_count}, nil
+	return buf[head.Data_start:], head.Target_count, nil
 }
 
-// parseTargets reads struct dm_target_spec: u64 start, u64 length, s32
-// status, u32 offset of the next one from the first, 16 bytes of type; then
-// the text up to a NUL.
-func parseTargets(b []byte, count uint32) ([]target, error) {
-	const size = unix.SizeofDmTargetSpec
-	var out []target
-	for at := uint32(0); count > 0; count-- {
-		if uint64(at)+size > uint64(len(b)) {
-			return nil, errStatus
-		}
-		spec := b[at:]
-		next := binary.NativeEndian.Uint32(spec[20:])
-		text, _, ended := bytes.Cut(spec[size:], []byte{0})
-		kind, _, _ := bytes.Cut(spec[24:40], []byte{0})
-		if !ended || next <= at {
-			return nil, errStatus
-		}
-		out = append(out, target{
-			start:  binary.NativeEndian.Uint64(spec),
-			length: binary.NativeEndian.Uint64(spec[8:]),
-			kind:   string(kind),
-			text:   string(text),
-		})
-		at = next
+// parseTarget reads struct dm_target_spec: u64 start, u64 length, s32 status, u32
+// offset of the next one, 16 bytes of type; then the text up to a NUL.
+func parseTarget(b []byte) (target, error) {
+	if len(b) < unix.SizeofDmTargetSpec {
+		return target{}, errStatus
 	}
-	return out, nil
+	text, _, ended := bytes.Cut(b[unix.SizeofDmTargetSpec:], []byte{0})
+	if !ended {
+		return target{}, errStatus
+	}
+	kind, _, _ := bytes.Cut(b[24:40], []byte{0})
+	return target{
+		start:  binary.NativeEndian.Uint64(b),
+		length: binary.NativeEndian.Uint64(b[8:]),
+		kind:   string(kind),
+		text:   string(text),
+	}, nil
 }
