@@ -78,14 +78,13 @@ func (c speaker) Read(p []byte) (int, error) {
 	n, err := c.Conn.Read(p)
 	if e, ok := errors.AsType[net.Error](err); ok && e.Timeout() {
 		err = nil
+	} else if err != nil {
+		time.Sleep(50 * time.Millisecond)
 	}
 	return n, err
 }
 
-func (c speaker) Write(p []byte) error {
-	_, err := c.Conn.Write(p)
-	return err
-}
+func (c speaker) Write(p []byte) { _, _ = c.Conn.Write(p) }
 
 // switchboard is QEMU's socket: who connects speaks with the guest, one after
 // another, and the guest does not notice.
@@ -109,11 +108,10 @@ func (s *switchboard) Read(p []byte) (int, error) {
 	return n, nil
 }
 
-func (s *switchboard) Write(p []byte) error {
+func (s *switchboard) Write(p []byte) {
 	if s.host != nil {
 		s.host.Write(p)
 	}
-	return nil
 }
 
 // guest starts one that speaks over the channel, and returns what it gets.

@@ -32,8 +32,8 @@ type Channel struct {
 	dial func() (int, error)
 }
 
-// Open opens the channel. A device that is not there yet is waited for by Read
-// and Write, and so is a peer that does not answer.
+// Open sets up what the channel needs. Read and Write open it, again and again
+// when need be: a device or a peer may come later.
 func Open(c policy.Channel, network policy.Static) (*Channel, error) {
 	ch := &Channel{fd: -1}
 	switch c.Kind {
@@ -45,9 +45,13 @@ func Open(c policy.Channel, network policy.Static) (*Channel, error) {
 		if err := Configure(network); err != nil {
 			return nil, err
 		}
-		ch.dial = func() (int, error) { return dialTCP(c.Address, int(c.Port)) }
+		ch.dial = func() (int, error) {
+			return connect(unix.AF_INET, &unix.SockaddrInet4{Addr: c.Address, Port: int(c.Port)})
+		}
 	case policy.Vsock:
-		ch.dial = func() (int, error) { return dialVsock(c.CID, c.Port) }
+		ch.dial = func() (int, error) {
+			return connect(unix.AF_VSOCK, &unix.SockaddrVM{CID: c.CID, Port: c.Port})
+		}
 	default:
 		return nil, errors.New("no channel leads to the owner")
 	}
@@ -71,9 +75,13 @@ func (c *Channel) Close() {
 }
 
 // Read waits a second for bytes. None is no error: the other side may not be
-// there yet, or come back, and the device may be missing. It returns no error.
+// there yet, or come back. An error says why the channel is not open now.
 func (c *Channel) Read(p []byte) (int, error) {
-	if !c.ready(unix.POLLIN, tick) {
+	if err := c.open(); err != nil {
+		time.Sleep(tick)
+		return 0, err
+	}
+	if !c.ready(unix.POLLIN) {
 		return 0, nil
 	}
 	n, err := unix.Read(c.fd, p)
@@ -86,15 +94,12 @@ func (c *Channel) Read(p []byte) (int, error) {
 	return 0, nil
 }
 
-// Write sends p. Bytes that the host does not take in 10 seconds are dropped,
-// which is no error: what they belong to is sent again.
-func (c *Channel) Write(p []byte) error {
+// Write sends p. Bytes that the host does not take in 10 seconds are dropped: what
+// they belong to is sent again.
+func (c *Channel) Write(p []byte) {
 	end := time.Now().Add(patience)
-	for len(p) > 0 && time.Now().Before(end) {
-		if !c.ready(unix.POLLOUT, tick) {
-			if c.fd < 0 {
-				return nil
-			}
+	for len(p) > 0 && time.Now().Before(end) && c.open() == nil {
+		if !c.ready(unix.POLLOUT) {
 			continue
 		}
 		n, err := unix.Write(c.fd, p)
@@ -104,25 +109,24 @@ func (c *Channel) Write(p []byte) error {
 			time.Sleep(tick / 20)
 		default:
 			c.lost()
-			return nil
+			return
 		}
 		p = p[max(n, 0):]
 	}
-	return nil
 }
 
-// ready waits until the channel is open and one of the events has come.
-func (c *Channel) ready(events int16, wait time.Duration) bool {
+// open opens the channel, unless it is open.
+func (c *Channel) open() (err error) {
 	if c.fd < 0 {
-		fd, err := c.dial()
-		if err != nil {
-			time.Sleep(wait)
-			return false
-		}
-		c.fd = fd
+		c.fd, err = c.dial()
 	}
-	poll := []unix.PollFd{{Fd: int32(c.fd), Events: events}}
-	n, err := unix.Poll(poll, int(wait.Milliseconds()))
+	return err
+}
+
+// ready waits a tick for an event.
+func (c *Channel) ready(event int16) bool {
+	poll := []unix.PollFd{{Fd: int32(c.fd), Events: event}}
+	n, err := unix.Poll(poll, int(tick.Milliseconds()))
 	return err == nil && n > 0
 }
 
@@ -140,7 +144,7 @@ const flags = unix.O_RDWR | unix.O_NOCTTY | unix.O_NONBLOCK | unix.O_CLOEXEC
 func OpenSerial(path string) (int, error) {
 	fd, err := unix.Open(path, flags, 0)
 	if err != nil {
-		return -1, err
+		return -1, fmt.Errorf("cannot open %s: %w", path, err)
 	}
 	t := unix.Termios{Cflag: unix.CS8 | unix.CREAD | unix.CLOCAL | unix.B115200, Ispeed: unix.B115200, Ospeed: unix.B115200}
 	t.Cc[unix.VMIN] = 1
@@ -165,11 +169,6 @@ func openVirtio(class, name string) (int, error) {
 		}
 	}
 	return -1, fmt.Errorf("there is no virtio port %s; does the host give one, and is its driver in the archive (cocoroot initrd --channel virtio)?", name)
-}
-
-// dialVsock connects to a port of a context, which 2 is the host's.
-func dialVsock(cid, port uint32) (int, error) {
-	return connect(unix.AF_VSOCK, &unix.SockaddrVM{CID: cid, Port: port})
 }
 
 // connect connects a socket, and waits a tick for it.

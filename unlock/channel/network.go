@@ -11,11 +11,6 @@ import (
 	"cocoroot/unlock/policy"
 )
 
-// dialTCP connects to an address.
-func dialTCP(to policy.IPv4, port int) (int, error) {
-	return connect(unix.AF_INET, &unix.SockaddrInet4{Addr: to, Port: port})
-}
-
 // Configure gives the interface the fixed address of ip=, as the kernel's own
 // IP_PNP does where it is built in. Doing it twice changes nothing.
 func Configure(s policy.Static) error {
@@ -25,20 +20,15 @@ func Configure(s policy.Static) error {
 	if s.Interface == "" {
 		s.Interface = FirstInterface()
 	}
-	fd, err := controlSocket()
-	if err != nil {
-		return err
-	}
-	defer unix.Close(fd)
-	err = setAddress(fd, unix.SIOCSIFADDR, s.Interface, s.Address)
+	err := setAddress(s.Interface, unix.SIOCSIFADDR, s.Address)
 	if err == nil {
-		err = setAddress(fd, unix.SIOCSIFNETMASK, s.Interface, s.Mask)
+		err = setAddress(s.Interface, unix.SIOCSIFNETMASK, s.Mask)
 	}
 	if err == nil {
 		err = Up(s.Interface)
 	}
 	if err == nil && s.Gateway != (policy.IPv4{}) {
-		err = addRoute(fd, s.Gateway)
+		err = addRoute(s.Gateway)
 	}
 	if err != nil {
 		return fmt.Errorf("cannot set up the network card %s: %w", s.Interface, err)
@@ -67,39 +57,38 @@ func sockaddr(a policy.IPv4) unix.RawSockaddr {
 }
 
 // setAddress does one of the SIOCSIF… calls that take an address.
-func setAddress(fd int, request uint, name string, a policy.IPv4) error {
-	r, err := unix.NewIfreq(name)
-	if err != nil {
-		return err
-	}
-	if err := r.SetInet4Addr(a[:]); err != nil {
-		return err
-	}
-	return unix.IoctlIfreq(fd, request, r)
+func setAddress(name string, request uint, a policy.IPv4) error {
+	return control(name, request, func(r *unix.Ifreq) error { return r.SetInet4Addr(a[:]) })
 }
 
 // Up sets an interface's flag IFF_UP.
 func Up(name string) error {
-	fd, err := controlSocket()
+	return control(name, unix.SIOCSIFFLAGS, func(r *unix.Ifreq) error {
+		r.SetUint16(unix.IFF_UP | unix.IFF_RUNNING)
+		return nil
+	})
+}
+
+// control does one call about an interface, with what set puts into it.
+func control(name string, request uint, set func(*unix.Ifreq) error) error {
+	r, err := unix.NewIfreq(name)
+	if err == nil {
+		err = set(r)
+	}
+	if err != nil {
+		return err
+	}
+	return withSocket(func(fd int) error { return unix.IoctlIfreq(fd, request, r) })
+}
+
+// withSocket runs do with a socket to set up the network with.
+func withSocket(do func(fd int) error) error {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return err
 	}
 	defer unix.Close(fd)
-	r, err := unix.NewIfreq(name)
-	if err != nil {
-		return err
-	}
-	r.SetUint16(unix.IFF_UP | unix.IFF_RUNNING)
-	return unix.IoctlIfreq(fd, unix.SIOCSIFFLAGS, r)
-}
-
-// controlSocket returns a socket to set up interfaces with.
-func controlSocket() (int, error) {
-	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return -1, fmt.Errorf("cannot set up the network: %w", err)
-	}
-	return fd, nil
+	return do(fd)
 }
 
 // rtentry is struct rtentry (include/uapi/linux/route.h).
@@ -112,12 +101,14 @@ type rtentry struct {
 }
 
 // addRoute adds the default route; one that is there is no error.
-func addRoute(fd int, gateway policy.IPv4) error {
+func addRoute(gateway policy.IPv4) error {
 	const up, isGateway = 0x1, 0x2 // RTF_UP, RTF_GATEWAY
 	r := rtentry{dst: sockaddr(policy.IPv4{}), gateway: sockaddr(gateway), genmask: sockaddr(policy.IPv4{}), flags: up | isGateway}
-	_, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), unix.SIOCADDRT, uintptr(unsafe.Pointer(&r)))
-	if errno != 0 && errno != unix.EEXIST {
-		return errno
-	}
-	return nil
+	return withSocket(func(fd int) error {
+		_, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), unix.SIOCADDRT, uintptr(unsafe.Pointer(&r)))
+		if errno != 0 && errno != unix.EEXIST {
+			return errno
+		}
+		return nil
+	})
 }

@@ -3,7 +3,6 @@ package release
 import (
 	"crypto/ed25519"
 	"crypto/hpke"
-	"errors"
 	"fmt"
 	"time"
 
@@ -27,10 +26,11 @@ const (
 
 // Channel leads to the owner, through the host.
 type Channel interface {
-	// Read waits for bytes, but no longer than repeat or so; none is no error.
+	// Read waits for bytes, but no longer than repeat or so; none is no error. An
+	// error says why the channel is not open at the moment.
 	Read(p []byte) (int, error)
 	// Write sends a frame, or as much as the host takes in a while.
-	Write(p []byte) error
+	Write(p []byte)
 }
 
 // Guest asks for the secrets of this boot.
@@ -79,7 +79,7 @@ func (g Guest) Get(c Channel) (*secmem.Buffer, error) {
 		return nil, &fatal.Error{Code: fatal.ReleaseForm, Err: err}
 	}
 	// The owner may want to know; the boot does not depend on it.
-	_ = c.Write(Append(nil, Done, confirm))
+	c.Write(Append(nil, Done, confirm))
 	return table, nil
 }
 
@@ -106,8 +106,8 @@ type exchange struct {
 	Guest
 	channel    Channel
 	public     []byte
-	asked      []byte // the frame of the last request; nil before the first challenge
-	request    Request
+	asked      []byte              // the frame of the last request; nil before the first challenge
+	challenge  [ChallengeSize]byte // of that request
 	transcript [HashSize]byte
 	reports    int
 }
@@ -116,25 +116,22 @@ type exchange struct {
 func (x *exchange) run(deadline time.Time) ([]byte, error) {
 	var frames Frames
 	var spoke time.Time
+	var closed error // why the channel is not open
 	quiet := 0
 	buf := make([]byte, 16<<10)
 	for time.Now().Before(deadline) {
 		if time.Since(spoke) >= repeat {
 			spoke = time.Now()
-			if err := x.channel.Write(Append(nil, Hello, x.hello())); err != nil {
-				return nil, fatal.Errorf(fatal.Release, "cannot reach the owner: %w", err)
-			}
+			x.channel.Write(Append(nil, Hello, x.hello()))
 		}
-		n, err := x.channel.Read(buf)
+		var n int
+		n, closed = x.channel.Read(buf)
 		if quiet++; n > 0 {
 			quiet = 0
 		} else if quiet == cutAfter {
 			frames.Cut()
 		}
-		if err == nil {
-			err = frames.Add(buf[:n])
-		}
-		if err != nil {
+		if err := frames.Add(buf[:n]); err != nil {
 			return nil, fatal.Errorf(fatal.Release, "cannot hear the owner: %w", err)
 		}
 		for k, body, ok := frames.Next(); ok && time.Now().Before(deadline); k, body, ok = frames.Next() {
@@ -143,7 +140,11 @@ func (x *exchange) run(deadline time.Time) ([]byte, error) {
 			}
 		}
 	}
-	return nil, fatal.Errorf(fatal.Release, "the owner did not answer within %s; run cocoroot release on the host of this guest, and boot it again", x.Wait)
+	const next = "run cocoroot release on the host of this guest, and boot it again"
+	if closed != nil {
+		return nil, fatal.Errorf(fatal.Release, "the owner could not be reached within %s: %w; "+next, x.Wait, closed)
+	}
+	return nil, fatal.Errorf(fatal.Release, "the owner did not answer within %s; "+next, x.Wait)
 }
 
 // hello is what the guest says while it waits.
@@ -177,7 +178,7 @@ func (x *exchange) challenged(body []byte) error {
 	if len(body) != ChallengeSize {
 		return nil // not the owner's
 	}
-	if x.asked == nil || !x.request.sameChallenge(body) {
+	if x.asked == nil || x.challenge != [ChallengeSize]byte(body) {
 		if x.reports++; x.reports > maxReports {
 			return fatal.Errorf(fatal.Release, "the host brought more than %d challenges", maxReports)
 		}
@@ -187,13 +188,11 @@ func (x *exchange) challenged(body []byte) error {
 			return fatal.Errorf(fatal.CodeOf(err, fatal.Attest), "%w", err)
 		}
 		if len(r.Report) != Report || len(r.Aux) > maxAux {
-			return fatal.Errorf(fatal.Attest, "%w", errors.New("the report has the wrong size"))
+			return fatal.Errorf(fatal.Attest, "the attestation report has %d bytes and its certificates %d; SEV-SNP's have %d and at most %d", len(r.Report), len(r.Aux), Report, maxAux)
 		}
 		text := r.Encode()
-		x.request, x.transcript, x.asked = r, Transcript(text), Append(nil, Ask, text)
+		x.challenge, x.transcript, x.asked = r.Challenge, Transcript(text), Append(nil, Ask, text)
 	}
-	if err := x.channel.Write(x.asked); err != nil {
-		return fatal.Errorf(fatal.Release, "cannot reach the owner: %w", err)
-	}
+	x.channel.Write(x.asked)
 	return nil
 }

@@ -10,7 +10,6 @@
 package release
 
 import (
-	"bytes"
 	"crypto/ed25519"
 	"crypto/hpke"
 	"crypto/sha512"
@@ -115,6 +114,3 @@ func open(owner ed25519.PublicKey, key hpke.PrivateKey, t [HashSize]byte, answer
 	}
 	return table, confirm, nil
 }
-
-// sameChallenge reports whether a challenge is the one of the request.
-func (r Request) sameChallenge(b []byte) bool { return bytes.Equal(r.Challenge[:], b) }

@@ -44,23 +44,27 @@ type host struct {
 	frames Frames
 	reply  func(Kind, []byte) []byte
 	queue  []byte
-	most   int // bytes at a time
+	most   int   // bytes at a time
+	closed error // why the guest cannot speak
 }
 
 func (h *host) Read(p []byte) (int, error) {
+	if h.closed != nil {
+		time.Sleep(time.Millisecond)
+		return 0, h.closed
+	}
 	n := copy(p[:min(len(p), h.most)], h.queue)
 	h.queue = h.queue[n:]
 	return n, nil
 }
 
-func (h *host) Write(p []byte) error {
-	if err := h.frames.Add(p); err != nil {
-		return err
+func (h *host) Write(p []byte) {
+	if h.closed != nil || h.frames.Add(p) != nil {
+		return
 	}
 	for k, body, ok := h.frames.Next(); ok; k, body, ok = h.frames.Next() {
 		h.queue = append(h.queue, h.reply(k, body)...)
 	}
-	return nil
 }
 
 func attest(data [HashSize]byte) (report, aux []byte, err error) {
@@ -191,6 +195,15 @@ func TestGetRefuses(t *testing.T) {
 		if table != nil || fatal.CodeOf(err, "") != tc.want {
 			t.Errorf("%s: %v; want %s", name, err, tc.want)
 		}
+	}
+}
+
+// When nobody could be reached, the error says why.
+func TestClosedChannel(t *testing.T) {
+	h := &host{closed: errors.New("no such port")}
+	_, err := Guest{Owner: make([]byte, 32), Attest: attest, Wait: 50 * time.Millisecond}.Get(h)
+	if fatal.CodeOf(err, "") != fatal.Release || !errors.Is(err, h.closed) {
+		t.Errorf("Get = %v; want RELEASE, because there is no such port", err)
 	}
 }
 

@@ -3,14 +3,15 @@
 // 6.7 and later).
 //
 // The report is the processor's word, carried by the host's firmware interface.
-// Here only its size and what it is over are checked: whether it is authentic is
-// the owner's to find out.
+// Here only what it is over is checked, and in package release its size: whether it
+// is authentic is the owner's to find out.
 package tsm
 
 import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -22,19 +23,14 @@ import (
 const (
 	// DataSize is what a report is over, bytes.
 	DataSize = 64
-	// reportSize is the size of a SEV-SNP report, bytes (SEV-SNP firmware ABI,
-	// AMD publication 56860, table ATTESTATION_REPORT).
-	reportSize = 1184
-	// dataAt is where a report has the bytes that it is over (REPORT_DATA).
+	// dataAt is where a report has the bytes that it is over (SEV-SNP firmware ABI,
+	// AMD publication 56860, table ATTESTATION_REPORT: REPORT_DATA).
 	dataAt = 0x50
-	// maxAux is the most that the kernel gives of certificates, bytes.
-	maxAux = 16 << 10
+	// most bounds each file that is read, bytes: the certificates may take as much.
+	most = 16 << 10
 	// provider is what the kernel's sev-guest driver calls itself.
 	provider = "sev_guest"
 )
-
-// ErrReport is returned when there is no report that can be used.
-var ErrReport = errors.New("the kernel gave no usable attestation report")
 
 // root is where configfs is mounted, and base the folder for reports in it.
 const (
@@ -45,77 +41,70 @@ const (
 // Get returns the processor's report over data, and the certificates that the
 // host adds, if it does. configfs is mounted for as long as it takes.
 func Get(data [DataSize]byte) (report, aux []byte, err error) {
-	if err := unix.Mount("configfs", root, "configfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, ""); err != nil && err != unix.EBUSY {
-		return nil, nil, fmt.Errorf("%w: it has no configfs: %w", ErrReport, err)
+	err = unix.Mount("configfs", root, "configfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "")
+	if err != nil && err != unix.EBUSY {
+		err = fmt.Errorf("it has no configfs: %w", err)
+	} else {
+		defer unix.Unmount(root, unix.MNT_DETACH)
+		report, aux, err = get(base, data)
 	}
-	defer unix.Unmount(root, unix.MNT_DETACH)
-	return get(base, data)
+	if err != nil {
+		return nil, nil, fmt.Errorf("the kernel gave no usable attestation report: %w", err)
+	}
+	return report, aux, nil
 }
 
 func get(base string, data [DataSize]byte) (report, aux []byte, err error) {
 	dir := filepath.Join(base, "cocoroot")
 	switch err := os.Mkdir(dir, 0o700); {
 	case errors.Is(err, fs.ErrNotExist):
-		return nil, nil, fmt.Errorf("%w: it lacks TSM_REPORTS; boot a kernel that has it and SEV_GUEST", ErrReport)
+		return nil, nil, errors.New("it lacks TSM_REPORTS; boot a kernel that has it and SEV_GUEST")
 	case errors.Is(err, unix.ENXIO):
-		return nil, nil, fmt.Errorf("%w: this machine has none to give; is it a SEV-SNP guest, and sev-guest in the kernel or in the archive?", ErrReport)
+		return nil, nil, errors.New("this machine has none to give; is it a SEV-SNP guest, and sev-guest in the kernel or in the archive?")
 	case err != nil:
-		return nil, nil, fmt.Errorf("%w: %w", ErrReport, err)
+		return nil, nil, err
 	}
 	defer os.Remove(dir)
-	name, err := os.ReadFile(filepath.Join(dir, "provider"))
+	name, err := read(dir, "provider")
 	if err != nil || strings.TrimSuffix(string(name), "\n") != provider {
-		return nil, nil, fmt.Errorf("%w: they come from %.32q (%v), and not from %s", ErrReport, name, err, provider)
+		return nil, nil, fmt.Errorf("they come from %.32q (%v), and not from %s", name, err, provider)
 	}
 	// What is written counts when the file is closed, and an error of that is lost.
 	if err := os.WriteFile(filepath.Join(dir, "inblob"), data[:], 0); err != nil {
-		return nil, nil, fmt.Errorf("%w: it did not take the data: %w", ErrReport, err)
+		return nil, nil, fmt.Errorf("it did not take the data: %w", err)
 	}
-	before, err := os.ReadFile(filepath.Join(dir, "generation"))
+	before, err := read(dir, "generation")
 	if err != nil {
-		return nil, nil, fmt.Errorf("%w: %w", ErrReport, err)
+		return nil, nil, err
 	}
-	if report, err = read(dir, "outblob", reportSize); err != nil {
+	if report, err = read(dir, "outblob"); err != nil {
 		return nil, nil, explain(err)
 	}
-	if aux, err = read(dir, "auxblob", maxAux); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if aux, err = read(dir, "auxblob"); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, nil, explain(err)
 	}
-	after, err := os.ReadFile(filepath.Join(dir, "generation"))
+	after, err := read(dir, "generation")
 	switch {
 	case err != nil || !bytes.Equal(before, after) || string(after) != "1\n":
-		return nil, nil, fmt.Errorf("%w: somebody else asked at the same time (generations %.16q and %.16q, %v)", ErrReport, before, after, err)
-	case len(report) != reportSize:
-		return nil, nil, fmt.Errorf("%w: it has %d bytes; those of SEV-SNP have %d", ErrReport, len(report), reportSize)
-	case !bytes.Equal(report[dataAt:dataAt+DataSize], data[:]):
-		return nil, nil, fmt.Errorf("%w: it is over other data than was asked for", ErrReport)
+		return nil, nil, fmt.Errorf("somebody else asked at the same time (generations %.16q and %.16q, %v)", before, after, err)
+	case len(report) < dataAt+DataSize || !bytes.Equal(report[dataAt:][:DataSize], data[:]):
+		return nil, nil, errors.New("it is over other data than was asked for")
 	}
 	return report, aux, nil
 }
 
-// read reads a file of at most limit bytes.
-func read(dir, name string, limit int) ([]byte, error) {
+// read reads a file, or an error: the host has a say in how long some are.
+func read(dir, name string) ([]byte, error) {
 	f, err := os.Open(filepath.Join(dir, name))
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
-	b := make([]byte, limit+1)
-	n := 0
-	for n < len(b) {
-		m, err := unix.Read(int(f.Fd()), b[n:])
-		if err == unix.EINTR {
-			continue
-		}
-		if err != nil {
-			return nil, err
-		}
-		if m == 0 {
-			return b[:n], nil
-		}
-		n += m
+	b, err := io.ReadAll(io.LimitReader(f, most+1))
+	if err == nil && len(b) > most {
+		err = fmt.Errorf("%s has more than %d bytes", name, most)
 	}
-	return nil, fmt.Errorf("%s has more than %d bytes", name, limit)
+	return b, err
 }
 
 // explain adds to an error of the driver what it means
@@ -130,5 +119,5 @@ func explain(err error) error {
 	case errors.Is(err, unix.ETIMEDOUT):
 		why = "; the host makes the guest wait: it allows only so many reports a minute"
 	}
-	return fmt.Errorf("%w: %w%s", ErrReport, err, why)
+	return fmt.Errorf("%w%s", err, why)
 }
