@@ -64,12 +64,21 @@ func MountAPI() error {
 // Mount mounts the image on device read-only and puts the writable layer of
 // the policy over it. When that is a disk, scratch mounts it at a folder.
 func Mount(device string, p policy.Policy, scratch func(at string) error) error {
+	for _, dir := range []string{newRoot, lower, upper} {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return err
+		}
+	}
 	writable := p.Overlay != policy.Overlay{}
 	image := newRoot
 	if writable {
 		image = lower
 	}
-	if err := mountImage(device, image, p); err != nil {
+	_, err := mount.Mount(device, image, string(p.FSType), p.RootFlags, unix.MS_RDONLY)
+	if err == nil && p.FSType == policy.EROFS {
+		err = refuseCompression(filepath.Join(erofsDir, filepath.Base(device)))
+	}
+	if err != nil {
 		return fmt.Errorf("cannot mount the image: %w", err)
 	}
 	if !writable {
@@ -79,21 +88,6 @@ func Mount(device string, p policy.Policy, scratch func(at string) error) error 
 		return fmt.Errorf("cannot mount the writable layer: %w", err)
 	}
 	return nil
-}
-
-func mountImage(device, at string, p policy.Policy) error {
-	for _, dir := range []string{newRoot, lower, upper} {
-		if err := os.MkdirAll(dir, 0o700); err != nil {
-			return err
-		}
-	}
-	if _, err := mount.Mount(device, at, string(p.FSType), p.RootFlags, unix.MS_RDONLY); err != nil {
-		return err
-	}
-	if p.FSType != policy.EROFS {
-		return nil
-	}
-	return refuseCompression(filepath.Join(erofsDir, filepath.Base(device)))
 }
 
 // erofsDir has a folder for each mounted erofs, named as its device (Linux 5.16
@@ -128,10 +122,16 @@ func Unmount() {
 // keeps both layers in use, so that neither has to stay visible.
 func mountOverlay(o policy.Overlay, scratch func(at string) error) error {
 	if o.RAM {
-		if err := mountTmpfs(o.Size); err != nil {
+		data := "mode=0755"
+		if o.Size != "" { // half the memory otherwise
+			data += ",size=" + o.Size
+		}
+		scratch = func(at string) error {
+			_, err := mount.Mount("cocoroot", at, "tmpfs", data, 0)
 			return err
 		}
-	} else if err := scratch(upper); err != nil {
+	}
+	if err := scratch(upper); err != nil {
 		return err
 	}
 	for _, dir := range []string{upper + "/upper", upper + "/work"} {
@@ -145,14 +145,4 @@ func mountOverlay(o policy.Overlay, scratch func(at string) error) error {
 		return err
 	}
 	return errors.Join(mount.Unmount(lower, false, true), mount.Unmount(upper, false, true))
-}
-
-// mountTmpfs mounts a tmpfs of so many bytes, or of half the memory.
-func mountTmpfs(size string) error {
-	data := "mode=0755"
-	if size != "" {
-		data += ",size=" + size
-	}
-	_, err := mount.Mount("cocoroot", upper, "tmpfs", data, 0)
-	return err
 }

@@ -20,57 +20,55 @@ var (
 	errUnsafe = errors.New("this is not the first process in an initramfs")
 )
 
-// CheckInit checks that the mounted image has an executable regular file at
-// path. Symbolic links, absolute ones too, are followed inside the image.
+// CheckInit checks that the mounted image has an executable regular file at path.
 func CheckInit(path string) error { return checkInit(newRoot, path) }
 
 func checkInit(root, path string) error {
-	dir, err := unix.Open(root, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return fmt.Errorf("cannot look into the image: %w", err)
-	}
-	defer unix.Close(dir)
-	fd, err := unix.Openat2(dir, path, &unix.OpenHow{Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: unix.RESOLVE_IN_ROOT})
-	if err == unix.ENOENT || err == unix.ENOTDIR {
-		return fmt.Errorf("cannot start %s: %w", path, ErrNoInit)
-	}
-	if err != nil {
-		return fmt.Errorf("cannot start %s: %w", path, err)
-	}
-	defer unix.Close(fd)
+	fd, err := openInside(root, path, 0)
 	var st unix.Stat_t
-	if err := unix.Fstat(fd, &st); err != nil {
-		return fmt.Errorf("cannot start %s: %w", path, err)
+	if err == nil {
+		defer unix.Close(fd)
+		err = unix.Fstat(fd, &st)
 	}
-	if st.Mode&unix.S_IFMT != unix.S_IFREG || st.Mode&0o111 == 0 {
-		return fmt.Errorf("cannot start %s: %w: it is not an executable file", path, ErrNoInit)
+	switch {
+	case err == unix.ENOENT || err == unix.ENOTDIR:
+		err = ErrNoInit
+	case err == nil && (st.Mode&unix.S_IFMT != unix.S_IFREG || st.Mode&0o111 == 0):
+		err = fmt.Errorf("%w: it is not an executable file", ErrNoInit)
+	}
+	if err != nil {
+		return fmt.Errorf("cannot start %s: %w", path, err)
 	}
 	return nil
 }
 
-// Folder finds a folder of the mounted image. Symbolic links, absolute ones too,
-// are followed inside the image: inside is where it lies there, and outside where
-// it lies until Switch; there are no links in either.
+// Folder finds a folder of the mounted image: inside is where it lies there, and
+// outside where it lies until Switch; there are no links in either.
 func Folder(path string) (inside, outside string, err error) {
-	dir, err := unix.Open(newRoot, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return "", "", fmt.Errorf("cannot look into the image: %w", err)
-	}
-	defer unix.Close(dir)
-	fd, err := unix.Openat2(dir, path, &unix.OpenHow{Flags: unix.O_PATH | unix.O_DIRECTORY | unix.O_CLOEXEC, Resolve: unix.RESOLVE_IN_ROOT})
-	if err != nil {
-		return "", "", fmt.Errorf("cannot find the folder %s in the image: %w", path, err)
-	}
-	defer unix.Close(fd)
-	outside, err = os.Readlink(fmt.Sprintf("/proc/self/fd/%d", fd))
-	if err != nil {
-		return "", "", fmt.Errorf("cannot find the folder %s in the image: %w", path, err)
+	fd, err := openInside(newRoot, path, unix.O_DIRECTORY)
+	if err == nil {
+		defer unix.Close(fd)
+		outside, err = os.Readlink(fmt.Sprintf("/proc/self/fd/%d", fd))
 	}
 	inside, ok := strings.CutPrefix(outside, newRoot)
-	if !ok {
-		return "", "", fmt.Errorf("cannot find the folder %s in the image: it is %s", path, outside)
+	if err == nil && !ok {
+		err = fmt.Errorf("it is %s", outside)
+	}
+	if err != nil {
+		return "", "", fmt.Errorf("cannot find the folder %s in the image: %w", path, err)
 	}
 	return inside, outside, nil
+}
+
+// openInside opens what the image, mounted at root, has at path, to look at it only.
+// Symbolic links, absolute ones too, are followed inside the image.
+func openInside(root, path string, flags uint64) (int, error) {
+	dir, err := unix.Open(root, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return -1, fmt.Errorf("cannot look into the image: %w", err)
+	}
+	defer unix.Close(dir)
+	return unix.Openat2(dir, path, &unix.OpenHow{Flags: flags | unix.O_PATH | unix.O_CLOEXEC, Resolve: unix.RESOLVE_IN_ROOT})
 }
 
 // Switch makes the mounted image the root: it moves the kernel's file
