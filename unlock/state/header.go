@@ -17,7 +17,7 @@ import (
 //	512 KiB  the same again
 //	  1 MiB  the volume, to the end of the disk
 const (
-	HeaderSize = 4096
+	HeaderSize = volume.BlockSize
 	secondCopy = 512 << 10
 	areaStart  = 1 << 20
 )

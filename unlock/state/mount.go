@@ -19,7 +19,6 @@ package state
 import (
 	"errors"
 	"fmt"
-	"io"
 	"os"
 
 	"golang.org/x/sys/unix"
@@ -149,29 +148,10 @@ func (m mounting) check() (grow bool, err error) {
 	if err != nil {
 		return false, fatal.Errorf(fatal.StateCorrupt, "%w", err)
 	}
-	size, err := m.size()
-	if err != nil {
-		return false, err
+	if super.Size > super.Room {
+		return false, fatal.Errorf(fatal.StateSmall, "the state takes %d bytes and its disk has room for %d; was it cut short when it was copied?", super.Size, super.Room)
 	}
-	if super.Size > size {
-		return false, fatal.Errorf(fatal.StateSmall, "the state takes %d bytes and its disk has room for %d; was it cut short when it was copied?", super.Size, size)
-	}
-	return super.Size < size, m.notBelowFloor(super.Generation)
-}
-
-// size returns the size of the mapped device in bytes.
-func (m mounting) size() (uint64, error) {
-	path, err := m.volume.Path()
-	if err != nil {
-		return 0, err
-	}
-	f, err := os.Open(path)
-	if err != nil {
-		return 0, err
-	}
-	defer f.Close()
-	n, err := f.Seek(0, io.SeekEnd)
-	return uint64(n), err
+	return super.Size < super.Room, m.notBelowFloor(super.Generation)
 }
 
 func (m mounting) notBelowFloor(generation uint64) error {
@@ -184,18 +164,20 @@ func (m mounting) notBelowFloor(generation uint64) error {
 // finish gives the top folder of a new file system the owner and mode of the image's
 // folder, and waits until all of it has reached the disk.
 func (m mounting) finish(image unix.Stat_t) error {
-	if err := unix.Chown(m.folder, int(image.Uid), int(image.Gid)); err != nil {
-		return err
-	}
-	if err := unix.Chmod(m.folder, image.Mode&0o7777); err != nil {
-		return err
-	}
 	f, err := os.Open(m.folder)
 	if err != nil {
 		return err
 	}
 	defer f.Close()
-	if err := unix.Syncfs(int(f.Fd())); err != nil {
+	fd := int(f.Fd())
+	err = unix.Fchown(fd, int(image.Uid), int(image.Gid))
+	if err == nil {
+		err = unix.Fchmod(fd, image.Mode&0o7777)
+	}
+	if err == nil {
+		err = unix.Syncfs(fd)
+	}
+	if err != nil {
 		return fmt.Errorf("cannot write the new file system: %w", err)
 	}
 	return nil

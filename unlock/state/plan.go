@@ -1,6 +1,7 @@
 package state
 
 import (
+	"bytes"
 	"crypto/rand"
 	"errors"
 	"fmt"
@@ -12,7 +13,6 @@ import (
 	"cocoroot/unlock/disk"
 	"cocoroot/unlock/fatal"
 	"cocoroot/unlock/policy"
-	"cocoroot/unlock/secmem"
 	"cocoroot/unlock/volume"
 )
 
@@ -85,35 +85,20 @@ func plan(secret []byte, name string, size uint64, blocks [2][]byte, o Order) (P
 	return Plan{Create: create, Layout: h.layout(), Header: h.seal(key), Has: has, Floor: o.Floor}, h, nil
 }
 
-func isZero(b []byte) bool {
-	for _, c := range b {
-		if c != 0 {
-			return false
-		}
-	}
-	return true
-}
+func isZero(b []byte) bool { return len(bytes.Trim(b, "\x00")) == 0 }
 
 // readCopies reads the two places of the header, past the page cache.
 func readCopies(path string) (blocks [2][]byte, err error) {
-	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_DIRECT, 0)
+	f, _, err := volume.OpenDisk(path, unix.O_DIRECT)
 	if err != nil {
 		return blocks, err
 	}
 	defer f.Close()
-	if readOnly, err := unix.IoctlGetInt(int(f.Fd()), unix.BLKROGET); err != nil || readOnly != 0 {
-		return blocks, errors.New("it cannot be written")
-	}
-	page, err := secmem.New(HeaderSize) // aligned, as the disk wants it
-	if err != nil {
-		return blocks, err
-	}
-	defer page.Close()
 	for i, at := range copies {
-		if _, err := f.ReadAt(page.Bytes(), at); err != nil {
+		blocks[i] = volume.NewBlock()
+		if _, err := f.ReadAt(blocks[i], at); err != nil {
 			return blocks, fmt.Errorf("cannot read its header: %w", err)
 		}
-		blocks[i] = append([]byte(nil), page.Bytes()...)
 	}
 	return blocks, nil
 }
@@ -129,19 +114,15 @@ func (p Plan) writeCopies(path string) error {
 		return err
 	}
 	defer f.Close()
-	page, err := secmem.New(HeaderSize)
-	if err != nil {
-		return err
-	}
-	defer page.Close()
-	if copy(page.Bytes(), p.Header) != HeaderSize {
+	block := volume.NewBlock()
+	if copy(block, p.Header) != HeaderSize {
 		return io.ErrShortBuffer
 	}
 	for i, at := range copies {
 		if p.Has[i] {
 			continue
 		}
-		if _, err := f.WriteAt(page.Bytes(), at); err != nil {
+		if _, err := f.WriteAt(block, at); err != nil {
 			return fmt.Errorf("cannot write its header: %w", err)
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"unsafe"
 
@@ -19,8 +20,10 @@ const FileSystem = "btrfs"
 type Superblock struct {
 	Generation uint64 // grows by one with each commit
 	Size       uint64 // bytes of the device that it takes
+	Room       uint64 // bytes of the device
 }
 
+// errSuper means that there is no file system of ours.
 var errSuper = errors.New("the volume holds no file system that was made with it")
 
 // Where the superblock of btrfs lies, and its fields there; little-endian
@@ -35,48 +38,34 @@ const (
 
 // Superblock reads the superblock through the mapping, and so as a block that
 // the key has written.
-func (v Volume) Superblock() (Superblock, error) {
-	block, err := v.readBlock(superOffset)
+func (v Volume) Superblock() (s Superblock, err error) {
+	f, err := v.device(os.O_RDONLY)
 	if err != nil {
-		return Superblock{}, fmt.Errorf("cannot read the superblock of %s: %w", v.Name, err)
+		return s, err
+	}
+	defer f.Close()
+	block := NewBlock()
+	if _, err := f.ReadAt(block, superOffset); err != nil {
+		return s, fmt.Errorf("cannot read the superblock of %s: %w", v.Name, err)
 	}
 	if string(block[superMagicAt:][:len(superMagic)]) != superMagic {
-		return Superblock{}, fmt.Errorf("cannot use %s: %w", v.Name, errSuper)
+		return s, fmt.Errorf("cannot use %s: %w", v.Name, errSuper)
 	}
+	size, err := f.Seek(0, io.SeekEnd)
 	return Superblock{
 		Generation: binary.LittleEndian.Uint64(block[superGeneration:]),
 		Size:       binary.LittleEndian.Uint64(block[superTotalBytes:]),
-	}, nil
+		Room:       uint64(size),
+	}, err
 }
 
-func (v Volume) readBlock(offset int64) ([]byte, error) {
+// device opens the mapped device past the page cache.
+func (v Volume) device(flags int) (*os.File, error) {
 	path, err := v.Path()
 	if err != nil {
 		return nil, err
 	}
-	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_DIRECT, 0)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	block, free, err := pages(BlockSize)
-	if err != nil {
-		return nil, err
-	}
-	defer free()
-	if _, err := f.ReadAt(block, offset); err != nil {
-		return nil, err
-	}
-	return append([]byte(nil), block...), nil
-}
-
-// pages returns zeroed memory that O_DIRECT can take, and what gives it back.
-func pages(n int) ([]byte, func(), error) {
-	m, err := unix.Mmap(-1, 0, n, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
-	if err != nil {
-		return nil, nil, fmt.Errorf("cannot map memory: %w", err)
-	}
-	return m, func() { _ = unix.Munmap(m) }, nil
+	return os.OpenFile(path, flags|unix.O_DIRECT, 0)
 }
 
 // Mount mounts the file system at a folder.

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"math/bits"
 )
 
 // ErrSmall means that the disk cannot hold a volume.
@@ -103,34 +104,24 @@ func (l Layout) superblock(a area) []byte {
 	b := make([]byte, superblockSectors*sectorSize)
 	copy(b, "integrt\x00")
 	b[8] = 4 // the version with fixed padding
-	b[9] = log2(interleaveSectors)
+	b[9] = byte(bits.TrailingZeros(interleaveSectors))
 	binary.LittleEndian.PutUint16(b[10:], uint16(l.tagSize()))
 	binary.LittleEndian.PutUint32(b[12:], l.Sections)
 	binary.LittleEndian.PutUint64(b[16:], a.data)
 	binary.LittleEndian.PutUint32(b[24:], flagFixedPadding)
-	b[28] = log2(blockSectors)
+	b[28] = byte(bits.TrailingZeros(blockSectors))
 	b[29] = l.bitmapBlocks(a)
 	return b
 }
 
 // bitmapBlocks is not used in the modes that we use, but written.
 func (l Layout) bitmapBlocks(a area) byte {
-	bits := min((a.initial-superblockSectors)*sectorSize*8, 1<<32-1)
-	shift := log2(interleaveSectors)
-	for bits < (a.data+1<<shift-1)>>shift {
+	inJournal := min((a.initial-superblockSectors)*sectorSize*8, 1<<32-1)
+	shift := bits.TrailingZeros(interleaveSectors)
+	for inJournal < (a.data+1<<shift-1)>>shift {
 		shift++
 	}
-	return shift - log2(blockSectors)
-}
-
-// log2 of a power of two.
-func log2(n uint) byte {
-	var shift byte
-	for n > 1 {
-		n >>= 1
-		shift++
-	}
-	return shift
+	return byte(shift - bits.TrailingZeros(blockSectors))
 }
 
 // JournalSections is a journal for a disk of size bytes: a 128th of it, 64 MiB

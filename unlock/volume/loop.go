@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -37,10 +38,18 @@ func attach(f *os.File, offset, size uint64) (*os.File, error) {
 	return loop, nil
 }
 
-// openDisk opens a disk for reading and writing, and for nobody else, and
-// returns its size in bytes.
-func openDisk(path string) (*os.File, uint64, error) {
-	f, err := os.OpenFile(path, os.O_RDWR|unix.O_EXCL, 0)
+// NewBlock returns a block of zeros that O_DIRECT can take: it lies at a multiple
+// of its size.
+func NewBlock() []byte {
+	b := make([]byte, 2*BlockSize)
+	skip := -uintptr(unsafe.Pointer(&b[0])) % BlockSize
+	return b[skip:][:BlockSize]
+}
+
+// OpenDisk opens a disk for reading and writing, and for nobody else, and
+// returns its size in bytes. flags are more flags for open(2).
+func OpenDisk(path string, flags int) (*os.File, uint64, error) {
+	f, err := os.OpenFile(path, flags|os.O_RDWR|unix.O_EXCL, 0)
 	if err != nil {
 		return nil, 0, fmt.Errorf("cannot open the disk: %w", err)
 	}

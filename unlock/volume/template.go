@@ -33,22 +33,14 @@ const (
 
 // format writes the template to the mapped device, with an identity of its own.
 func (v Volume) format() error {
-	path, err := v.Path()
-	if err != nil {
-		return err
-	}
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_SYNC|unix.O_DIRECT|unix.O_EXCL, 0)
+	f, err := v.device(os.O_WRONLY | os.O_SYNC | unix.O_EXCL)
 	if err != nil {
 		return err
 	}
 	defer f.Close()
 	var id [len(templateID)]byte
 	rand.Read(id[:]) // never fails
-	block, free, err := pages(nodeSize)
-	if err != nil {
-		return err
-	}
-	defer free()
+	block := NewBlock()
 	for offset, content := range blocks(template) {
 		copy(block, content)
 		identify(block, id)

@@ -81,7 +81,7 @@ func (v Volume) Path() (string, error) { return dm.Path(v.Name) }
 
 // activate stacks the devices. With fresh dm-integrity makes the journal anew.
 func (v Volume) activate(fresh bool) error {
-	disk, size, err := openDisk(v.Disk)
+	disk, size, err := OpenDisk(v.Disk, 0)
 	if err != nil {
 		return err
 	}
