@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"maps"
 	"slices"
 	"strconv"
@@ -20,8 +19,6 @@ const (
 	maxDepth  = 8
 	maxValues = 256
 )
-
-var errTooDeep = fmt.Errorf("more than %d levels", maxDepth)
 
 // parseJSON reads text into map[string]any, []any, string and json.Number.
 // Repeated keys, true, false and null are refused, and so is more of anything
@@ -45,9 +42,6 @@ func parseJSON(text []byte) (map[string]any, error) {
 	if !ok {
 		return nil, errors.New("is not an object")
 	}
-	if _, err := d.Token(); err != io.EOF {
-		return nil, errors.New("has text after the object")
-	}
 	return root, nil
 }
 
@@ -57,57 +51,59 @@ type decoder struct {
 }
 
 func (d *decoder) value(depth int) (any, error) {
-	if depth > maxDepth {
-		return nil, errTooDeep
-	}
-	if d.values++; d.values > maxValues {
-		return nil, fmt.Errorf("more than %d values", maxValues)
-	}
 	tok, err := d.Token()
 	if err != nil {
 		return nil, err
 	}
+	if depth > maxDepth {
+		return nil, fmt.Errorf("more than %d levels", maxDepth)
+	}
+	if d.values++; d.values > maxValues {
+		return nil, fmt.Errorf("more than %d values", maxValues)
+	}
+	switch tok {
+	case json.Delim('{'):
+		return d.object(depth + 1)
+	case json.Delim('['):
+		return d.array(depth + 1)
+	}
 	switch tok.(type) {
 	case string, json.Number:
 		return tok, nil
-	case json.Delim:
-		return d.members(tok == json.Delim('{'), depth+1)
 	}
 	return nil, fmt.Errorf("has a %T, which is not allowed", tok)
 }
 
-// members reads the rest of an object or of an array.
-func (d *decoder) members(isObject bool, depth int) (any, error) {
-	m, a := map[string]any{}, []any(nil)
+// object reads the rest of an object.
+func (d *decoder) object(depth int) (any, error) {
+	m := map[string]any{}
 	for d.More() {
-		var key string
-		if isObject {
-			tok, err := d.Token()
-			if err != nil {
-				return nil, err
-			}
-			var ok bool
-			if key, ok = tok.(string); !ok {
-				return nil, errors.New("has a key that is not a string")
-			}
-			if _, dup := m[key]; dup {
-				return nil, fmt.Errorf("has the key %s twice", quote(key))
-			}
+		tok, err := d.Token()
+		if err != nil {
+			return nil, err
 		}
+		key, ok := tok.(string)
+		if _, twice := m[key]; twice || !ok {
+			return nil, fmt.Errorf("has the key %s twice", quote(key))
+		}
+		if m[key], err = d.value(depth); err != nil {
+			return nil, err
+		}
+	}
+	_, err := d.Token()
+	return m, err
+}
+
+// array reads the rest of an array.
+func (d *decoder) array(depth int) (a []any, err error) {
+	for d.More() {
 		v, err := d.value(depth)
 		if err != nil {
 			return nil, err
 		}
-		if isObject {
-			m[key] = v
-		} else {
-			a = append(a, v)
-		}
+		a = append(a, v)
 	}
-	_, err := d.Token()
-	if isObject {
-		return m, err
-	}
+	_, err = d.Token()
 	return a, err
 }
 

@@ -61,46 +61,33 @@ func Run(ctx context.Context, job Job) (Result, error) {
 	if err != nil {
 		return Result{}, err
 	}
-	jobRead, jobWrite, err := os.Pipe()
-	if err != nil {
-		return Result{}, err
-	}
-	defer jobRead.Close()
 	reportRead, reportWrite, err := os.Pipe()
 	if err != nil {
 		return Result{}, err
 	}
 	defer reportRead.Close()
-	child, err := os.StartProcess("/proc/self/exe", []string{ChildName}, &os.ProcAttr{
+	// Nothing of a job is secret.
+	child, err := os.StartProcess("/proc/self/exe", []string{ChildName, string(text)}, &os.ProcAttr{
 		Dir: "/",
 		// A Go traceback would show nothing of the heap, but nobody at
 		// this console could use it either.
 		Env:   []string{"GOTRACEBACK=none"},
-		Files: []*os.File{jobRead, os.Stdout, os.Stderr, reportWrite},
+		Files: []*os.File{os.Stdin, os.Stdout, os.Stderr, reportWrite},
 	})
 	reportWrite.Close()
 	if err != nil {
 		return Result{}, fatal.Errorf(fatal.Crash, "cannot start the unsealing process: %w", err)
 	}
-	_, err = jobWrite.Write(text) // less than a pipe holds
-	jobWrite.Close()
-	if err != nil {
-		child.Kill()
-		return Result{}, fatal.Errorf(fatal.Crash, "cannot talk to the unsealing process: %w", err)
-	}
-
-	type end struct {
-		result Result
-		err    error
-	}
-	done := make(chan end, 1)
+	var result Result
+	done := make(chan error, 1)
 	go func() {
-		result, err := wait(child, reportRead)
-		done <- end{result, err}
+		var err error
+		result, err = wait(child, reportRead)
+		done <- err
 	}()
 	select {
-	case e := <-done:
-		return e.result, e.err
+	case err := <-done:
+		return result, err
 	case <-ctx.Done():
 		child.Kill()
 		select {
@@ -155,7 +142,7 @@ func child(r *Result) (err error) {
 		}
 	}()
 	var job Job
-	if err := json.NewDecoder(io.LimitReader(os.Stdin, maxReport)).Decode(&job); err != nil {
+	if err := json.Unmarshal([]byte(os.Args[len(os.Args)-1]), &job); err != nil {
 		return fmt.Errorf("cannot read the job: %w", err)
 	}
 	if err := limitMemory(); err != nil {

@@ -233,18 +233,9 @@ func open(path string, info luks2.Info, key *secmem.Buffer) error {
 // sameVolume checks that the library read from the header what the allow-list
 // accepted, before any of it reaches a device-mapper table.
 func sameVolume(v *luks.Volume, path string, info luks2.Info) error {
-	want := luks.Volume{
-		BackingDevice:     path,
-		UUID:              info.UUID,
-		LuksType:          "LUKS2",
-		StorageEncryption: info.Encryption,
-		StorageSectorSize: info.SectorSize,
-		StorageOffset:     info.Offset,
-		StorageSize:       info.Size,
-	}
-	same := v.BackingDevice == want.BackingDevice && len(v.Flags) == 0 && v.UUID == want.UUID &&
-		v.LuksType == want.LuksType && v.StorageEncryption == want.StorageEncryption && v.StorageIvTweak == 0 &&
-		v.StorageSectorSize == want.StorageSectorSize && v.StorageOffset == want.StorageOffset && v.StorageSize == want.StorageSize
+	same := v.BackingDevice == path && len(v.Flags) == 0 && v.UUID == info.UUID && v.LuksType == "LUKS2" &&
+		v.StorageEncryption == info.Encryption && v.StorageIvTweak == 0 && v.StorageSectorSize == info.SectorSize &&
+		v.StorageOffset == info.Offset && v.StorageSize == info.Size
 	if !same {
 		return fatal.Errorf(fatal.LUKSHeader, "cannot use the image: the LUKS library read its header in another way than the allow-list")
 	}
