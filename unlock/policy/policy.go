@@ -111,13 +111,7 @@ func Parse(cmdline string) (Policy, error) {
 	}
 	seen := make(map[string]bool)
 	for _, w := range words(cmdline) {
-		var err error
-		if strings.HasPrefix(strings.ToLower(w.name), "cocoroot") {
-			err = p.ours(w, seen)
-		} else {
-			err = p.kernels(w)
-		}
-		if err != nil {
+		if err := p.take(w, seen); err != nil {
 			return p, err
 		}
 	}
@@ -138,78 +132,63 @@ func Parse(cmdline string) (Policy, error) {
 	return p, p.checkStates()
 }
 
-// ours takes one parameter that begins with our name.
-func (p *Policy) ours(w word, seen map[string]bool) error {
-	name, ok := strings.CutPrefix(w.name, Prefix)
-	if !ok {
-		return fmt.Errorf("%w: %.64q", ErrUnknown, w.name)
-	}
-	if seen[name] && name != "state" {
+// take takes one parameter: one of ours, or one that the kernel's own root code
+// would read. Of those, as there, the last one counts.
+func (p *Policy) take(w word, seen map[string]bool) (err error) {
+	name, ours := strings.CutPrefix(w.name, Prefix)
+	if ours && seen[name] && name != "state" {
 		return fmt.Errorf("%w: %.64q", ErrRepeated, w.name)
 	}
-	seen[name] = true
-	var err error
-	switch name {
-	case "disk":
+	if ours {
+		seen[name] = true
+	}
+	switch w.name {
+	case Prefix + "disk":
 		p.Disk, err = ParseDisk(w.value)
-	case "image":
+	case Prefix + "image":
 		p.Image, err = verity.Parse(w.value)
-	case "key":
+	case Prefix + "key":
 		p.Key, err = parseGUID(w.value)
-	case "overlay":
+	case Prefix + "overlay":
 		p.Overlay, err = ParseOverlay(w.value)
-	case "onfail":
-		p.OnFail, err = parseAction(w.value)
-	case "state":
+	case Prefix + "onfail":
+		p.OnFail, err = oneOf(w.value, PowerOff, Reboot, Halt)
+	case Prefix + "state":
 		var state State
 		state, err = ParseState(w.value)
 		p.States = append(p.States, state)
-	case "state-key":
+	case Prefix + "state-key":
 		p.StateKey, err = parseGUID(w.value)
-	case "keep":
+	case Prefix + "keep":
 		p.Keep, err = ParseKeep(w.value)
-	case "timeout":
+	case Prefix + "timeout":
 		p.Timeout, err = parseTimeout(w.value)
-	case "modules":
-		p.Modules, err = parseModules(w.value)
-	case "owner":
+	case Prefix + "modules":
+		p.Modules, err = oneOf(w.value, Closed, Open)
+	case Prefix + "owner":
 		p.Release.Owner, err = ParseOwner(w.value)
-	case "channel":
+	case Prefix + "channel":
 		p.Release.Channel, err = ParseChannel(w.value)
-	case "stdin":
-		p.Console, err = parseStdin(w.value)
-	default:
-		return fmt.Errorf("%w: %.64q", ErrUnknown, w.name)
-	}
-	if err != nil {
-		return fmt.Errorf("%w: %s=: %w", ErrMalformed, w.name, err)
-	}
-	return nil
-}
-
-// kernels takes one parameter that the kernel's own root code would read.
-// As there, the last one counts.
-func (p *Policy) kernels(w word) error {
-	switch w.name {
+	case Prefix + "stdin":
+		_, err = oneOf(w.value, "null", "console")
+		p.Console = w.value == "console"
 	case "rootfstype":
-		switch t := FSType(w.value); t {
-		case Squashfs, EROFS, Ext4:
-			p.FSType = t
-		default:
-			return fmt.Errorf("%w: rootfstype=%.32q is not one of squashfs, erofs, ext4", ErrMalformed, w.value)
-		}
+		p.FSType, err = oneOf(w.value, Squashfs, EROFS, Ext4)
 	case "rootflags":
 		p.RootFlags = w.value
 	case "ip":
-		var err error
-		if p.Network, err = parseStatic(w.value); err != nil {
-			return fmt.Errorf("%w: ip=: %w", ErrMalformed, err)
-		}
+		p.Network, err = parseStatic(w.value)
 	case "init":
-		if !strings.HasPrefix(w.value, "/") {
-			return fmt.Errorf("%w: init=%.64q is not an absolute path", ErrMalformed, w.value)
+		if p.Init = w.value; !strings.HasPrefix(p.Init, "/") {
+			err = fmt.Errorf("%.64q is not an absolute path", w.value)
 		}
-		p.Init = w.value
+	default:
+		if strings.HasPrefix(strings.ToLower(w.name), "cocoroot") {
+			return fmt.Errorf("%w: %.64q", ErrUnknown, w.name)
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("%w: %s=: %w", ErrMalformed, w.name, err)
 	}
 	return nil
 }

@@ -2,7 +2,6 @@ package policy
 
 import (
 	"encoding/hex"
-	"errors"
 	"fmt"
 	"strconv"
 	"strings"
@@ -73,8 +72,6 @@ func (c Channel) String() string {
 	return string(c.Kind) + ":" + c.Name
 }
 
-var errChannel = errors.New("not one of serial:ttyS2, virtio:NAME, tcp:ADDRESS:PORT, vsock:CID:PORT")
-
 // maxPort is the longest name of a virtio port, bytes.
 const maxPort = 64
 
@@ -102,7 +99,7 @@ func ParseChannel(s string) (Channel, error) {
 		c.CID, c.Port, ok = uint32(n), uint32(p), err == nil && errPort == nil
 	}
 	if !ok {
-		return Channel{}, fmt.Errorf("%.80q is %w", s, errChannel)
+		return Channel{}, fmt.Errorf("%.80q is not one of serial:ttyS2, virtio:NAME, tcp:ADDRESS:PORT, vsock:CID:PORT", s)
 	}
 	return c, nil
 }

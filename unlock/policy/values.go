@@ -11,15 +11,15 @@ import (
 	"cocoroot/unlock/efi"
 )
 
-// DiskKind is how a disk is named.
-type DiskKind int
+// DiskKind is how a disk is named: what the name begins with.
+type DiskKind string
 
 // The ways to name a disk.
 const (
-	ByPath      DiskKind = iota + 1 // /dev/vda, /dev/nvme0n1p2, /dev/cciss/c0d0
-	BySerial                        // serial:NAME, of a virtio-blk, NVMe or SCSI disk
-	ByPARTUUID                      // PARTUUID=GUID, of a GPT partition
-	ByPARTLABEL                     // PARTLABEL=NAME, of a GPT partition
+	ByPath      DiskKind = "/dev/"      // /dev/vda, /dev/nvme0n1p2, /dev/cciss/c0d0
+	BySerial    DiskKind = "serial:"    // of a virtio-blk, NVMe or SCSI disk
+	ByPARTUUID  DiskKind = "PARTUUID="  // GUID of a GPT partition
+	ByPARTLABEL DiskKind = "PARTLABEL=" // name of a GPT partition
 )
 
 // Disk names the disk that holds the image. The host decides which disk
@@ -30,24 +30,8 @@ type Disk struct {
 	Name string // what follows the prefix; a GUID in lower case
 }
 
-// diskForms are the ways to name a disk.
-var diskForms = []struct {
-	kind   DiskKind
-	prefix string
-	parse  func(string) (string, error)
-}{
-	{ByPath, "/dev/", parseNode},
-	{BySerial, "serial:", parseSerial},
-	{ByPARTUUID, "PARTUUID=", parsePARTUUID},
-	{ByPARTLABEL, "PARTLABEL=", parsePARTLABEL},
-}
-
-// isName reports whether s is 1 to most letters, digits, dots, underscores and
-// dashes, without a dot in front.
-func isName(s string, most int) bool {
-	const allowed = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-."
-	return s != "" && len(s) <= most && s[0] != '.' && strings.Trim(s, allowed) == ""
-}
+// String returns the form that ParseDisk reads.
+func (d Disk) String() string { return string(d.Kind) + d.Name }
 
 const (
 	// maxNode is the longest name that the kernel gives a disk
@@ -60,68 +44,63 @@ const (
 	maxLabel = 36
 )
 
-// parseNode reads a name under /dev. Some drivers have a folder there; the
-// folders of links are udev's, which the initrd does not have.
-func parseNode(s string) (string, error) {
-	folder, name, nested := strings.Cut(s, "/")
-	if !isName(folder, maxNode) || nested && !isName(name, maxNode-len(folder)) {
-		return "", errors.New("it is not a disk's name")
-	}
-	if nested && (folder == "disk" || folder == "mapper") {
-		return "", errors.New("the initrd has no udev to make this link; use serial:, PARTUUID= or PARTLABEL=")
-	}
-	return s, nil
-}
-
-func parseSerial(s string) (string, error) {
-	if !isName(s, maxSerial) {
-		return "", errors.New("it is not a serial number of letters, digits and ._-")
-	}
-	return s, nil
-}
-
-func parsePARTLABEL(s string) (string, error) {
-	if !isName(s, maxLabel) {
-		return "", errors.New("it is not a partition's name of letters, digits and ._-")
-	}
-	return s, nil
-}
-
-// parsePARTUUID reads a partition's GUID in either case.
-func parsePARTUUID(s string) (string, error) {
-	if len(s) == len("00000000-00") && s[8] == '-' {
-		return "", errors.New("it names an MS-DOS partition; only GPT disks are read")
-	}
-	g, err := parseGUID(s)
-	return g.String(), err
-}
-
-var errDisk = errors.New("not one of /dev/NAME, serial:NAME, PARTUUID=GUID, PARTLABEL=NAME")
-
 // ParseDisk reads the value of cocoroot.disk=.
 func ParseDisk(s string) (Disk, error) {
-	for _, f := range diskForms {
-		text, ok := strings.CutPrefix(s, f.prefix)
+	for _, kind := range []DiskKind{ByPath, BySerial, ByPARTUUID, ByPARTLABEL} {
+		name, ok := strings.CutPrefix(s, string(kind))
 		if !ok {
 			continue
 		}
-		name, err := f.parse(text)
+		name, err := kind.parse(name)
 		if err != nil {
 			return Disk{}, fmt.Errorf("%.80q: %w", s, err)
 		}
-		return Disk{f.kind, name}, nil
+		return Disk{kind, name}, nil
 	}
-	return Disk{}, fmt.Errorf("%.80q is %w", s, errDisk)
+	return Disk{}, fmt.Errorf("%.80q is not one of /dev/NAME, serial:NAME, PARTUUID=GUID, PARTLABEL=NAME", s)
 }
 
-// String returns the form that ParseDisk reads.
-func (d Disk) String() string {
-	for _, f := range diskForms {
-		if f.kind == d.Kind {
-			return f.prefix + d.Name
+// parse reads what follows the prefix.
+func (k DiskKind) parse(s string) (string, error) {
+	switch k {
+	case ByPath:
+		return s, checkNode(s)
+	case ByPARTUUID:
+		if len(s) == len("00000000-00") && s[8] == '-' {
+			return "", errors.New("it names an MS-DOS partition; only GPT disks are read")
+		}
+		g, err := parseGUID(s) // in either case
+		return g.String(), err
+	case BySerial:
+		if !isName(s, maxSerial) {
+			return "", errors.New("it is not a serial number of letters, digits and ._-")
+		}
+	case ByPARTLABEL:
+		if !isName(s, maxLabel) {
+			return "", errors.New("it is not a partition's name of letters, digits and ._-")
 		}
 	}
-	return ""
+	return s, nil
+}
+
+// checkNode checks a name under /dev. Some drivers have a folder there; the
+// folders of links are udev's, which the initrd does not have.
+func checkNode(s string) error {
+	folder, name, nested := strings.Cut(s, "/")
+	if !isName(folder, maxNode) || nested && !isName(name, maxNode-len(folder)) {
+		return errors.New("it is not a disk's name")
+	}
+	if nested && (folder == "disk" || folder == "mapper") {
+		return errors.New("the initrd has no udev to make this link; use serial:, PARTUUID= or PARTLABEL=")
+	}
+	return nil
+}
+
+// isName reports whether s is 1 to most letters, digits, dots, underscores and
+// dashes, without a dot in front.
+func isName(s string, most int) bool {
+	const allowed = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-."
+	return s != "" && len(s) <= most && s[0] != '.' && strings.Trim(s, allowed) == ""
 }
 
 // Overlay is the writable layer over the read-only image. All of it is lost when
@@ -145,8 +124,6 @@ func isSize(s string) bool {
 	return unit == '%' && n <= 100 || strings.IndexByte("KMG", unit) >= 0
 }
 
-var errOverlay = errors.New("not one of ram, ram:SIZE (such as ram:512M or ram:25%), ephemeral:DISK, none")
-
 // ParseOverlay reads the value of cocoroot.overlay=: ram, ram:SIZE, ephemeral:DISK
 // or none. SIZE is a number with K, M or G (powers of 1024), or a percentage of RAM.
 func ParseOverlay(s string) (Overlay, error) {
@@ -162,7 +139,7 @@ func ParseOverlay(s string) (Overlay, error) {
 	case sized && isSize(size):
 		return Overlay{RAM: true, Size: size}, nil
 	}
-	return Overlay{}, fmt.Errorf("%.64q is %w", s, errOverlay)
+	return Overlay{}, fmt.Errorf("%.64q is not one of ram, ram:SIZE (such as ram:512M or ram:25%%), ephemeral:DISK, none", s)
 }
 
 // scratchPrefix comes before the disk of an Overlay.
@@ -221,20 +198,12 @@ func parseGUID(s string) (efi.GUID, error) {
 	return g, err
 }
 
-func parseAction(s string) (Action, error) {
-	switch a := Action(s); a {
-	case PowerOff, Reboot, Halt:
-		return a, nil
+// oneOf reads a text that is one of a few words.
+func oneOf[T ~string](s string, words ...T) (T, error) {
+	if !slices.Contains(words, T(s)) {
+		return "", fmt.Errorf("%.32q is not one of %v", s, words)
 	}
-	return "", fmt.Errorf("%.32q is not one of poweroff, reboot, halt", s)
-}
-
-func parseModules(s string) (Modules, error) {
-	switch m := Modules(s); m {
-	case Closed, Open:
-		return m, nil
-	}
-	return "", fmt.Errorf("%.32q is not one of closed, open", s)
+	return T(s), nil
 }
 
 const maxTimeout = time.Hour
@@ -245,12 +214,4 @@ func parseTimeout(s string) (time.Duration, error) {
 		return 0, fmt.Errorf("%.32q is not a time from 1ns to %s, such as 30s", s, maxTimeout)
 	}
 	return d, nil
-}
-
-// parseStdin reads the value of cocoroot.stdin=: null or console.
-func parseStdin(s string) (console bool, err error) {
-	if s != "null" && s != "console" {
-		return false, fmt.Errorf("%.64q is neither null nor console", s)
-	}
-	return s == "console", nil
 }

@@ -7,15 +7,18 @@ type word struct {
 	name, value string
 }
 
+// space is what the kernel takes for white space, of ASCII (lib/ctype.c).
+const space = " \t\n\v\f\r"
+
 // words splits a command line as the kernel's next_arg does (lib/cmdline.c):
 // at white space outside double quotes, up to a bare "--". A quote before the
 // name or around the value is dropped; one elsewhere stays, and then no strict
 // value parser accepts it.
 func words(line string) []word {
 	var out []word
-	for line = trimSpace(line); line != ""; line = trimSpace(line) {
+	for line = strings.TrimLeft(line, space); line != ""; line = strings.TrimLeft(line, space) {
 		end, quoted := 0, false
-		for end < len(line) && (quoted || !isSpace(line[end])) {
+		for end < len(line) && (quoted || strings.IndexByte(space, line[end]) < 0) {
 			if line[end] == '"' {
 				quoted = !quoted
 			}
@@ -40,13 +43,4 @@ func parseWord(s string) word {
 		value = strings.TrimSuffix(rest, `"`)
 	}
 	return word{name, value}
-}
-
-func isSpace(c byte) bool { return c == ' ' || '\t' <= c && c <= '\r' }
-
-func trimSpace(s string) string {
-	for s != "" && isSpace(s[0]) {
-		s = s[1:]
-	}
-	return s
 }
