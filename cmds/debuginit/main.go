@@ -59,17 +59,11 @@ func end(err error) {
 	if store, openErr := secret.OpenStore(secret.Dirs); openErr == nil {
 		_ = store.RemoveAll(nil)
 	}
-	said := make(chan struct{})
-	go func() {
-		defer close(said)
+	fatal.Within(patience, func() {
 		if err != nil {
 			fmt.Println(fatal.Line(fatal.CodeOf(err, fatal.Crash), err.Error()+"; no shell was started"))
 		}
-	}()
-	select {
-	case <-said:
-	case <-time.After(patience):
-	}
+	})
 	_ = unix.Reboot(unix.LINUX_REBOOT_CMD_POWER_OFF)
 	_ = unix.Reboot(unix.LINUX_REBOOT_CMD_HALT)
 }

@@ -126,7 +126,7 @@ func (b *boot) boot() error {
 		code fatal.Code // for errors that carry none
 		do   func() error
 	}{
-		{"mount", fatal.Setup, b.mountAPI},
+		{"mount", fatal.Setup, root.MountAPI},
 		{"policy", fatal.Policy, b.readPolicy},
 		{"modules", fatal.Module, b.loadModules},
 		{"disk", fatal.Disk, b.findDisks},
@@ -152,8 +152,6 @@ func (b *boot) boot() error {
 	}
 	return errors.New("nothing was started") // not reached: switchRoot does not succeed and return
 }
-
-func (b *boot) mountAPI() error { return root.MountAPI() }
 
 func (b *boot) readPolicy() error {
 	line, err := os.ReadFile("/proc/cmdline")

@@ -51,13 +51,13 @@ func (b *boot) end(err error) {
 	// dm-crypt's keys go too, unless the disk does not answer; then what was
 	// read of the image, and what a killed child has left.
 	_ = root.MountAPI() // /dev may have moved
-	within(patience, func() { _ = state.Unmount(b.policy.States) })
+	fatal.Within(patience, func() { _ = state.Unmount(b.policy.States) })
 	for _, name := range []string{unseal.RootName, scratchName} {
-		within(patience, func() { _ = dm.WipeKey(name) })
+		fatal.Within(patience, func() { _ = dm.WipeKey(name) })
 	}
-	within(patience, root.Unmount) // may wait for a device that was just suspended
-	within(patience, func() { _ = secmem.Drain() })
-	within(patience, func() { report(fatal.Line(fatal.CodeOf(err, fatal.Crash), text)) })
+	fatal.Within(patience, root.Unmount) // may wait for a device that was just suspended
+	fatal.Within(patience, func() { _ = secmem.Drain() })
+	fatal.Within(patience, func() { report(fatal.Line(fatal.CodeOf(err, fatal.Crash), text)) })
 }
 
 // wipeAll removes every secret entry, whatever step the boot has reached:
@@ -65,7 +65,7 @@ func (b *boot) end(err error) {
 // only the kernel can reach the page.
 func (b *boot) wipeAll() error {
 	if _, err := b.openStore(); errors.Is(err, secret.ErrNoStore) && !b.policy.Release.Asks() {
-		within(loadPatience, func() {
+		fatal.Within(loadPatience, func() {
 			_ = root.MountAPI() // what can be mounted is
 			_, _ = modules.Load()
 		})
@@ -96,20 +96,6 @@ func (b *boot) openStore() (*secret.Store, error) {
 	}
 	b.store.CompareAndSwap(nil, s)
 	return b.store.Load(), nil
-}
-
-// within runs f, and returns after d at the latest, even if f still runs.
-func within(d time.Duration, f func()) {
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		defer func() { _ = recover() }() // the guest is being ended already
-		f()
-	}()
-	select {
-	case <-done:
-	case <-time.After(d):
-	}
 }
 
 // report prints the line and waits until the console has sent it.

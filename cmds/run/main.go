@@ -19,6 +19,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"cocoroot/unlock/fatal"
 	"cocoroot/unlock/program"
 )
 
@@ -89,8 +90,8 @@ func run(line *os.File, signals <-chan os.Signal) (code int) {
 	go forward(signals, pid)
 	code = reap(pid)
 	_ = unix.Kill(-1, unix.SIGKILL) // all others end with it
-	within(func() { reap(-1) })
-	within(func() { <-output })
+	fatal.Within(patience, func() { reap(-1) })
+	fatal.Within(patience, func() { <-output })
 	return code
 }
 
@@ -202,26 +203,13 @@ func forward(signals <-chan os.Signal, pid int) {
 // end tells the exit code and powers off.
 func end(line *os.File, code int) {
 	say("the image's program ended with exit code %d", code)
-	within(func() { tell(line, code) })
-	within(func() { _ = unix.IoctlSetInt(1, unix.TCSBRK, 1) }) // tcdrain
-	unix.Sync()                                                // nothing runs any more that could write
+	fatal.Within(patience, func() { tell(line, code) })
+	fatal.Within(patience, func() { _ = unix.IoctlSetInt(1, unix.TCSBRK, 1) }) // tcdrain
+	unix.Sync()                                                                // nothing runs any more that could write
 	command := unix.LINUX_REBOOT_CMD_POWER_OFF
 	if words, err := os.ReadFile("/proc/cmdline"); err == nil && strings.Contains(string(words), "acpi=off") {
 		command = unix.LINUX_REBOOT_CMD_RESTART // there is no power-off
 	}
 	_ = unix.Reboot(command)
 	_ = unix.Reboot(unix.LINUX_REBOOT_CMD_HALT)
-}
-
-// within runs f, and returns after patience at the latest.
-func within(f func()) {
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		f()
-	}()
-	select {
-	case <-done:
-	case <-time.After(patience):
-	}
 }

@@ -54,14 +54,8 @@ func Parse(s string) (Params, error) {
 		return p, fmt.Errorf("%w: more than 1024 characters", errParams)
 	}
 	f := strings.Split(s, ":")
-	if len(f) != 6 || f[0] != "verity" {
+	if len(f) != 6 || f[0] != "verity" || f[1] != "sha256" || f[2] != strconv.Itoa(BlockSize) {
 		return p, errParams
-	}
-	if f[1] != "sha256" {
-		return p, fmt.Errorf("%w: hash %q is not sha256", errParams, f[1])
-	}
-	if f[2] != strconv.Itoa(BlockSize) {
-		return p, fmt.Errorf("%w: block size %q is not %d", errParams, f[2], BlockSize)
 	}
 	n, err := strconv.ParseUint(f[3], 10, 64)
 	if err != nil || n == 0 || n > MaxDataBlocks {
