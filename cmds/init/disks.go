@@ -19,8 +19,8 @@ func (b *boot) findDisks() error {
 	if err != nil {
 		return err
 	}
-	if want := b.policy.Overlay.Scratch; want != (policy.Disk{}) {
-		if b.scratch, err = b.findWritten(ctx, want, fatal.Scratch); err != nil {
+	if b.hasScratch() {
+		if b.scratch, err = b.findWritten(ctx, b.policy.Overlay.Scratch, fatal.Scratch); err != nil {
 			return err
 		}
 	}

@@ -6,7 +6,6 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"errors"
-	"fmt"
 
 	"cocoroot/unlock/volume"
 )
@@ -113,22 +112,21 @@ func (h Header) layout() volume.Layout {
 // Two different ones that are both the key's are an error: the disk is put together
 // from two.
 func choose(blocks [2][]byte, key []byte) (h Header, has [2]bool, err error) {
-	var found []Header
 	for i, b := range blocks {
 		one, err := unseal(b, key)
 		if errors.Is(err, errMAC) {
 			continue
 		}
+		if err == nil && has[0] && one != h {
+			err = errors.New("the two copies are headers of two lives of the state")
+		}
 		if err != nil {
 			return Header{}, has, err
 		}
-		found, has[i] = append(found, one), true
+		h, has[i] = one, true
 	}
-	switch {
-	case len(found) == 0:
+	if has == [2]bool{} {
 		return Header{}, has, errMAC
-	case len(found) == 2 && found[0] != found[1]:
-		return Header{}, has, fmt.Errorf("the two copies are headers of two lives of the state")
 	}
-	return found[0], has, nil
+	return h, has, nil
 }

@@ -55,8 +55,8 @@ func Mount(states []policy.State, disks []disk.Disk, plans []Plan) ([]Mounted, e
 	}
 	all := make([]Mounted, len(states))
 	for i, s := range states {
-		m := mounting{plans[i], disks[i].Path, folders[i], volumeOf(s, disks[i], plans[i].Layout)}
-		generation, err := m.mount()
+		v := volume.Volume{Name: VolumeName(s.Name), Disk: disks[i].Path, Key: keyType + ":" + description(s.Name), Layout: plans[i].Layout}
+		generation, err := mounting{plans[i], folders[i], v}.mount()
 		if err != nil {
 			return nil, fatal.Errorf(fatal.CodeOf(err, fatal.StateDisk), "cannot use the state %s on %s: %w", s.Name, disks[i].Path, err)
 		}
@@ -86,14 +86,9 @@ func resolve(states []policy.State) ([]string, error) {
 	return folders, nil
 }
 
-func volumeOf(s policy.State, d disk.Disk, l volume.Layout) volume.Volume {
-	return volume.Volume{Name: VolumeName(s.Name), Disk: d.Path, Key: keyType + ":" + description(s.Name), Layout: l}
-}
-
 // mounting is one state that is being mounted.
 type mounting struct {
 	Plan
-	disk   string // path of the device
 	folder string
 	volume volume.Volume
 }
@@ -138,7 +133,7 @@ func (m mounting) mount() (uint64, error) {
 			return 0, err
 		}
 	}
-	return generation, m.writeCopies(m.disk)
+	return generation, m.writeCopies(m.volume.Disk)
 }
 
 // check looks at the file system before the kernel does. grow means that the disk
