@@ -73,7 +73,7 @@ func Read(disk io.ReaderAt, size uint64, sector int) ([]Partition, error) {
 // readTable reads the header in the sector lba, and its entries.
 func readTable(disk io.ReaderAt, lba, sectors uint64, sector int) ([]Partition, error) {
 	b := make([]byte, sector)
-	if err := readAt(disk, b, lba*uint64(sector)); err != nil {
+	if _, err := disk.ReadAt(b, int64(lba*uint64(sector))); err != nil {
 		return nil, err
 	}
 	h, err := parseHeader(b, lba)
@@ -84,21 +84,13 @@ func readTable(disk io.ReaderAt, lba, sectors uint64, sector int) ([]Partition, 
 		return nil, errors.New("the entries lie outside the disk")
 	}
 	table := make([]byte, h.entries*entrySize)
-	if err := readAt(disk, table, h.entriesLBA*uint64(sector)); err != nil {
+	if _, err := disk.ReadAt(table, int64(h.entriesLBA*uint64(sector))); err != nil {
 		return nil, err
 	}
 	if crc32.ChecksumIEEE(table) != h.entriesCRC {
 		return nil, errors.New("the entries' checksum is wrong")
 	}
 	return parseEntries(table), nil
-}
-
-func readAt(disk io.ReaderAt, b []byte, offset uint64) error {
-	n, err := disk.ReadAt(b, int64(offset))
-	if n == len(b) {
-		return nil // io.ReaderAt may say EOF with the last byte
-	}
-	return err
 }
 
 // header is what is used of a header.

@@ -1,6 +1,7 @@
 package secret
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -41,10 +42,8 @@ func Entries(table []byte) ([]Entry, error) {
 	if n < HeaderSize || uint64(n) > uint64(len(table)) {
 		return nil, fmt.Errorf("%w: it has no header, or a wrong length", errTable)
 	}
-	for _, b := range table[n:] {
-		if b != 0 {
-			return nil, fmt.Errorf("%w: something follows it", errTable)
-		}
+	if len(bytes.Trim(table[n:], "\x00")) > 0 {
+		return nil, fmt.Errorf("%w: something follows it", errTable)
 	}
 	var all []Entry
 	seen := make(map[efi.GUID]bool)

@@ -53,16 +53,9 @@ func (v Volume) format() error {
 
 // identify gives a node another identity.
 func identify(node []byte, id [len(templateID)]byte) {
-	for at := checksumSize; ; at += len(id) {
-		next := bytes.Index(node[at:], []byte(templateID))
-		if next < 0 {
-			break
-		}
-		at += next
-		copy(node[at:], id[:])
-	}
-	sum := sha256.Sum256(node[checksumSize:])
-	copy(node, sum[:])
+	content := bytes.ReplaceAll(node[checksumSize:], []byte(templateID), id[:])
+	sum := sha256.Sum256(content)
+	copy(node, append(sum[:], content...))
 }
 
 // blocks yields each block that is not all zero, after its offset. The slice is
