@@ -30,16 +30,12 @@ func takeSecrets(dirs []string) error {
 
 // absent judges why there is no folder of entries.
 func absent(why error) error {
-	switch {
-	case errors.Is(why, secret.ErrNone):
-		say("secrets: none was injected")
-		return nil
-	case errors.Is(why, secret.ErrNoDriver):
-		return fatal.Errorf(fatal.NoDriver, "%w, so secrets could not be removed; build it with CONFIG_EFI_SECRET, and put the module into the archive (--modules)", why)
-	case errors.Is(why, secret.ErrTable):
-		return fatal.Errorf(fatal.SecretTable, "%w, so it could not be removed; build it with cocoroot secret build", why)
+	code := fatal.CodeOf(why, fatal.Wipe)
+	if code != fatal.SecretNone {
+		return fatal.Errorf(code, "secrets could not be removed: %w", why)
 	}
-	return fatal.Errorf(fatal.Wipe, "%w", why)
+	say("secrets: none was injected")
+	return nil
 }
 
 func show(store *secret.Store) {

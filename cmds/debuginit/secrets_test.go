@@ -9,7 +9,6 @@ import (
 	"testing"
 
 	"cocoroot/unlock/fatal"
-	"cocoroot/unlock/secret"
 )
 
 // printed returns what f prints.
@@ -90,12 +89,12 @@ func TestEntryThatStays(t *testing.T) {
 
 func TestAbsent(t *testing.T) {
 	var err error
-	printed(t, func() { err = absent(secret.ErrNone) })
+	printed(t, func() { err = absent(fatal.Errorf(fatal.SecretNone, "none")) })
 	if err != nil {
 		t.Errorf("nothing injected: %v; want nil", err)
 	}
 	for why, want := range map[error]fatal.Code{
-		secret.ErrNoDriver: fatal.NoDriver, secret.ErrTable: fatal.SecretTable, errors.New("busy"): fatal.Wipe,
+		fatal.Errorf(fatal.NoDriver, "no driver"): fatal.NoDriver, errors.New("busy"): fatal.Wipe,
 	} {
 		if err := absent(why); fatal.CodeOf(err, "") != want {
 			t.Errorf("absent(%v) = %v; want %s", why, err, want)

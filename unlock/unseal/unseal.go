@@ -165,7 +165,8 @@ func (job Job) secrets() (secrets, error) {
 	}
 	store, err := secret.OpenStore(secret.Dirs)
 	if errors.Is(err, secret.ErrNoStore) {
-		return secrets{}, whyNoStore()
+		err = secret.WhyNoStore()
+		return secrets{}, fatal.Errorf(fatal.CodeOf(err, fatal.SecretNone), "%w", err)
 	}
 	if err != nil {
 		return secrets{}, &fatal.Error{Code: fatal.SecretNone, Err: err}
@@ -240,16 +241,4 @@ func sameVolume(v *luks.Volume, path string, info luks2.Info) error {
 		return fatal.Errorf(fatal.LUKSHeader, "cannot use the image: the LUKS library read its header in another way than the allow-list")
 	}
 	return nil
-}
-
-// whyNoStore says why the kernel shows no folder of secrets.
-func whyNoStore() error {
-	err := secret.WhyNoStore()
-	switch {
-	case errors.Is(err, secret.ErrNoDriver):
-		return fatal.Errorf(fatal.NoDriver, "%w; take one that has (Fedora, SUSE, Ubuntu; not Debian) or build it with CONFIG_EFI_SECRET, and put its modules into the archive (cocoroot initrd --modules)", err)
-	case errors.Is(err, secret.ErrTable):
-		return fatal.Errorf(fatal.SecretTable, "%w; build it with cocoroot secret build", err)
-	}
-	return fatal.Errorf(fatal.SecretNone, "%w; launch the guest with its secret", err)
 }
