@@ -263,7 +263,7 @@ func (a *app) writeScript(ctx context.Context, f vm.Folder, mode launch.Mode, un
 	if err := also(ctx, c, []string{"qemu-" + string(mode)}, options...); err != nil {
 		return err
 	}
-	before := "cd \"$(dirname \"$0\")\" || exit\nmkdir -p -m 700 run disks\n"
+	before := "case $0 in */*) CDPATH= cd -- \"${0%/*}/\" || exit ;; esac\nmkdir -p -m 700 run disks\n"
 	for _, disk := range f.Disks {
 		before += fmt.Sprintf("[ -e disks/%[1]s ] || truncate -s %[2]d disks/%[1]s\n", disk.Name, disk.Size)
 	}

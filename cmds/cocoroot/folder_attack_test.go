@@ -2,7 +2,9 @@ package main
 
 import (
 	"os"
+	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -55,4 +57,36 @@ func TestFolderCameBack(t *testing.T) {
 	}
 	ok(t, launch...)
 	ok(t, "launch", vm+"/host", "--mode", "sev", "--dry-run", "--qemu-version", "10.0", "--firmware-unchecked", "--session-file", mine, "--dh-cert-file", mine)
+}
+
+// The script starts the guest of its own folder, whatever that is called.
+func TestScriptFolder(t *testing.T) {
+	m := newMakings(t)
+	ok(t, m.create("--mode", "sev", "--firmware-unchecked")...)
+	script := string(must(os.ReadFile(m.path("vm/host/launch-sev.sh"))))
+	fake := put(t, m.path("qemu-system-x86_64"), "#!/bin/sh\nls -d *.here\n")
+	if err := os.Chmod(fake, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	folders := []string{"a", "a\n", "-x", "a b", "$(b)", "'", `"`, "`b`", "é\xff"}
+	for i, name := range folders {
+		if err := os.MkdirAll(m.path("copies/"+name), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		put(t, m.path("copies/"+name+"/launch-sev.sh"), script)
+		put(t, m.path("copies/"+name+"/"+strconv.Itoa(i)+".here"), "")
+	}
+	for i, name := range folders {
+		for _, from := range []string{m.path("copies"), m.path("copies/" + name)} {
+			path := name + "/launch-sev.sh"
+			if from != m.path("copies") {
+				path = "launch-sev.sh"
+			}
+			cmd := exec.Command("sh", "--", path)
+			cmd.Dir, cmd.Env = from, []string{"PATH=" + m.dir + ":/usr/bin:/bin", "CDPATH=" + m.path("copies/a")}
+			if out, err := cmd.CombinedOutput(); err != nil || string(out) != strconv.Itoa(i)+".here\n" {
+				t.Errorf("%q from %q starts %q, %v; want %d.here", path, from, out, err, i)
+			}
+		}
+	}
 }

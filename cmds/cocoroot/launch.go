@@ -333,7 +333,9 @@ func explainLaunch(err error) error {
 	return err
 }
 
-// judge turns the end of the guest into the verb's.
+// judge turns the end of the guest into the verb's. A program that told its exit code
+// was started: what looks like a refusal on the console is then its own text, or that
+// of somebody whom it quotes.
 func judge(o launch.Outcome, err error, as *launchOptions) error {
 	switch {
 	case errors.Is(err, context.Canceled):
@@ -342,6 +344,10 @@ func judge(o launch.Outcome, err error, as *launchOptions) error {
 		return fault.Hintf(fmt.Errorf("the guest did not end within %s", as.timeout), "--timeout gives it more time")
 	case err != nil:
 		return explainLaunch(err)
+	case o.Exit != nil && *o.Exit != fault.OK:
+		return fault.New(*o.Exit, fmt.Errorf("the image's program ended with exit code %d", *o.Exit), "that is the program's own code, and not one of cocoroot's")
+	case o.Exit != nil:
+		return nil
 	case o.Fatal != nil:
 		code := map[codes.Kind]int{codes.Failed: fault.Failed, codes.Secret: fault.Secret, codes.Tampered: fault.Tampered}
 		return &fault.Error{Code: code[codes.KindOf(o.Fatal.Code)], Err: fmt.Errorf("the guest refused to boot: %s", o.Fatal.Code)}
@@ -349,10 +355,6 @@ func judge(o launch.Outcome, err error, as *launchOptions) error {
 		return &fault.Error{Code: fault.Tampered, Err: errors.New("the guest stopped at a block that is not the measured one")}
 	case o.Panic != "":
 		return fmt.Errorf("the guest's kernel stopped: %s", o.Panic)
-	case o.Exit != nil && *o.Exit != fault.OK:
-		return fault.New(*o.Exit, fmt.Errorf("the image's program ended with exit code %d", *o.Exit), "that is the program's own code, and not one of cocoroot's")
-	case o.Exit != nil:
-		return nil
 	case as.config.Program:
 		return errors.New("the guest ended without an exit code of the image's program")
 	case o.Reason != "guest-shutdown":

@@ -89,3 +89,27 @@ func TestExplainLaunch(t *testing.T) {
 		}
 	}
 }
+
+// What a program prints, or a client has it print, is not taken for init's or the
+// kernel's word once the program has told its exit code.
+func TestJudge(t *testing.T) {
+	exit := func(n int) *int { return &n }
+	said := &launch.Fatal{Code: "VERITY", Text: "the disk does not hold the measured image"}
+	for _, tc := range []struct {
+		o    launch.Outcome
+		want int
+	}{
+		{launch.Outcome{Exit: exit(0), Fatal: said}, fault.OK},
+		{launch.Outcome{Exit: exit(7), Fatal: said}, 7},
+		{launch.Outcome{Exit: exit(7), Panic: "Kernel panic - not syncing: dm-verity device corrupted"}, 7},
+		{launch.Outcome{Fatal: said}, fault.Tampered},
+		{launch.Outcome{Panic: "Kernel panic - not syncing: dm-verity device corrupted"}, fault.Tampered},
+		{launch.Outcome{Reason: "guest-shutdown"}, fault.Failed},
+	} {
+		o := &launchOptions{}
+		o.config.Program = true
+		if err := judge(tc.o, nil, o); fault.Code(err) != tc.want {
+			t.Errorf("judge(%+v) = %v, code %d; want %d", tc.o, err, fault.Code(err), tc.want)
+		}
+	}
+}
