@@ -90,3 +90,20 @@ func TestScriptFolder(t *testing.T) {
 		}
 	}
 }
+
+// A folder's name is neither an option of QEMU's nor one of ours.
+func TestFolderNames(t *testing.T) {
+	m := newMakings(t)
+	for _, name := range []string{"vm,serial=x", "a,b=c", "-v", "json:{}", "a\nb", "nbd:x", "$(x)"} {
+		args := m.create("--disk", "serial:image", "--state", "data,/data,16M")
+		args[3] = m.path(name)
+		ok(t, args...)
+		out := ok(t, "launch", m.path(name), "--simulate", "--dry-run", "--qemu-version", "10.0")
+		inQEMU := strings.ReplaceAll(m.path(name), ",", ",,")
+		for _, want := range []string{"file=" + inQEMU + "/host/image,readonly=on", "file=" + inQEMU + "/host/disks/data", ",serial=image", "-kernel "} {
+			if !strings.Contains(out, want) {
+				t.Errorf("%q: no %q in %s", name, want, out)
+			}
+		}
+	}
+}

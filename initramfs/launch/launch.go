@@ -80,8 +80,11 @@ func ParseForward(text string) (Forward, error) {
 
 // ParseDisk reads FILE or FILE,serial=NAME.
 func ParseDisk(s string) Disk {
-	path, serial, _ := strings.Cut(s, ",serial=")
-	return Disk{Path: path, Serial: serial}
+	const option = ",serial="
+	if i := strings.LastIndex(s, option); i >= 0 && !strings.Contains(s[i:], "/") { // else it is of a folder's name
+		return Disk{Path: s[:i], Serial: s[i+len(option):]}
+	}
+	return Disk{Path: s}
 }
 
 // letter returns the name that Linux gives to the virtio disk of this number.
