@@ -7,6 +7,9 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
 
 	"cocoroot/initramfs/fault"
 )
@@ -105,5 +108,42 @@ func TestFolderNames(t *testing.T) {
 				t.Errorf("%q: no %q in %s", name, want, out)
 			}
 		}
+	}
+}
+
+// While a guest is made, its keys and its plain file system lie in the owner's half,
+// which nobody else can enter: also if nothing can be tidied up any more.
+func TestCreateHalfDone(t *testing.T) {
+	m := newMakings(t)
+	m.root = m.path("pipe") // holds the work up
+	if err := unix.Mkfifo(m.root, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan int, 1)
+	go func() {
+		code, _, _ := call(t, m.create()...)
+		ended <- code
+	}()
+	var plain []string
+	for start := time.Now(); len(plain) == 0 && time.Since(start) < time.Minute; time.Sleep(10 * time.Millisecond) {
+		plain, _ = filepath.Glob(m.path(".vm.tmp-*/*/.cocoroot-seal-*"))
+	}
+	if len(plain) != 1 || filepath.Base(filepath.Dir(plain[0])) != "owner" {
+		t.Fatalf("the plain file system lies in %q", plain)
+	}
+	keys, _ := filepath.Glob(m.path(".vm.tmp-*/*/.disk.key.tmp-*"))
+	for _, path := range append(keys, plain...) {
+		if fi, err := os.Stat(filepath.Dir(path)); err != nil || fi.Mode().Perm() != 0o700 {
+			t.Errorf("%s is in a folder of %v, %v; want mode 0700", path, fi, err)
+		}
+	}
+	if len(keys) != 1 || filepath.Dir(keys[0]) != filepath.Dir(plain[0]) {
+		t.Errorf("the key lies in %q", keys)
+	}
+	if err := os.WriteFile(m.root, []byte("no root"), 0); err != nil {
+		t.Fatal(err)
+	}
+	if code := <-ended; code == fault.OK || names(t, m.dir) != "OVMF bzImage initrd pipe root" {
+		t.Errorf("create of no root = %d, files %s", code, names(t, m.dir))
 	}
 }

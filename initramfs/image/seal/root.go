@@ -19,15 +19,16 @@ import (
 
 // makeRoot makes the file system of the root, or takes one that is ready. The
 // image is the caller's to close, and its file has no name any more: nothing
-// of the plain file system is left, however this process ends.
+// of the plain file system is left, however this process ends. It is made beside the
+// manifest, which in a guest's folder is the owner's half.
 func (o *Options) makeRoot(ctx context.Context, tell Observer) (*rootfs.Image, error) {
 	epoch, err := sourceDate()
 	if err != nil {
 		return nil, err
 	}
-	dir, err := os.MkdirTemp(filepath.Dir(o.CmdlineOut), ".cocoroot-seal-*") // mode 0700
+	dir, err := os.MkdirTemp(filepath.Dir(o.ManifestOut), ".cocoroot-seal-*") // mode 0700
 	if err != nil {
-		return nil, fmt.Errorf("cannot make a folder for the file system in %s: %w", filepath.Dir(o.CmdlineOut), errors.Unwrap(err))
+		return nil, fmt.Errorf("cannot make a folder for the file system in %s: %w", filepath.Dir(o.ManifestOut), errors.Unwrap(err))
 	}
 	defer os.RemoveAll(dir)
 	files.ScratchOf(ctx).Add(dir)
