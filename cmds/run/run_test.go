@@ -8,6 +8,9 @@ import (
 	"testing"
 
 	"github.com/insomniacslk/dhcp/dhcpv4"
+
+	"cocoroot/unlock/efi"
+	"cocoroot/unlock/program"
 )
 
 // Only a line that is the one word asks the program to end, however it arrives and
@@ -131,5 +134,19 @@ func TestPrintable(t *testing.T) {
 	got := printable("no \x1b[2Jaddress\r\ncocoroot: FATAL VERITY\u202e\u009b")
 	if want := "no [2Jaddresscocoroot: FATAL VERITY"; got != want {
 		t.Errorf("printable = %q; want %q", got, want)
+	}
+}
+
+// The owner's secret is what the program gets, whatever the image has under its name.
+func TestGiveVariable(t *testing.T) {
+	spec := program.Spec{Env: []string{"A=b", "TOKEN=the image's", "TOKENS=c", "TOKEN=again"}}
+	if err := give(&spec, program.Secret{Env: "TOKEN"}, efi.GUID{1}, []byte("the owner's")); err != nil {
+		t.Fatal(err)
+	}
+	if got := strings.Join(spec.Env, " "); got != "A=b TOKENS=c TOKEN=the owner's" {
+		t.Errorf("Env = %q", got)
+	}
+	if err := give(&spec, program.Secret{Env: "TOKEN"}, efi.GUID{1}, []byte("a\x00B=c")); err == nil {
+		t.Error("a secret with a NUL becomes a variable")
 	}
 }

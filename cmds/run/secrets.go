@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -72,6 +74,8 @@ func give(spec *program.Spec, s program.Secret, g efi.GUID, data []byte) error {
 		if bytes.IndexByte(data, 0) >= 0 {
 			return errors.New("it has a NUL in it, and a variable cannot")
 		}
+		// A program takes the first of two of one name: the image's own goes.
+		spec.Env = slices.DeleteFunc(spec.Env, func(v string) bool { return strings.HasPrefix(v, s.Env+"=") })
 		spec.Env = append(spec.Env, s.Env+"="+string(data))
 		return nil
 	}

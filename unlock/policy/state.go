@@ -107,6 +107,9 @@ func (p *Policy) checkStates() error {
 				return fmt.Errorf("%w: the states %s and %s have one name, or one path lies at or below the other", ErrMalformed, other, s)
 			}
 		}
+		if Below(path.Clean(p.Init), s.Path) {
+			return fmt.Errorf("%w: the state %s would hide %s, and what is started would not be the measured image's", ErrMalformed, s, p.Init)
+		}
 		disks = append(disks, s.Disk)
 	}
 	for i, d := range disks {

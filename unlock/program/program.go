@@ -182,6 +182,8 @@ func (s Spec) checkSecrets() error {
 			return fmt.Errorf("the secret %s is either a file or a variable", n.GUID)
 		case n.File != "" && (!isName(n.File) || len(n.File) > maxName):
 			return fmt.Errorf("%.80q is no name for a secret's file: letters, digits, and \"-\", \".\" and \"_\" inside", n.File)
+		case isGUID(n.File):
+			return fmt.Errorf("%q would be the name of another secret's file", n.File)
 		case n.Env != "" && (!isVariable(n.Env) || len(n.Env) > maxName):
 			return fmt.Errorf("%.80q is no name of a variable", n.Env)
 		case seen["file "+n.File] && n.File != "" || seen["env "+n.Env] && n.Env != "":
@@ -201,6 +203,12 @@ func isPath(s string) bool {
 func isName(s string) bool {
 	odd := func(r rune) bool { return !isLetter(r) && (r < '0' || r > '9') }
 	return s != "" && strings.TrimFunc(s, odd) == s && !strings.ContainsFunc(s, func(r rune) bool { return odd(r) && !strings.ContainsRune("-._", r) })
+}
+
+// isGUID reports whether a name is one under which a secret lies that has none.
+func isGUID(s string) bool {
+	_, err := efi.Parse(s)
+	return err == nil
 }
 
 func isVariable(s string) bool {

@@ -98,6 +98,7 @@ func TestMarshalRefuses(t *testing.T) {
 		"secret of both kinds":  func(s *Spec) { s.Secrets = []Secret{{GUID: same, File: "a", Env: "A"}} },
 		"secret in a folder":    func(s *Spec) { s.Secrets = []Secret{{GUID: same, File: "../a"}} },
 		"secret named ..":       func(s *Spec) { s.Secrets = []Secret{{GUID: same, File: ".."}} },
+		"secret as another's":   func(s *Spec) { s.Secrets = []Secret{{GUID: same, File: "736869E5-84f0-4973-92ec-06879ce3da0b"}} },
 		"secret as 1A":          func(s *Spec) { s.Secrets = []Secret{{GUID: same, Env: "1A"}} },
 		"one GUID twice":        func(s *Spec) { s.Secrets = []Secret{{GUID: same, File: "a"}, {GUID: same, Env: "A"}} },
 		"one name twice": func(s *Spec) {
