@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"cocoroot/initramfs/fault"
+	"cocoroot/initramfs/oracle"
 )
 
 // What a kernel lacks for a guest is said, with the way to get it, by where
@@ -35,9 +36,12 @@ func TestInitrdHints(t *testing.T) {
 		t.Errorf("without modules.dep: %q; want the way to make it", got)
 	}
 	// Everything is built in but the driver for the secrets.
-	put(t, filepath.Join(tree, "modules.dep"), "")
-	put(t, filepath.Join(tree, "modules.builtin"), "kernel/drivers/md/dm-mod.ko\nkernel/drivers/md/dm-crypt.ko\nkernel/drivers/md/dm-verity.ko\nkernel/crypto/cryptomgr.ko\n")
-	put(t, filepath.Join(tree, "modules.builtin.modinfo"), "a.alias=crypto-aes\x00b.alias=crypto-xts\x00c.alias=crypto-sha256\x00")
+	builtIn := func(more string) {
+		put(t, filepath.Join(tree, "modules.builtin"), more+"kernel/drivers/md/dm-mod.ko\nkernel/drivers/md/dm-crypt.ko\nkernel/drivers/md/dm-verity.ko\nkernel/crypto/cryptomgr.ko\n")
+		put(t, filepath.Join(tree, "modules.builtin.modinfo"), "a.alias=crypto-aes\x00b.alias=crypto-xts\x00c.alias=crypto-sha256\x00")
+		oracle.Run(t, oracle.Tool(t, "depmod"), "-b", filepath.Join(dir, "usr"), "6.12")
+	}
+	builtIn("")
 	got := run("--kver", "6.12") // the init is none
 	if !strings.Contains(got, "warning: a guest with kernel 6.12 has no efi_secret: ") || !strings.Contains(got, "NO-EFI-SECRET") {
 		t.Errorf("without efi_secret: %q; want a warning", got)
@@ -46,7 +50,7 @@ func TestInitrdHints(t *testing.T) {
 	if got := run("--kver", "6.12", "--channel", "serial"); !strings.Contains(got, "sev_guest: ") {
 		t.Errorf("without sev-guest: %q; want its name", got)
 	}
-	put(t, filepath.Join(tree, "modules.builtin"), "kernel/drivers/virt/coco/sev-guest/sev-guest.ko\nkernel/drivers/md/dm-mod.ko\nkernel/drivers/md/dm-crypt.ko\nkernel/drivers/md/dm-verity.ko\nkernel/crypto/cryptomgr.ko\n")
+	builtIn("kernel/drivers/virt/coco/sev-guest/sev-guest.ko\n")
 	if got := run("--kver", "6.12", "--channel", "tcp"); strings.Contains(got, "efi_secret") || !strings.Contains(got, "warning: a guest with kernel 6.12 has no virtio_net: ") {
 		t.Errorf("for a channel over TCP: %q; want a warning of virtio_net and none of efi_secret", got)
 	}

@@ -113,6 +113,7 @@ func (m Machine) Check(ctx context.Context) Report {
 	for _, t := range []struct{ program, makes, in string }{
 		{"mksquashfs", "images of folders", "squashfs-tools"}, {"tar2sqfs", "images of tars and containers", "squashfs-tools-ng"},
 		{"mkfs.erofs", "--fs erofs", "erofs-utils"}, {"mke2fs", "--fs ext4", "e2fsprogs"},
+		{"modprobe", "the list of modules for initrd --modules", "kmod"},
 	} {
 		_, err := m.Find(t.program)
 		add(answer(t.program, Seal, err == nil, "makes "+t.makes, "not installed: it makes "+t.makes, "apt install "+t.in))

@@ -3,15 +3,14 @@
 //
 // The guest has no modprobe: what the kernel would ask one for by name, and
 // what the devices would make udev load, is in a list that init loads in order
-// (package modules). Here that list is made: names are looked up in what
-// depmod wrote (modules.dep, .alias, .softdep, .builtin, .builtin.modinfo; see
-// modules.dep(5) and modprobe.d(5) of kmod), closed over hard and soft
-// dependencies, and the files decompressed. The same tree gives the same list.
+// (package modules). Here that list is made: this machine's modprobe (kmod 27 or
+// later) says what it would load for each name, hard and soft dependencies
+// included, and the files are decompressed. The same tree gives the same list with
+// the same version of modprobe.
 //
 // The tree is the owner's own, for its modules will run in the guest's kernel:
 // neither signatures nor the version that a module was built for are checked
-// here. Parsers are bounded nevertheless, so that a broken tree is an error
-// and nothing worse.
+// here.
 package kmod
 
 import (
@@ -21,6 +20,7 @@ import (
 	"maps"
 	"os"
 	"path"
+	"path/filepath"
 	"slices"
 	"strings"
 
@@ -34,10 +34,10 @@ var (
 	// ErrVersion is returned when a folder lacks the kernel that is asked
 	// for, or not exactly one when none is.
 	ErrVersion = errors.New("the kernel is not clear")
-	// ErrNoIndex is returned for a tree without modules.dep: depmod makes it.
-	ErrNoIndex = errors.New("it has no modules.dep")
-	// ErrIndex is returned for an index file that depmod does not write.
-	ErrIndex = errors.New("not as depmod writes it")
+	// ErrNoIndex is returned for a tree without modules.dep.bin: depmod makes it.
+	ErrNoIndex = errors.New("it has no modules.dep.bin")
+	// ErrIndex is returned for a tree of which modprobe can make nothing.
+	ErrIndex = errors.New("the tree of modules is not as depmod leaves it")
 	// ErrMissing is returned when the kernel lacks what no guest can do without.
 	ErrMissing = errors.New("the kernel has neither module nor built-in code")
 	// ErrFile is returned for a file that is not a kernel module, or too large.
@@ -74,65 +74,80 @@ func Choose(dir, version string, g Guest) (Choice, error) {
 		return Choice{}, fmt.Errorf("cannot open the kernel's modules: %w", err)
 	}
 	defer root.Close()
-	version, tree, err := find(root.FS(), version)
+	t, err := find(root.FS(), dir, version)
 	if err != nil {
 		return Choice{}, fmt.Errorf("cannot choose modules from %s: %w", dir, err)
 	}
-	c, err := choose(tree, version, g)
+	c, err := t.choose(g)
 	if err != nil {
-		return Choice{Version: version}, fmt.Errorf("cannot choose the modules of kernel %s: %w", version, err)
+		return Choice{Version: t.version}, fmt.Errorf("cannot choose the modules of kernel %s: %w", t.version, err)
 	}
 	return c, nil
 }
 
-func choose(tree fs.FS, version string, g Guest) (Choice, error) {
-	x, err := readIndex(tree)
-	if err != nil {
-		return Choice{}, err
+func (t tree) choose(g Guest) (Choice, error) {
+	c := Choice{Version: t.version}
+	if _, err := fs.Stat(t, "modules.dep.bin"); err != nil {
+		return c, fmt.Errorf("%w: %w", ErrNoIndex, err)
 	}
-	names, lacks, err := x.guest(g)
-	if err != nil {
-		return Choice{}, err
-	}
-	c := Choice{Version: version, Lacks: lacks}
-	for _, name := range names {
-		file := x.modules[name].file
-		data, err := readModule(tree, file)
-		if err != nil {
-			return Choice{}, err
+	loaded := make(map[string]bool)
+	for _, n := range needs(g) {
+		list, ok, err := t.resolve(n.name)
+		switch {
+		case err != nil:
+			return c, err
+		case !ok && n.required:
+			return c, fmt.Errorf("%s: %w", n.name, ErrMissing)
+		case !ok && n.lack != "":
+			c.Lacks = append(c.Lacks, Lack{n.name, n.lack})
 		}
-		e := modules.Entry{Path: path.Join(modules.Dir, version, unpacked(file)), Optional: mayFindNothing(file)}
-		c.Modules = append(c.Modules, archive.Module{Entry: e, Data: data})
+		for _, file := range list {
+			if loaded[file] {
+				continue
+			}
+			loaded[file] = true
+			data, err := readModule(t, file)
+			if err != nil {
+				return c, err
+			}
+			e := modules.Entry{Path: path.Join(modules.Dir, t.version, unpacked(file)), Optional: mayFindNothing(file)}
+			c.Modules = append(c.Modules, archive.Module{Entry: e, Data: data})
+		}
 	}
 	return c, nil
 }
 
-// find returns the tree of the version that is asked for, and which that is.
-func find(fsys fs.FS, version string) (string, fs.FS, error) {
-	trees := make(map[string]string)                                    // by version
-	for _, layout := range []string{"usr/lib/modules", "lib/modules"} { // since /lib became a link, and before
-		entries, err := fs.ReadDir(fsys, layout)
+// find returns the tree of the version that is asked for, or of the only one, below
+// dir, which fsys has.
+func find(fsys fs.FS, dir, version string) (tree, error) {
+	above := make(map[string]string)           // by version
+	for _, usr := range []string{"usr", "."} { // since /lib became a link, and before
+		entries, err := fs.ReadDir(fsys, path.Join(usr, "lib/modules"))
 		if err != nil {
 			continue // a layout that is absent has none
 		}
 		for _, e := range entries {
 			if e.IsDir() {
-				trees[e.Name()] = path.Join(layout, e.Name())
+				above[e.Name()] = usr
 			}
 		}
 	}
-	names := slices.Sorted(maps.Keys(trees))
+	names := slices.Sorted(maps.Keys(above))
 	if version == "" && len(names) == 1 {
 		version = names[0]
 	}
 	switch list := strings.Join(names, ", "); {
 	case len(names) == 0:
-		return "", nil, fmt.Errorf("%w: there is no folder lib/modules/VERSION or usr/lib/modules/VERSION", ErrVersion)
+		return tree{}, fmt.Errorf("%w: there is no folder lib/modules/VERSION or usr/lib/modules/VERSION", ErrVersion)
 	case version == "":
-		return "", nil, fmt.Errorf("%w: one of these is to be named: %s", ErrVersion, list)
-	case trees[version] == "":
-		return "", nil, fmt.Errorf("%w: %s is not among %s", ErrVersion, version, list)
+		return tree{}, fmt.Errorf("%w: one of these is to be named: %s", ErrVersion, list)
+	case above[version] == "":
+		return tree{}, fmt.Errorf("%w: %s is not among %s", ErrVersion, version, list)
 	}
-	tree, err := fs.Sub(fsys, trees[version])
-	return version, tree, err
+	dir, err := filepath.Abs(filepath.Join(dir, above[version]))
+	if err != nil {
+		return tree{}, err
+	}
+	modules, err := fs.Sub(fsys, path.Join(above[version], "lib/modules", version))
+	return tree{modules, dir, version}, err
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"path"
 
@@ -26,7 +27,10 @@ func readModule(fsys fs.FS, file string) ([]byte, error) {
 	r, _, err := files.Decompress(f, maxModule)
 	if err == nil {
 		defer r.Close()
-		plain, err = readAtMost(r, "its content", maxModule)
+		plain, err = io.ReadAll(io.LimitReader(r, maxModule+1))
+	}
+	if err == nil && len(plain) > maxModule {
+		err = fmt.Errorf("it has more than %d bytes", maxModule)
 	}
 	if err == nil && !bytes.HasPrefix(plain, []byte("\x7fELF")) {
 		err = errors.New("it is not an ELF file")
