@@ -17,6 +17,7 @@ import (
 	"cocoroot/initramfs/measure"
 	"cocoroot/initramfs/oracle"
 	"cocoroot/unlock/policy"
+	"cocoroot/unlock/state"
 )
 
 // inspected is a file and what inspect has to say of it.
@@ -285,6 +286,9 @@ func TestInspectOwnersFiles(t *testing.T) {
 		"chain":                {string(r.read("chain")), "sev_certificates", fault.Failed, "certificates: CEK"},
 		"TIK":                  {string(r.read("vm_tik.bin")), "transport_key", fault.OK, "SECRET"},
 		"state disk":           {stateHeader, "state_disk", fault.OK, "name: data"},
+		"state disk, both":     {bothCopies(stateHeader, stateHeader), "state_disk", fault.OK, "name: data"},
+		"state disk, second":   {bothCopies(strings.Repeat("x", 4096), stateHeader), "state_disk", fault.OK, "the guest takes the other\n"},
+		"state disk, two":      {bothCopies(stateHeader, strings.Replace(stateHeader, "sss", "sst", 1)), "state_disk", fault.OK, "copies of its header differ"},
 		"state disk, changed":  {stateHeader[:60] + strings.Repeat("x", 100) + stateHeader[160:], "state_disk", fault.Failed, "another version"},
 		"state disk, cut":      {stateHeader[:100], "state_disk", fault.Failed, "another version"},
 		"state key":            {strings.Repeat("\xff", 64), "state_key", fault.OK, "SECRET"},
@@ -293,6 +297,11 @@ func TestInspectOwnersFiles(t *testing.T) {
 		"command line, long":   {line + strings.Repeat(" x", 1100), "command_line", fault.Failed, "the kernel keeps 2048"},
 		"two lines":            {line + "\n\n", "command_line", fault.Failed, "it is one line"},
 	})
+}
+
+// bothCopies is the start of a state disk, with the two copies of its header.
+func bothCopies(first, second string) string {
+	return first + strings.Repeat("\x00", state.SecondCopy-len(first)) + second
 }
 
 // Whatever the tool writes, inspect knows.

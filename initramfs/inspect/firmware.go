@@ -35,15 +35,15 @@ func endsInResetVector(image []byte) bool {
 }
 
 func lookFirmware(s *subject, r *Report) error {
-	image := s.whole(files.MaxImage)
-	fw, err := ovmf.Parse(image)
+	f, err := measure.NewFirmware(s.whole(files.MaxImage))
 	if err != nil {
 		r.problem("%v", err)
 		return s.err
 	}
+	fw := f.Footer()
 	r.Details = Fields{
 		{"address", address(fw.Base())},
-		{"sha256", fmt.Sprintf("%x", sha256.Sum256(image))},
+		{"sha256", fmt.Sprintf("%x", f.SHA256())},
 		{"secret_area", areaText(fw.Secret)},
 		{"hashes_area", areaText(fw.Hashes)},
 	}
@@ -56,11 +56,11 @@ func lookFirmware(s *subject, r *Report) error {
 	}
 	r.add("metadata_sections", sections)
 	whose := "another's"
-	if r.Foreign = s.Own.Check(sha256.Sum256(image)); r.Foreign == nil {
+	if r.Foreign = s.Own.Check(f.SHA256()); r.Foreign == nil {
 		whose = strings.TrimSuffix("cocoroot's own, "+s.Own.Version(), ", ")
 	}
 	r.add("origin", whose)
-	judgeFirmware(r, image, fw)
+	judgeFirmware(r, f)
 	return nil
 }
 
@@ -74,32 +74,26 @@ func areaText(a ovmf.Area) string {
 }
 
 // judgeFirmware asks the verb measure what it would make of the firmware.
-func judgeFirmware(r *Report, image []byte, fw ovmf.Firmware) {
-	f, err := measure.NewFirmware(image)
-	if err != nil {
-		r.problem("%v", err)
-		r.hint = ""
-		return
+func judgeFirmware(r *Report, f measure.Firmware) {
+	digest := func(mode string, table *measure.HashesTable, features measure.Features) error {
+		cpus, err := measure.NewCPUs(1, 1, features)
+		if err == nil {
+			_, err = measure.Input{Firmware: f, Table: table, CPUs: cpus}.Digest(mode)
+		}
+		return err
 	}
-	in := measure.Input{Firmware: f, Table: new(measure.HashesTable)}
-	if _, err := in.Digest("sev"); err != nil {
+	table := new(measure.HashesTable)
+	if err := digest("sev", table, 0); err != nil {
 		r.problem("%v", err)
 		r.hint = "only OVMF's AmdSev build has room for the hashes of kernel, initrd and command line; ./build.sh firmware gets it"
 	}
-	if !fw.Secret.Present() {
+	if !f.Footer().Secret.Present() {
 		r.problem("it has no secret area: LAUNCH_SECRET has nowhere to go")
 	}
-	es := measure.Input{Firmware: f}
-	if es.CPUs, err = measure.NewCPUs(1, 1, 0); err == nil {
-		_, err = es.Digest("sev-es")
-	}
-	if err != nil {
+	if err := digest("sev-es", nil, 0); err != nil {
 		r.warn("not for SEV-ES: %v", err)
 	}
-	if in.CPUs, err = measure.NewCPUs(1, 1, measure.SNPActive); err == nil {
-		_, err = in.Digest("sev-snp")
-	}
-	if err != nil {
+	if err := digest("sev-snp", table, measure.SNPActive); err != nil {
 		r.warn("not for SEV-SNP: %v", err)
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"slices"
 	"sort"
 
 	"github.com/google/uuid"
@@ -19,10 +20,16 @@ import (
 )
 
 // lookImage reads the header, the superblock and the top of the hash tree,
-// however long the image is; the hash of all of it is for who opens it.
+// however long the image is; the hash of all of it is for who opens it. The
+// parameters are those of the command line that seal wrote beside the image.
 func lookImage(s *subject, r *Report) error {
-	params, from, err := besideImage(s.path)
-	if err != nil {
+	var params *verity.Params
+	from := s.path + ".cmdline"
+	_, p, err := cmdline.ReadPolicy(from)
+	switch {
+	case err == nil:
+		params = &p.Image
+	case !errors.Is(err, fs.ErrNotExist):
 		r.warn("%v", err)
 	}
 	data, err := inspectTree(s, r, params, from)
@@ -35,32 +42,16 @@ func lookImage(s *subject, r *Report) error {
 
 // stockCommands returns the commands with which stock tools check the image, and
 // open it with its key: what they say needs no word of ours.
-func stockCommands(image string, p *verity.Params) []string {
-	key := image + ".key"
-	all := []string{
-		launch.ShellWords([]string{"cryptsetup", "open", "--test-passphrase", "--key-file", key, image}),
-		launch.ShellWords([]string{"cryptsetup", "open", "--readonly", "--key-file", key, image, "cocoroot"}),
+func stockCommands(image string, p *verity.Params) (all []string) {
+	add := func(words ...string) { all = append(all, launch.ShellWords(words)) }
+	if p != nil {
+		add("veritysetup", "verify", "--no-superblock", "--format=1", "--hash=sha256", "--data-block-size=4096", "--hash-block-size=4096",
+			fmt.Sprintf("--data-blocks=%d", p.DataBlocks), fmt.Sprintf("--hash-offset=%d", p.HashStart()*verity.BlockSize),
+			"--salt="+p.SaltText(), image, image, hex.EncodeToString(p.RootHash[:]))
 	}
-	if p == nil {
-		return all
-	}
-	return append([]string{launch.ShellWords([]string{"veritysetup", "verify", "--no-superblock", "--format=1", "--hash=sha256",
-		"--data-block-size=4096", "--hash-block-size=4096", fmt.Sprintf("--data-blocks=%d", p.DataBlocks),
-		fmt.Sprintf("--hash-offset=%d", p.HashStart()*verity.BlockSize), "--salt=" + p.SaltText(), image, image, hex.EncodeToString(p.RootHash[:])})}, all...)
-}
-
-// besideImage reads the parameters from the command line that seal wrote
-// beside the image; nil where there is none.
-func besideImage(image string) (*verity.Params, string, error) {
-	path := image + ".cmdline"
-	_, p, err := cmdline.ReadPolicy(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, "", nil
-	}
-	if err != nil {
-		return nil, "", err
-	}
-	return &p.Image, path, nil
+	add("cryptsetup", "open", "--test-passphrase", "--key-file", image+".key", image)
+	add("cryptsetup", "open", "--readonly", "--key-file", image+".key", image, "cocoroot")
+	return all
 }
 
 // inspectTree looks at what comes after the data, and returns the number of
@@ -108,27 +99,19 @@ func inspectTree(s *subject, r *Report, beside *verity.Params, from string) (uin
 	r.add("data_size", p.DataSize())
 	r.add("tree_blocks", p.TreeBlocks())
 	r.add("device_size", p.DeviceSize())
-	if beside != nil {
-		return p.DataSize(), inspectTop(s, r, *beside, from)
+	if beside == nil || p.TreeBlocks() == 0 {
+		return p.DataSize(), nil
+	}
+	// That the top of the tree and the root hash belong together says nothing about
+	// the rest.
+	top, err := s.readAt(int64(beside.HashStart())*verity.BlockSize, verity.BlockSize)
+	if err != nil {
+		return 0, err
+	}
+	if sum := sha256.Sum256(slices.Concat(beside.Salt, top)); sum != beside.RootHash {
+		r.problem("the top of its hash tree has the hash %x, which is not the root hash in %s: it is another image, or was changed", sum, from)
 	}
 	return p.DataSize(), nil
-}
-
-// inspectTop compares the top of the tree with the root hash. That the two
-// belong together says nothing about the rest.
-func inspectTop(s *subject, r *Report, p verity.Params, from string) error {
-	if p.TreeBlocks() == 0 {
-		return nil
-	}
-	block, err := s.readAt(int64(p.HashStart())*verity.BlockSize, verity.BlockSize)
-	if err != nil {
-		return err
-	}
-	sum := sha256.Sum256(append(bytes.Clone(p.Salt), block...))
-	if sum != p.RootHash {
-		r.problem("the top of its hash tree has the hash %s, which is not the root hash in %s: it is another image, or was changed", hex.EncodeToString(sum[:]), from)
-	}
-	return nil
 }
 
 // dataBlocksOf returns the number of data blocks in an image of so many bytes,
@@ -159,15 +142,17 @@ func inspectHeader(s *subject, r *Report, data uint64) error {
 	if info.UUID == "" {
 		return nil
 	}
-	r.add("luks_header_size", info.HeaderSize)
-	r.add("luks_uuid", info.UUID)
-	r.add("keyslot", info.Keyslot)
-	r.add("kdf", format.Describe(info.KDF))
-	r.add("encryption", info.Encryption)
-	r.add("segment", info.Segment)
-	r.add("ciphertext_offset", info.Offset)
-	r.add("ciphertext_size", info.Size)
-	r.add("sector_size", info.SectorSize)
-	r.add("iv_tweak", 0)
+	r.Details = append(r.Details, Fields{
+		{"luks_header_size", info.HeaderSize},
+		{"luks_uuid", info.UUID},
+		{"keyslot", info.Keyslot},
+		{"kdf", format.Describe(info.KDF)},
+		{"encryption", info.Encryption},
+		{"segment", info.Segment},
+		{"ciphertext_offset", info.Offset},
+		{"ciphertext_size", info.Size},
+		{"sector_size", info.SectorSize},
+		{"iv_tweak", 0},
+	}...)
 	return nil
 }

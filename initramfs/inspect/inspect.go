@@ -16,13 +16,15 @@ import (
 	"cocoroot/initramfs/archive"
 	"cocoroot/initramfs/fault"
 	"cocoroot/initramfs/files"
+	"cocoroot/initramfs/image/manifest"
 	"cocoroot/initramfs/launch"
 	"cocoroot/initramfs/measure"
 	"cocoroot/initramfs/measure/ovmf"
+	"cocoroot/initramfs/release"
+	"cocoroot/initramfs/release/packet"
 	"cocoroot/initramfs/release/session"
 	"cocoroot/initramfs/release/snp"
 	"cocoroot/unlock/secret/table"
-	"cocoroot/unlock/state"
 )
 
 // inspectHead is how many bytes at the start of a file decide what it is.
@@ -76,15 +78,15 @@ func kinds() []kind {
 		{"secret_table", "a table of secrets, in clear", "", headed(table.IsTable), lookSecretTable},
 		{"hashes_table", "a hashes table", "use no table that lacks one of the three: OVMF boots what the table does not name, unverified; QEMU writes a whole one with kernel-hashes=on", headed(measure.IsHashesTable), lookHashesTable},
 		{"sealed_image", "a sealed image", "cocoroot seal makes an image that the guest opens", begins("LUKS\xba\xbe", "SKUL\xba\xbe"), lookImage},
-		{"state_disk", "a state disk and its key, the host's word until a guest has checked it with its key", "", begins(state.Magic), lookState},
+		{"state_disk", "a state disk and its key, the host's word until a guest has checked it with its key", "", isState, lookState},
 		{"archive", "an initrd", "cocoroot initrd makes one", headed(archive.IsArchive), lookArchive},
 		{"kernel", "a Linux kernel (bzImage)", "", headed(isKernel), lookKernel},
-		{"packet", "a packet for one launch", "cocoroot release verify writes it", object("header", "secret"), lookPacket},
-		{"launch_report", "a launch report, the host's word until cocoroot release verify has checked it", "cocoroot release collect writes it", object("api_major"), lookReport},
-		{"snp_packet", "a packet for one boot of a SEV-SNP guest", "cocoroot release verify writes it", object("transcript", "answer"), wellFormed(snp.ParsePacket)},
-		{"snp_report", "what a SEV-SNP guest asks, the host's word until cocoroot release verify has checked it", "cocoroot release collect writes it", object("request"), wellFormed(snp.ParseReport)},
+		{"packet", "a packet for one launch", "cocoroot release verify writes it", object("header", "secret"), parsed(packet.Decode, showPacket)},
+		{"launch_report", "a launch report, the host's word until cocoroot release verify has checked it", "cocoroot release collect writes it", object("api_major"), parsed(release.ParseReport, showReport)},
+		{"snp_packet", "a packet for one boot of a SEV-SNP guest", "cocoroot release verify writes it", object("transcript", "answer"), parsed(snp.ParsePacket, nil)},
+		{"snp_report", "what a SEV-SNP guest asks, the host's word until cocoroot release verify has checked it", "cocoroot release collect writes it", object("request"), parsed(snp.ParseReport, nil)},
 		{"challenge", "an owner's challenge for one SEV-SNP guest", "", object("challenge", "expires"), nil},
-		{"manifest", "a sealed image's manifest, which nobody believes: what counts is the command line", "cocoroot seal writes it", object("luks_uuid"), lookManifest},
+		{"manifest", "a sealed image's manifest, which nobody believes: what counts is the command line", "cocoroot seal writes it", object("luks_uuid"), parsed(manifest.Parse, showManifest)},
 		{"firmware", "OVMF firmware", "--firmware takes OVMF's AmdSev build; ./build.sh firmware gets it", isFirmware, lookFirmware},
 		{"sev_certificates", "certificates of an SEV platform", "cocoroot release platform and sevctl export write them", isCertificates, lookCertificates},
 		{"packet_header", "a LAUNCH_SECRET packet header", "", isPacketHeader, lookPacketHeader},

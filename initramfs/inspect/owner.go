@@ -19,12 +19,7 @@ import (
 	"cocoroot/unlock/state"
 )
 
-func lookManifest(s *subject, r *Report) error {
-	m, err := manifest.Parse(s.whole(maxText))
-	if err != nil {
-		r.problem("%v", err)
-		return s.err
-	}
+func showManifest(r *Report, m manifest.Manifest) {
 	r.Details = Fields{
 		{"version", m.Version},
 		{"image", m.Image.String()},
@@ -35,8 +30,10 @@ func lookManifest(s *subject, r *Report) error {
 		{"cmdline", m.Cmdline},
 	}
 	p, err := policy.Parse(m.Cmdline)
+	if err != nil {
+		r.problem("%v", err)
+	}
 	r.addStates(p)
-	return err
 }
 
 func (r *Report) addStates(p policy.Policy) {
@@ -46,29 +43,46 @@ func (r *Report) addStates(p policy.Policy) {
 	}
 }
 
-// lookState shows the header's first copy.
+// isState goes by either copy of the header.
+func isState(s *subject) bool {
+	second, _ := s.readAt(state.SecondCopy, len(state.Magic))
+	return begins(state.Magic)(s) || string(second) == state.Magic
+}
+
+// lookState shows the header as the guest would choose it of two copies, but for the
+// key: only the guest can tell which of two that differ is the key's.
 func lookState(s *subject, r *Report) error {
-	h, err := state.Decode(s.head.Bytes())
-	if err != nil {
-		r.problem("%v", err)
-		return nil
+	var found []state.Header
+	var broken error
+	for _, at := range []int64{0, state.SecondCopy} {
+		block, _ := s.readAt(at, state.HeaderSize)
+		h, err := state.Decode(block)
+		if err != nil {
+			broken = err
+			continue
+		}
+		found = append(found, h)
 	}
+	switch {
+	case len(found) == 0:
+		r.problem("%v", broken)
+		return nil
+	case len(found) == 1:
+		r.warn("one of the two copies of its header: %v; the guest takes the other", broken)
+	case found[0] != found[1]:
+		r.warn("the two copies of its header differ, and this is the first: the guest takes the one that its key has made, and neither if both are")
+	}
+	h := found[0]
 	r.add("name", h.Name)
 	r.add("salt", hex.EncodeToString(h.Salt[:]))
 	r.add("journal_sections", h.Sections)
 	return nil
 }
 
-func lookPacket(s *subject, r *Report) error {
-	p, err := packet.Decode(s.whole(maxText))
-	if err != nil {
-		r.problem("%v", err)
-		return s.err
-	}
+func showPacket(r *Report, p packet.Packet) {
 	r.addHeader(p.Header)
 	r.add("payload_size", len(p.Secret))
 	r.add("measurement", p.Measurement.String())
-	return nil
 }
 
 func (r *Report) addHeader(h []byte) {
@@ -77,12 +91,7 @@ func (r *Report) addHeader(h []byte) {
 	r.add("mac", hex.EncodeToString(h[20:]))
 }
 
-func lookReport(s *subject, r *Report) error {
-	report, err := release.ParseReport(s.whole(maxText))
-	if err != nil {
-		r.problem("%v", err)
-		return s.err
-	}
+func showReport(r *Report, report release.Report) {
 	m := report.Measurement
 	r.Details = Fields{
 		{"version", report.Version},
@@ -94,7 +103,6 @@ func lookReport(s *subject, r *Report) error {
 	if !report.Policy.Has(session.Strict) {
 		r.warn("the policy protects less than %s; cocoroot release verify refuses it by default", session.Strict)
 	}
-	return nil
 }
 
 // isPacketHeader goes by the size and the flags, of which one is defined.
@@ -206,16 +214,6 @@ func lookCmdline(s *subject, r *Report) error {
 func isKey(s *subject) bool {
 	const digits = 64
 	return s.size == digits && !bytes.ContainsFunc(s.head.Bytes(), func(c rune) bool { return (c < '0' || c > '9') && (c < 'a' || c > 'f') })
-}
-
-// wellFormed only checks that a JSON file can be read.
-func wellFormed[T any](parse func([]byte) (T, error)) func(*subject, *Report) error {
-	return func(s *subject, r *Report) error {
-		if _, err := parse(s.whole(maxText)); err != nil {
-			r.problem("%v", err)
-		}
-		return s.err
-	}
 }
 
 // lookUse shows nothing of a secret but what takes it.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 
 	"cocoroot/initramfs/files"
@@ -60,23 +61,24 @@ func (s *subject) close() {
 	s.Close()
 }
 
-// readAt reads n bytes at off. What the file does not have is
-// io.ErrUnexpectedEOF.
+// readAt reads n bytes at off; fewer are an error, and none are returned.
 func (s *subject) readAt(off int64, n int) ([]byte, error) {
 	b := make([]byte, n)
-	if m, err := s.ReadAt(b, off); m < n {
-		if err == io.EOF {
-			err = io.ErrUnexpectedEOF
-		}
+	if _, err := io.ReadFull(io.NewSectionReader(s, off, int64(n)), b); err != nil {
 		return nil, err
 	}
 	return b, nil
 }
 
-// whole reads a small file; nil for a longer one.
+// whole reads a small file; nil for a longer one. What is in head, and may be
+// secret, is read no second time.
 func (s *subject) whole(limit int64) []byte {
-	if s.size > limit {
+	head := s.head.Bytes()
+	switch {
+	case s.size > limit:
 		return nil
+	case s.size <= int64(len(head)):
+		return head
 	}
 	b, err := s.readAt(0, int(s.size))
 	if err != nil {
@@ -88,13 +90,12 @@ func (s *subject) whole(limit int64) []byte {
 // binary64 returns a file of so many bytes, or what its base64 says; nil for
 // others.
 func (s *subject) binary64(size int) []byte {
-	text := base64.StdEncoding.EncodedLen(size)
-	b := s.whole(int64(text) + 1) // with a newline
-	if len(b) == size {
-		return b
-	}
+	b := s.whole(2 * int64(size))
 	if raw := unbase64(b); len(raw) == size {
 		return raw
+	}
+	if len(b) == size {
+		return b
 	}
 	return nil
 }
@@ -114,12 +115,7 @@ func headed(is func(head []byte) bool) func(*subject) bool {
 
 func begins(texts ...string) func(*subject) bool {
 	return headed(func(head []byte) bool {
-		for _, text := range texts {
-			if bytes.HasPrefix(head, []byte(text)) {
-				return true
-			}
-		}
-		return false
+		return slices.ContainsFunc(texts, func(text string) bool { return bytes.HasPrefix(head, []byte(text)) })
 	})
 }
 
@@ -136,11 +132,21 @@ func object(names ...string) func(*subject) bool {
 			return false
 		}
 		b := s.whole(maxText)
-		for _, name := range names {
-			if !bytes.Contains(b, []byte(`"`+name+`"`)) {
-				return false
-			}
+		return !slices.ContainsFunc(names, func(name string) bool { return !bytes.Contains(b, []byte(`"`+name+`"`)) })
+	}
+}
+
+// parsed is for a small file that is parsed whole; show, if any, has what there is to
+// say of it.
+func parsed[T any](parse func([]byte) (T, error), show func(*Report, T)) func(*subject, *Report) error {
+	return func(s *subject, r *Report) error {
+		v, err := parse(s.whole(maxText))
+		switch {
+		case err != nil:
+			r.problem("%v", err)
+		case show != nil:
+			show(r, v)
 		}
-		return true
+		return s.err
 	}
 }

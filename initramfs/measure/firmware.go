@@ -62,6 +62,9 @@ func (f Firmware) checkSections() error {
 
 func (f Firmware) base() uint64 { return f.footer.Base() }
 
+// Footer returns what the footer says.
+func (f Firmware) Footer() ovmf.Firmware { return f.footer }
+
 // SHA256 returns the hash of the image.
 func (f Firmware) SHA256() [sha256.Size]byte { return [sha256.Size]byte(f.hashed.Sum(nil)) }
 

@@ -17,12 +17,12 @@ import (
 //	  1 MiB  the volume, to the end of the disk
 const (
 	HeaderSize = volume.BlockSize
-	secondCopy = 512 << 10
+	SecondCopy = 512 << 10 // where the second one begins, in bytes
 	areaStart  = 1 << 20
 )
 
 // copies are the offsets of the header in bytes.
-var copies = [2]int64{0, secondCopy}
+var copies = [2]int64{0, SecondCopy}
 
 // Magic begins a header.
 const Magic = "cocoroot state\r\n"
