@@ -1,6 +1,7 @@
-// Package gpt reads a disk's GUID partition table: which partition number has
-// which GUID. Where the partitions lie is the kernel's to know, which shows a
-// partition's number in sysfs but, up to Linux 6.12, not its GUID.
+// Package gpt reads a disk's GUID partition table. The guest asks it which
+// partition number has which GUID: where the partitions lie is the kernel's to
+// know, which shows a partition's number in sysfs but, up to Linux 6.12, not its
+// GUID.
 //
 // The format is the UEFI specification's (2.10, chapter 5.3); what is accepted
 // is what Linux accepts (block/partitions/efi.c), because a partition that the
@@ -17,6 +18,7 @@ import (
 	"fmt"
 	"hash/crc32"
 	"io"
+	"unicode/utf16"
 
 	"cocoroot/unlock/efi"
 )
@@ -43,8 +45,11 @@ var errTable = errors.New("no intact GUID partition table")
 
 // Partition is a used entry of the table.
 type Partition struct {
-	Number int      // from 1, as in the kernel's names
-	GUID   efi.GUID // of this partition, not of its type
+	Number      int      // from 1, as in the kernel's names
+	GUID        efi.GUID // of this partition
+	Type        efi.GUID // what is in it
+	First, Last uint64   // logical sectors, both in it; nothing is checked of them
+	Name        string   // its label: any text of up to 36 UTF-16 units
 }
 
 // Read reads the table of a disk of size bytes with the given logical sector
@@ -135,8 +140,24 @@ func parseEntries(table []byte) []Partition {
 	for i := range len(table) / entrySize {
 		e := table[i*entrySize:]
 		if kind := efi.GUID(e[:16]); !kind.IsZero() {
-			parts = append(parts, Partition{Number: i + 1, GUID: efi.GUID(e[16:32])})
+			parts = append(parts, Partition{
+				Number: i + 1, GUID: efi.GUID(e[16:32]), Type: kind,
+				First: binary.LittleEndian.Uint64(e[32:]), Last: binary.LittleEndian.Uint64(e[40:]), Name: parseName(e[56:entrySize]),
+			})
 		}
 	}
 	return parts
+}
+
+// parseName decodes UTF-16 that ends with a zero, or fills its field.
+func parseName(field []byte) string {
+	var units []uint16
+	for ; len(field) > 0; field = field[2:] {
+		unit := binary.LittleEndian.Uint16(field)
+		if unit == 0 {
+			break
+		}
+		units = append(units, unit)
+	}
+	return string(utf16.Decode(units))
 }

@@ -21,13 +21,24 @@ import (
 var (
 	first  = efi.MustParse("aaaaaaaa-1111-2222-3333-444444444444")
 	second = efi.MustParse("bbbbbbbb-1111-2222-3333-444444444444")
-	want   = []gpt.Partition{{Number: 1, GUID: first}, {Number: 7, GUID: second}}
 )
+
+// inTable is what Read returns of disk(sector).
+func inTable(sector int) []gpt.Partition {
+	mib := uint64(start / sector)
+	return []gpt.Partition{
+		{1, first, linuxData, mib, mib + 4999/uint64(sector), "one"},
+		{7, second, linuxData, 2 * mib, 2*mib + 4095/uint64(sector), longName},
+	}
+}
+
+// longName fills its field, which then has no zero at its end.
+const longName = "thirty-six_units_with_one_outside_:é"
 
 func disk(sector int) []byte {
 	return newDisk(sector,
 		part{1, first, "one", make([]byte, 5000)},
-		part{7, second, "two", make([]byte, 4096)})
+		part{7, second, longName, make([]byte, 4096)})
 }
 
 func TestRead(t *testing.T) {
@@ -42,8 +53,8 @@ func TestRead(t *testing.T) {
 			d = disk(sector)
 			damage()
 			parts, err := gpt.Read(bytes.NewReader(d), uint64(len(d)), sector)
-			if err != nil || !slices.Equal(parts, want) {
-				t.Errorf("%s, %d: Read = %v, %v; want %v", name, sector, parts, err, want)
+			if err != nil || !slices.Equal(parts, inTable(sector)) {
+				t.Errorf("%s, %d: Read = %v, %v; want %v", name, sector, parts, err, inTable(sector))
 			}
 		}
 	}
@@ -111,8 +122,8 @@ func TestFdisk(t *testing.T) {
 		if err := os.WriteFile(ours, disk(sector), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if got := fdiskList(t, ours, sector); !slices.Equal(got, want) {
-			t.Errorf("fdisk sees %v in sectors of %d bytes; want %v", got, sector, want)
+		if got := fdiskList(t, ours, sector); !slices.Equal(got, inTable(sector)) {
+			t.Errorf("fdisk sees %v in sectors of %d bytes; want %v", got, sector, inTable(sector))
 		}
 
 		theirs := filepath.Join(t.TempDir(), "theirs")
@@ -140,19 +151,21 @@ func TestFdisk(t *testing.T) {
 // about the table's state.
 func fdiskList(t *testing.T, path string, sector int) []gpt.Partition {
 	t.Helper()
-	out := oracle.Run(t, oracle.Tool(t, "fdisk"), "-b", strconv.Itoa(sector), "-l", "-o", "Device,UUID", path)
+	out := oracle.Run(t, oracle.Tool(t, "fdisk"), "-b", strconv.Itoa(sector), "-l", "-o", "Device,UUID,Type-UUID,Start,End,Name", path)
 	if strings.Contains(out, "corrupt") || strings.Contains(out, "mismatch") {
 		t.Errorf("fdisk: %s", out)
 	}
 	var parts []gpt.Partition
 	for line := range strings.Lines(out) {
 		rest, ok := strings.CutPrefix(line, path)
-		if f := strings.Fields(rest); ok && len(f) == 2 {
+		if f := append(strings.Fields(rest), ""); ok && len(f) >= 6 {
 			n, err := strconv.Atoi(f[0])
-			if err != nil {
+			from, errFrom := strconv.ParseUint(f[3], 10, 64)
+			to, errTo := strconv.ParseUint(f[4], 10, 64)
+			if err := errors.Join(err, errFrom, errTo); err != nil {
 				t.Fatal(err)
 			}
-			parts = append(parts, gpt.Partition{Number: n, GUID: efi.MustParse(f[1])})
+			parts = append(parts, gpt.Partition{Number: n, GUID: efi.MustParse(f[1]), Type: efi.MustParse(f[2]), First: from, Last: to, Name: f[5]})
 		}
 	}
 	return parts
@@ -235,8 +248,8 @@ func TestFuzzReadSeeds(t *testing.T) {
 				head = backupOf(head, sector)
 			}
 			d := diskOf(head, table, sector, backup, true)
-			if parts, err := gpt.Read(bytes.NewReader(d), uint64(len(d)), sector); err != nil || !slices.Equal(parts, want) {
-				t.Errorf("sectors of %d, backup %t: Read = %v, %v; want %v", sector, backup, parts, err, want)
+			if parts, err := gpt.Read(bytes.NewReader(d), uint64(len(d)), sector); err != nil || !slices.Equal(parts, inTable(sector)) {
+				t.Errorf("sectors of %d, backup %t: Read = %v, %v; want %v", sector, backup, parts, err, inTable(sector))
 			}
 		}
 	}
