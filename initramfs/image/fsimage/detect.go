@@ -64,6 +64,29 @@ func Detect(r io.ReaderAt) (kind policy.FSType, length int64, err error) {
 	return "", 0, ErrUnknown
 }
 
+// Other says what else a partition or a disk holds, or returns "".
+func Other(r io.ReaderAt) string {
+	for _, o := range []struct {
+		at          int64 // bytes
+		magic, name string
+	}{
+		{0, "LUKS\xba\xbe", "encrypted (LUKS)"},
+		{512, "LABELONE", "a volume of LVM"},
+		{0x10040, "_BHRfS_M", "a btrfs"},
+		{0, "XFSB", "an XFS"},
+		{54, "FAT1", "a FAT"},
+		{82, "FAT32", "a FAT"},
+		{4086, "SWAPSPACE2", "swap"},
+		{0x8001, "CD001", "an ISO 9660"},
+	} {
+		b := make([]byte, len(o.magic))
+		if _, err := r.ReadAt(b, o.at); err == nil && string(b) == o.magic {
+			return o.name
+		}
+	}
+	return ""
+}
+
 func corrupt(format string, args ...any) error {
 	return fmt.Errorf("%w: %s", ErrCorrupt, fmt.Sprintf(format, args...))
 }

@@ -7,6 +7,7 @@
 //	tar, also .gz, .zst, .xz    squashfs; also from standard input
 //	OCI image layout            squashfs; a folder, or a tar of one, as above
 //	squashfs, erofs, ext4       taken as it is; a file or a block device
+//	disk image, raw or qcow2    the file system of its root partition, as it is
 //
 // Owners, modes, extended attributes, hard links and device nodes are those of
 // the source, and making it takes no privilege: of a tar and of an OCI image,
@@ -45,10 +46,13 @@ var (
 	// ErrACL is for a folder with POSIX ACLs that is to be a squashfs: without
 	// them, the modes of its files say something else.
 	ErrACL = errors.New("squashfs cannot keep a POSIX ACL")
+	// ErrPartition is for a disk image whose root is not the only partition of its
+	// type, or has not the number that was asked for.
+	ErrPartition = errors.New("cannot tell which partition is the root")
 )
 
 var (
-	errInput = errors.New("not a folder, a tar, an OCI image layout, a squashfs, an erofs or an ext4")
+	errInput = errors.New("not a folder, a tar, an OCI image layout, a disk image, a squashfs, an erofs or an ext4")
 	errTar   = errors.New("the tar is malformed")
 )
 
@@ -57,12 +61,13 @@ const Stdin = "-"
 
 // Options says what to make.
 type Options struct {
-	Type  policy.FSType // "": squashfs, or what is ready
-	Epoch int64         // time of the file system itself, seconds since 1970
-	Owned bool          // all files of a folder belong to root
-	Level int           // zstd's, 1 to MaxLevel, for a squashfs; 0: DefaultLevel
-	Image string        // which image of an OCI layout: a tag or a digest; "": the only one
-	Stdin io.Reader     // of the source Stdin
+	Type      policy.FSType // "": squashfs, or what is ready
+	Epoch     int64         // time of the file system itself, seconds since 1970
+	Owned     bool          // all files of a folder belong to root
+	Level     int           // zstd's, 1 to MaxLevel, for a squashfs; 0: DefaultLevel
+	Image     string        // which image of an OCI layout: a tag or a digest; "": the only one
+	Partition int           // of a disk image, its number from 1; 0: what its type says is the root
+	Stdin     io.Reader     // of the source Stdin
 
 	// Container is shown the files and the configuration of an OCI image, and
 	// returns a tar that goes over them; an empty one changes nothing. It may be nil.
@@ -113,6 +118,8 @@ func Make(ctx context.Context, source, dir string, o Options) (*Image, error) {
 	}
 	defer s.Close()
 	switch {
+	case o.Partition != 0 && !s.part:
+		return nil, fmt.Errorf("%w: %s is no disk image with partitions", ErrPartition, source)
 	case s.folder != "":
 		return o.fromFolder(ctx, s.folder, dir)
 	case s.ready != "":

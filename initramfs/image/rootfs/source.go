@@ -27,13 +27,14 @@ type source struct {
 	file   *os.File      // else: it can be read from its start more than once
 	ready  policy.FSType // "" when file is a tar
 	size   int64         // bytes of a ready file system
+	part   bool          // file was a partition
 }
 
 // open opens a source and finds out what it is. What can be read only once, such
 // as a pipe, is copied to a file in dir first.
 func open(ctx context.Context, name, dir string, o Options) (*source, error) {
 	if name == Stdin {
-		return spool(ctx, "standard input", dir, func() (io.Reader, error) { return o.Stdin, nil })
+		return o.spool(ctx, "standard input", dir, func() (io.Reader, error) { return o.Stdin, nil })
 	}
 	fi, err := os.Stat(name)
 	if err != nil {
@@ -56,20 +57,20 @@ func open(ctx context.Context, name, dir string, o Options) (*source, error) {
 		}
 		return &source{folder: path}, nil
 	case mode.Type() == fs.ModeNamedPipe:
-		return spool(ctx, name, dir, func() (io.Reader, error) { return os.Open(name) })
+		return o.spool(ctx, name, dir, func() (io.Reader, error) { return os.Open(name) })
 	case mode.IsRegular(), mode&fs.ModeDevice != 0 && mode&fs.ModeCharDevice == 0:
 		f, err := os.Open(name)
 		if err != nil {
 			return nil, fmt.Errorf("cannot read the root file system: %w", err)
 		}
-		return look(f, name)
+		return o.look(ctx, f, name, dir)
 	}
 	return nil, fmt.Errorf("cannot use %s: %w", name, errInput)
 }
 
 // spool copies what can be read only once. A pipe to which nobody writes does
 // not hold up the end: what waits for it is left behind then.
-func spool(ctx context.Context, name, dir string, in func() (io.Reader, error)) (*source, error) {
+func (o Options) spool(ctx context.Context, name, dir string, in func() (io.Reader, error)) (*source, error) {
 	f, err := os.OpenFile(filepath.Join(dir, "source"), os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("cannot keep %s: %w", name, err)
@@ -94,27 +95,40 @@ func spool(ctx context.Context, name, dir string, in func() (io.Reader, error)) 
 		f.Close()
 		return nil, fmt.Errorf("cannot read %s: %w", name, err)
 	}
-	return look(f, name)
+	return o.look(ctx, f, name, dir)
 }
 
-func look(f *os.File, name string) (*source, error) {
-	kind, size, err := fsimage.Detect(f)
-	switch {
-	case err == nil:
-		return &source{file: f, ready: kind, size: size}, nil
-	case !errors.Is(err, fsimage.ErrUnknown):
-		f.Close()
-		return nil, fmt.Errorf("cannot use %s: %w", name, err)
-	}
-	if err := checkTar(f); err != nil {
-		head := make([]byte, 4)
-		if _, readErr := f.ReadAt(head, 0); readErr == nil && files.IsQcow2(head) {
-			err = fmt.Errorf("%w: %s", errInput, files.Raw)
+// look finds out what a file is. A file system that is ready is taken from a disk image.
+func (o Options) look(ctx context.Context, f *os.File, name, dir string) (_ *source, err error) {
+	defer func() {
+		if err != nil {
+			f.Close()
+			err = fmt.Errorf("cannot use %s: %w", name, err)
 		}
-		f.Close()
-		return nil, fmt.Errorf("cannot use %s: %w", name, err)
+	}()
+	if f, err = rawOf(ctx, f, dir); err != nil {
+		return nil, err
 	}
-	return &source{file: f}, nil
+	kind, size, err := fsimage.Detect(f)
+	if !errors.Is(err, fsimage.ErrUnknown) {
+		return &source{file: f, ready: kind, size: size}, err
+	}
+	d, err := readDisk(f)
+	switch {
+	case err != nil:
+		return nil, err
+	case d != nil:
+		s, err := d.copyRoot(ctx, dir, o.Partition)
+		if err == nil {
+			f.Close()
+		}
+		return s, err
+	}
+	err = checkTar(f)
+	if other := otherThing(f); err != nil && other != "" {
+		err = fmt.Errorf("%w: it is %s", fsimage.ErrUnknown, other)
+	}
+	return &source{file: f}, err
 }
 
 // keep hands the file over, which Close then leaves open.

@@ -25,11 +25,12 @@ const (
 	mke2fs     = "mke2fs"     // e2fsprogs 1.47 or later
 	resize2fs  = "resize2fs"
 	debugfs    = "debugfs"
+	qemuImg    = "qemu-img" // qemu-utils 7.2 or later
 )
 
 var packages = map[string]string{
 	mksquashfs: "squashfs-tools", tar2sqfs: "squashfs-tools-ng", sqfs2tar: "squashfs-tools-ng",
-	mkfsErofs: "erofs-utils", mke2fs: "e2fsprogs", resize2fs: "e2fsprogs", debugfs: "e2fsprogs",
+	mkfsErofs: "erofs-utils", mke2fs: "e2fsprogs", resize2fs: "e2fsprogs", debugfs: "e2fsprogs", qemuImg: "qemu-utils",
 }
 
 // fixedUUID is the UUID of every erofs and ext4: the image's own UUIDs are those of

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"cocoroot/initramfs/fault"
@@ -34,7 +35,7 @@ func (o *Options) makeRoot(ctx context.Context, tell Observer) (*rootfs.Image, e
 	files.ScratchOf(ctx).Add(dir)
 	defer watchSize(dir, tell)()
 	image, err := rootfs.Make(ctx, o.Root, dir, rootfs.Options{
-		Type: policy.FSType(o.FS), Epoch: epoch, Owned: o.RootOwned, Level: o.Level, Image: o.OCIImage, Stdin: os.Stdin,
+		Type: policy.FSType(o.FS), Epoch: epoch, Owned: o.RootOwned, Level: o.Level, Image: o.OCIImage, Partition: o.Partition, Stdin: os.Stdin,
 		Container: o.container, Look: o.auditRoot,
 	})
 	if err != nil {
@@ -46,7 +47,11 @@ func (o *Options) makeRoot(ctx context.Context, tell Observer) (*rootfs.Image, e
 	case errors.Is(err, rootfs.ErrOCI) && o.OCIImage == "":
 		return nil, fault.Hintf(err, "--image TAG or --image sha256:… chooses one of several images")
 	case errors.Is(err, fsimage.ErrRecovery):
-		return nil, fault.Hintf(err, "e2fsck -f -y %s replays it", o.Root)
+		return nil, fault.Hintf(err, "e2fsck -f -y %[1]s replays it; of a partition, e2fsck -f -y '%[1]s?offset=BYTE'", o.Root)
+	case errors.Is(err, rootfs.ErrPartition):
+		return nil, fault.Hintf(err, "--partition N takes the one with this number, of a disk image")
+	case errors.Is(err, fsimage.ErrUnknown):
+		return nil, fault.Hintf(err, "mount it, and seal the folder: seal then makes a squashfs of what is in it")
 	case errors.Is(err, rootfs.ErrACL):
 		return nil, fault.Hintf(err, "--fs erofs and --fs ext4 keep ACLs; setfacl -R -b %s removes them", o.Root)
 	case errors.Is(err, rootfs.ErrChanged):
@@ -71,7 +76,7 @@ func watchSize(dir string, tell Observer) (stop func()) {
 			entries, _ := os.ReadDir(dir) // what is not there any more counts nothing
 			for _, e := range entries {
 				if fi, err := e.Info(); err == nil && fi.Mode().IsRegular() {
-					size += fi.Size()
+					size += fi.Sys().(*syscall.Stat_t).Blocks * 512 // some files have holes
 				}
 			}
 			tell.At(size, 0)

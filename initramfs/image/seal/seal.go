@@ -39,6 +39,7 @@ type Options struct {
 	Disk, Init                                string         // where the guest finds the image; what it starts
 	Allow                                     []string       // findings of the audit
 	FS, OCIImage                              string         // squashfs, erofs or ext4; a tag or a digest
+	Partition                                 int            // of a disk image; 0: the one that is a root by its type
 	RootOwned                                 bool           // all files of a folder belong to root
 	Level                                     int            // of zstd
 	Release                                   policy.Release // zero: the secrets are injected
