@@ -41,7 +41,7 @@ var sealsOwn = []string{"output", "force", "json", "key-file", "key-out", "passp
 
 func (a *app) create() *cobra.Command {
 	var o createOptions
-	c := verb("create SOURCE -o FOLDER [-- ARGUMENT…]", "make a guest of a folder, a tar or a container image",
+	c := verb("create SOURCE -o FOLDER [-- ARGUMENT…]", "make a guest of a folder, a tar, a container image or a disk image",
 		"  cocoroot create app.tar -o vm\n  cocoroot create root/ -o vm --mode sev-snp --vcpus 4 --vcpu-type EPYC-Genoa\n  cocoroot create app.tar -o vm --settings cocoroot.toml", o.sources)
 	c.Long = "FOLDER/host goes to the host, and FOLDER/owner stays. cocoroot template settings\nprints a file with all settings."
 	o.output.register(c, "`FOLDER` to make")

@@ -37,7 +37,7 @@ func TestMessages(t *testing.T) {
 		"empty image":          {[]string{"verify", file("empty", ""), "--cmdline-file", r.cmdline}, "it is empty"},
 		"short image":          {[]string{"verify", file("short", "LUKS\xba\xbe"), "--cmdline-file", r.cmdline}, "it has 6 bytes, and the image "},
 		"qcow2 as image":       {[]string{"verify", qcow2, "--cmdline-file", r.cmdline}, "it is a qcow2; qemu-img convert"},
-		"qcow2 as root":        {[]string{"seal", qcow2, "-o", filepath.Join(dir, "o")}, "it is a qcow2; qemu-img convert"},
+		"qcow2 as root":        {[]string{"seal", qcow2, "-o", filepath.Join(dir, "o")}, "it is a qcow2 of version 0"},
 		"qcow2 as disk":        {slices.Concat(launch, []string{"--initrd", initrd, "--disk", qcow2}), "it is a qcow2; qemu-img convert"},
 		"qcow2":                {[]string{"inspect", qcow2}, "it is a qcow2; qemu-img convert"},
 		"no secret area":       {[]string{"secret", "build", secret, "-o", filepath.Join(dir, "o"), "--firmware", plain}, "it has no secret area"},

@@ -112,7 +112,7 @@ func (m Machine) Check(ctx context.Context) Report {
 	add(m.firmware(), m.beside("bzImage", Simulate, "kernel"), m.beside("initrd.img", Simulate, "initrd"), m.beside("run", Seal, "tools"))
 	for _, t := range []struct{ program, makes, in string }{
 		{"mksquashfs", "images of folders", "squashfs-tools"}, {"tar2sqfs", "images of tars and containers", "squashfs-tools-ng"},
-		{"mkfs.erofs", "--fs erofs", "erofs-utils"}, {"mke2fs", "--fs ext4", "e2fsprogs"},
+		{"mkfs.erofs", "--fs erofs", "erofs-utils"}, {"mke2fs", "--fs ext4", "e2fsprogs"}, {"qemu-img", "images of qcow2 disks", "qemu-utils"},
 		{"modprobe", "the list of modules for initrd --modules", "kmod"},
 	} {
 		_, err := m.Find(t.program)

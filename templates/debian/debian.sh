@@ -14,7 +14,7 @@ readonly KERNEL_PACKAGES=(
 readonly TEST_PACKAGES=(
 	"${C_PACKAGES[@]}" shellcheck=shellcheck mmdebstrap=mmdebstrap kmod=/sbin/depmod zstd=zstd erofs-utils=mkfs.erofs
 	openssh-client=ssh-keygen openssl=openssl xz-utils=xz fdisk=fdisk libxml2-utils=xmllint swtpm=swtpm libssl-dev=/usr/include/openssl/evp.h
-	zsh=zsh fish=fish
+	zsh=zsh fish=fish qemu-utils=qemu-img
 )
 readonly BOOT_PACKAGES=(qemu-system-x86=qemu-system-x86_64 squashfs-tools=mksquashfs squashfs-tools-ng=tar2sqfs cryptsetup-bin=cryptsetup e2fsprogs=mke2fs)
 

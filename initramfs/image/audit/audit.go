@@ -61,6 +61,7 @@ type Finding struct {
 	Name   string // of its kind
 	Path   string // absolute, what shows it; quoted where it must be
 	Reason string
+	Word   string // of the command line, that has systemd leave it alone; or ""
 }
 
 // Bounds of what is looked at.
@@ -86,7 +87,14 @@ func Check(top *fsimage.Node, init, line string) (all []Finding, hasModules bool
 			paths = append(paths[:maxPerKind], fmt.Sprintf("and %d more", more))
 		}
 		for _, p := range paths {
-			all = append(all, Finding{k.Name, p, k.Reason})
+			f := Finding{Name: k.Name, Path: p, Reason: k.Reason}
+			switch {
+			case r.systemd && strings.HasPrefix(p, "/etc/fstab: "):
+				f.Word = "fstab=no"
+			case r.systemd && k.Name == "cloud-init":
+				f.Word = "cloud-init=disabled"
+			}
+			all = append(all, f)
 		}
 	}
 	hasModules = len(r.list("lib/modules")) > 0 || len(r.list("usr/lib/modules")) > 0

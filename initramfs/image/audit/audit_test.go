@@ -183,6 +183,10 @@ func TestCheck(t *testing.T) {
 
 		{"fstab by label", with(plain, "etc/fstab", "LABEL=data /data ext4 defaults 0 0\n"), "", "", "host-disk"},
 		{"fstab by path, swap", with(plain, "etc/fstab", "/dev/vdb none swap sw 0 0\n"), "", "", "host-disk"},
+		{"fstab, switched off", with(sd, "etc/fstab", "UUID=1 /boot/efi vfat defaults 0 0\n"), "", systemdLine + " fstab=no", ""},
+		{"fstab, on again", with(sd, "etc/fstab", "UUID=1 /boot/efi vfat defaults 0 0\n"), "", systemdLine + " fstab=no fstab=yes", "host-disk"},
+		{"fstab, on again by the bare word", with(sd, "etc/fstab", "UUID=1 /boot/efi vfat defaults 0 0\n"), "", systemdLine + " fstab=no fstab", "host-disk"},
+		{"fstab, switched off for another init", with(plain, "etc/fstab", "UUID=1 /boot/efi vfat defaults 0 0\n"), "", "fstab=no", "host-disk"},
 		{"fstab of virtiofs", with(plain, "etc/fstab", "tag /mnt virtiofs defaults 0 0\n"), "", "", "host-disk"},
 		{"fstab, harmless", with(plain, "etc/fstab", "# UUID=1 / ext4\ntmpfs /tmp tmpfs\nproc /proc proc\n/dev/sr0 /media iso9660 user,noauto 0 0\n/swapfile none swap sw\n"), "", "", ""},
 		{"crypttab", with(plain, "etc/crypttab", "data UUID=1 none luks\n", "etc/fstab", "/dev/mapper/data /d ext4\n"), "", "", "host-disk"},

@@ -21,7 +21,11 @@ func findDisks(r *root) []string {
 			out = append(out, "/etc/crypttab: "+quote(l))
 		}
 	}
-	for _, l := range lines(r.read("etc/fstab")) {
+	fstab := r.read("etc/fstab")
+	if r.systemd && r.switchedOff("fstab") { // of systemd-fstab-generator(8), by which systemd reads it
+		fstab = ""
+	}
+	for _, l := range lines(fstab) {
 		f := strings.Fields(l)
 		if len(f) < 3 || len(f) > 3 && waits(f[3]) {
 			continue

@@ -87,7 +87,8 @@ func (r *root) maskedByLine(name string) bool {
 func (r *root) switchedOff(name string) bool {
 	off := false
 	for _, w := range r.words {
-		if v, ok := strings.CutPrefix(w, name+"="); ok {
+		if v, ok := strings.CutPrefix(w+"=", name+"="); ok { // the bare word says yes
+			v = strings.TrimSuffix(v, "=")
 			off = slices.Contains([]string{"0", "no", "n", "false", "f", "off"}, strings.ToLower(v))
 		}
 	}

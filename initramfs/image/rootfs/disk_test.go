@@ -79,6 +79,8 @@ func TestDisk(t *testing.T) {
 	raw := aDisk(t, cloudTable, cloudRoot, ext4)
 	qcow2 := filepath.Join(t.TempDir(), "a:b,disk")
 	oracle.Run(t, qemuImg, "convert", "-f", "raw", "-O", "qcow2", "-c", raw, "file:"+qcow2)
+	bare := filepath.Join(t.TempDir(), "bare")
+	oracle.Run(t, qemuImg, "convert", "-f", "raw", "-O", "qcow2", write(t, "fs", ext4), bare)
 	packed, err := os.ReadFile(qcow2)
 	if err != nil {
 		t.Fatal(err)
@@ -99,6 +101,8 @@ func TestDisk(t *testing.T) {
 		{"of its type already", raw, Options{Type: policy.Ext4, Partition: 1}},
 		{"qcow2", qcow2, Options{}},
 		{"qcow2 from a pipe", Stdin, Options{Stdin: bytes.NewReader(packed)}},
+		{"qcow2 without partitions", bare, Options{}},
+		{"file system from a pipe", Stdin, Options{Stdin: bytes.NewReader(ext4)}},
 		{"large sectors", large, Options{}},
 		{"the second root", twoRoots, Options{Partition: 2}},
 	} {
@@ -112,6 +116,9 @@ func TestDisk(t *testing.T) {
 		got := make([]byte, image.Size)
 		if _, err := image.File.ReadAt(got, 0); err != nil || image.Type != policy.Ext4 || !bytes.Equal(got, ext4) || !looked {
 			t.Errorf("%s: %s of %d bytes, %v, looked at %t; want the partition's ext4", tc.name, image.Type, image.Size, err, looked)
+		}
+		if err := errors.Join(os.Remove(image.File.Name()), image.Check()); err != nil {
+			t.Errorf("%s: %v; the copy is in the caller's folder, and unchanged without its name", tc.name, err)
 		}
 	}
 }

@@ -6,6 +6,7 @@
 //	folder                      squashfs, erofs or ext4, by the stock tools
 //	tar, also .gz, .zst, .xz    squashfs; also from standard input
 //	OCI image layout            squashfs; a folder, or a tar of one, as above
+//	docker's own archive        squashfs; a tar, as above
 //	squashfs, erofs, ext4       taken as it is; a file or a block device
 //	disk image, raw or qcow2    the file system of its root partition, as it is
 //
@@ -38,9 +39,9 @@ import (
 var (
 	// ErrFormat is for a kind of file system that cannot be made of a source.
 	ErrFormat = errors.New("cannot make this file system from this source")
-	// ErrOCI is for an OCI image layout that is incomplete, contradicts
-	// itself, or does not say which image is meant.
-	ErrOCI = errors.New("cannot use the OCI image layout")
+	// ErrOCI is for an OCI image layout or docker's own archive that is incomplete,
+	// contradicts itself, or does not say which image is meant.
+	ErrOCI = errors.New("cannot use the container image")
 	// ErrChanged is for a source that was changed while it was read.
 	ErrChanged = errors.New("the root file system changed while it was read")
 	// ErrACL is for a folder with POSIX ACLs that is to be a squashfs: without
@@ -86,7 +87,7 @@ type Image struct {
 	// Warnings says what of the source is not in it, for people.
 	Warnings []string
 
-	before fs.FileInfo // of a ready file system, which is not ours; or nil
+	before fs.FileInfo // of a ready file system that is not in the caller's folder; or nil
 }
 
 // Close closes the file.
@@ -123,7 +124,7 @@ func Make(ctx context.Context, source, dir string, o Options) (*Image, error) {
 	case s.folder != "":
 		return o.fromFolder(ctx, s.folder, dir)
 	case s.ready != "":
-		return o.fromReady(ctx, s)
+		return o.fromReady(ctx, s, dir)
 	}
 	layers, config, err := o.layers(ctx, s, dir)
 	if err != nil {
@@ -186,7 +187,7 @@ func made(path string) (*Image, error) {
 	return &Image{File: f, Size: size, Type: kind}, nil
 }
 
-func (o Options) fromReady(ctx context.Context, s *source) (*Image, error) {
+func (o Options) fromReady(ctx context.Context, s *source, dir string) (*Image, error) {
 	if o.Type != "" && o.Type != s.ready {
 		return nil, fmt.Errorf("%w: it is %s already", ErrFormat, s.ready)
 	}
@@ -205,6 +206,9 @@ func (o Options) fromReady(ctx context.Context, s *source) (*Image, error) {
 		if err := o.lookAt(ctx, s.file, s.ready, s.size); err != nil {
 			return nil, err
 		}
+	}
+	if filepath.Dir(s.file.Name()) == filepath.Clean(dir) {
+		before = nil // a copy, which has no name when it is looked at again
 	}
 	return &Image{File: s.keep(), Size: s.size, Type: s.ready, before: before}, nil
 }

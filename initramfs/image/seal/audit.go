@@ -52,7 +52,7 @@ func (o *Options) auditRoot(root *fsimage.Node, kind policy.FSType) error {
 	}
 	o.hasModules = hasModules
 	var text strings.Builder
-	var names []string
+	var names, words []string
 	for _, f := range all {
 		if slices.Contains(o.Allow, f.Name) {
 			continue
@@ -60,6 +60,9 @@ func (o *Options) auditRoot(root *fsimage.Node, kind policy.FSType) error {
 		fmt.Fprintf(&text, "\n  %s: %s: %s", f.Name, f.Path, f.Reason)
 		if !slices.Contains(names, f.Name) {
 			names = append(names, f.Name)
+		}
+		if f.Word != "" && !slices.Contains(words, f.Word) {
+			words = append(words, f.Word)
 		}
 	}
 	if len(names) == 0 {
@@ -69,8 +72,12 @@ func (o *Options) auditRoot(root *fsimage.Node, kind policy.FSType) error {
 		return fault.Hintf(fmt.Errorf("the root file system has no init, and all of it lies in one folder, %q:%s", top, text.String()),
 			"make the tar from inside that folder: tar -C %s -c .", top)
 	}
+	without := ""
+	if len(words) > 0 {
+		without = fmt.Sprintf(", have systemd leave that alone with --append '%s'", strings.Join(words, " "))
+	}
 	return fault.Hintf(fmt.Errorf("the root file system is not sealed as it is:%s", text.String()),
-		"mend the root, or seal it anyway with --allow %s", strings.Join(names, ","))
+		"mend the root%s, or seal it anyway with --allow %s", without, strings.Join(names, ","))
 }
 
 // checkStates refuses a state for which the image has no folder, so that the guest
