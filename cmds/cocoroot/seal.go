@@ -29,7 +29,7 @@ func (a *app) seal() *cobra.Command {
 	o.Release.Channel = policy.Channel{Kind: policy.Serial, Name: "ttyS2"}
 	c := verb("seal ROOTFS -o IMAGE [-- ARGUMENT…]", "make an encrypted, verifiable image of a root file system",
 		"  cocoroot seal root/ -o image\n  docker save app | cocoroot seal - -o image --disk serial:root -- serve --port 80", sealArgs)
-	c.Long = "ROOTFS is a folder, a tar, an OCI image, a disk image or a file system; - is\nstandard input.\nA container image's program gets the arguments."
+	c.Long = "ROOTFS is a folder, a tar, a container image, a disk image or a file system; -\nis standard input. A container image's program gets the arguments."
 	flags := c.Flags()
 	flags.StringVarP(&o.Image, "output", "o", "", "where to write the image")
 	o.keyFlags(flags)
@@ -90,7 +90,7 @@ func (o *sealOptions) rootFlags(flags *pflag.FlagSet) {
 	flags.StringVar(&o.FS, "fs", "", "file system to make, `TYPE`: squashfs; of a folder, also erofs or ext4 (default: squashfs; one that is ready stays as it is)")
 	flags.IntVar(&o.Level, "compression", rootfs.DefaultLevel, "of a squashfs: zstd's `LEVEL`, 1 to 22; 15 makes it 2 % smaller and takes six times as long")
 	flags.BoolVar(&o.RootOwned, "root-owned", false, "all files of a folder belong to root in the image")
-	flags.StringVar(&o.OCIImage, "image", "", "which image of an OCI layout: its `TAG` or its digest (default: the only one)")
+	flags.StringVar(&o.OCIImage, "image", "", "which image of an OCI layout or an archive: its `TAG`, or in a layout its digest (default: the only one)")
 	flags.IntVar(&o.Partition, "partition", 0, "which partition of a disk image is the root: its `NUMBER` (default: the only one of the type for it)")
 }
 

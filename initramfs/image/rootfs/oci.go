@@ -41,16 +41,16 @@ func (o Options) layers(ctx context.Context, s *source, dir string) ([]layer, *v
 		return layoutLayers(ctx, s.layout, o.Image)
 	}
 	whole := tarLayer(s.file, "the tar")
-	layout := filepath.Join(dir, "layout")
-	seen, err := unpackLayout(ctx, whole, layout)
+	unpacked := filepath.Join(dir, "layout")
+	seen, err := unpackLayout(ctx, whole, unpacked)
 	switch {
 	case err != nil:
 		return nil, nil, err
 	case seen["root"]:
 	case seen[v1.ImageLayoutFile] && seen[v1.ImageIndexFile]:
-		return layoutLayers(ctx, layout, o.Image)
-	case seen["manifest.json"] && seen["layer"]:
-		return nil, nil, fmt.Errorf("%w: it is docker's own archive (save it as an OCI archive: skopeo copy docker-archive:FILE oci-archive:NEW, or podman save --format oci-archive)", ErrOCI)
+		return layoutLayers(ctx, unpacked, o.Image)
+	case seen[dockerManifest]:
+		return layout{unpacked}.dockerLayers(o.Image)
 	}
 	whole.whole = true
 	return []layer{whole}, nil, nil
@@ -73,25 +73,20 @@ func unpackLayout(ctx context.Context, l layer, dir string) (map[string]bool, er
 	defer root.Close()
 	seen, written := map[string]bool{}, 0
 	err = eachEntry(ctx, l, func(_ int, h *tar.Header, r io.Reader) error {
-		name := path.Clean(h.Name)
-		top, _, _ := strings.Cut(name, "/")
+		name := path.Clean("/" + h.Name)[1:]
+		top, rest, _ := strings.Cut(name, "/")
 		switch {
-		case h.Typeflag == tar.TypeDir:
+		case h.Typeflag == tar.TypeDir, name == "repositories", rest == "VERSION", rest == "json":
 			return nil
-		case name == v1.ImageLayoutFile, name == v1.ImageIndexFile, top == v1.ImageBlobsDir:
+		case name == v1.ImageLayoutFile, name == v1.ImageIndexFile, name == dockerManifest, top == v1.ImageBlobsDir:
 			seen[top] = true
-		case name == "manifest.json":
-			seen[name] = true
-			return nil
-		case name == "repositories", strings.HasSuffix(name, "/layer.tar"), strings.HasSuffix(name, ".json"), strings.HasSuffix(name, ".tar"),
-			strings.HasSuffix(name, "/VERSION"), strings.HasSuffix(name, "/json"):
-			seen["layer"] = true
-			return nil
+		case rest == "layer.tar", rest == "" && dockerName.MatchString(name):
 		default:
 			seen["root"] = true
 			return errSeen
 		}
-		if h.Typeflag != tar.TypeReg {
+		isLink := h.Typeflag == tar.TypeSymlink && rest == "layer.tar" // to a layer that is there already
+		if h.Typeflag != tar.TypeReg && !isLink {
 			return nil
 		}
 		if written++; written > maxBlobs {
@@ -99,6 +94,9 @@ func unpackLayout(ctx context.Context, l layer, dir string) (map[string]bool, er
 		}
 		if err := root.MkdirAll(path.Dir(name), 0o700); err != nil {
 			return err
+		}
+		if isLink {
+			return root.Symlink(h.Linkname, name)
 		}
 		f, err := root.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
 		if err != nil {
@@ -129,8 +127,8 @@ func layoutLayers(ctx context.Context, dir, which string) ([]layer, *v1.ImageCon
 	if err := l.readJSON(manifest.Config, &config); err != nil {
 		return nil, nil, err
 	}
-	if config.OS != "" && config.OS != wantOS || config.Architecture != "" && config.Architecture != wantArch {
-		return nil, nil, fmt.Errorf("%w: the image is for %s/%s, a guest is %s/%s", ErrOCI, config.OS, config.Architecture, wantOS, wantArch)
+	if err := checkPlatform(config); err != nil {
+		return nil, nil, err
 	}
 	var layers []layer
 	for _, d := range manifest.Layers {
@@ -143,6 +141,13 @@ func layoutLayers(ctx context.Context, dir, which string) ([]layer, *v1.ImageCon
 		return nil, nil, fmt.Errorf("%w: the image has no layers", ErrOCI)
 	}
 	return layers, &config.Config, ctx.Err()
+}
+
+func checkPlatform(config v1.Image) error {
+	if config.OS != "" && config.OS != wantOS || config.Architecture != "" && config.Architecture != wantArch {
+		return fmt.Errorf("%w: the image is for %s/%s, a guest is %s/%s", ErrOCI, config.OS, config.Architecture, wantOS, wantArch)
+	}
+	return nil
 }
 
 // find returns the manifest of the image that is meant.
@@ -256,7 +261,7 @@ func (l layout) openBlob(d v1.Descriptor) (*blob, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrOCI, err)
 	}
-	return &blob{f: f, want: d, left: d.Size, sum: d.Digest.Verifier()}, nil
+	return &blob{f: f, want: d.Digest, left: d.Size, sum: d.Digest.Verifier()}, nil
 }
 
 func (l layout) openLayer(d v1.Descriptor) (io.ReadCloser, error) {
@@ -274,17 +279,17 @@ func (l layout) openLayer(d v1.Descriptor) (io.ReadCloser, error) {
 
 // blob reads a blob and hashes it.
 type blob struct {
-	f    *os.File
-	want v1.Descriptor
-	left int64
+	f    io.ReadCloser
+	want digest.Digest
+	left int64 // bytes; it is no longer than that
 	sum  digest.Verifier
 }
 
 func (b *blob) Read(p []byte) (int, error) {
 	n, err := b.f.Read(p)
 	b.sum.Write(p[:n])
-	if b.left -= int64(n); b.left < 0 || err == io.EOF && (b.left != 0 || !b.sum.Verified()) {
-		return 0, fmt.Errorf("%w: a blob is not what its digest %s and its size say", ErrOCI, b.want.Digest)
+	if b.left -= int64(n); b.left < 0 || err == io.EOF && !b.sum.Verified() {
+		return 0, fmt.Errorf("%w: a blob is not what its digest %s and its size say", ErrOCI, b.want)
 	}
 	return n, err
 }

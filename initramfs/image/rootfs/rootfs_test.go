@@ -971,10 +971,3 @@ func TestOCIDigests(t *testing.T) {
 		}
 	}
 }
-
-func TestDockerArchive(t *testing.T) {
-	data := makeTar(t, file("manifest.json", "[]"), file("repositories", "{}"))
-	if _, err := Make(t.Context(), write(t, "docker.tar", data), t.TempDir(), Options{}); !errors.Is(err, ErrOCI) {
-		t.Errorf("Make = %v; want ErrOCI that says how to save it", err)
-	}
-}
