@@ -167,11 +167,9 @@ func printable(s string) string {
 func (c *Client) ask(ctx context.Context, line []byte) (message, error) {
 	stop := context.AfterFunc(ctx, func() { c.conn.Close() })
 	defer stop()
-	if len(line) > 0 {
-		if _, err := c.conn.Write(line); err != nil {
-			c.conn.Close() // half a line leaves it without use
-		}
-	}
+	// A write fails only when the connection has ended, or ends with the context:
+	// read says so, after what had arrived before.
+	c.conn.Write(line)
 	m, ok := <-c.answers
 	if !ok {
 		return message{}, cmp.Or(ctx.Err(), c.err)
