@@ -22,7 +22,6 @@ import (
 	"cocoroot/initramfs/inspect"
 	"cocoroot/initramfs/launch"
 	"cocoroot/initramfs/launch/qmp"
-	"cocoroot/initramfs/measure/ovmf"
 	"cocoroot/initramfs/release"
 	"cocoroot/unlock/fatal/codes"
 	"cocoroot/unlock/policy"
@@ -225,7 +224,7 @@ func (o *launchOptions) printCommand(ctx context.Context, a *app) error {
 	}
 	words, err := launch.CommandLine(o.config, v)
 	if err != nil {
-		return explainLaunch(err)
+		return err
 	}
 	if o.simulate {
 		a.note("the command reads %s and, with --secret, %s; launch makes both itself, in memory: cocoroot secret build makes the second one", launch.HashesFile, launch.SecretFile)
@@ -287,7 +286,7 @@ func (o *launchOptions) onHardware(a *app) error {
 	}
 	switch host := launch.CheckHost(os.DirFS("/"), mode); {
 	case host != nil && !o.dryRun:
-		return explainLaunch(host)
+		return host
 	case o.given("cbitpos"):
 	case host != nil:
 		a.warn("this host has no SEV; cbitpos=%d is usual, and QEMU refuses a wrong one", o.sev.CBit)
@@ -320,19 +319,6 @@ func (o *launchOptions) onHardware(a *app) error {
 	return err
 }
 
-// explainLaunch adds the next step and the exit code to an error of a launch.
-func explainLaunch(err error) error {
-	switch {
-	case errors.Is(err, launch.ErrNoSEV):
-		return fault.Hintf(err, "turn SEV on in the machine's setup (SMEE, SEV-ES, SNP) and for KVM (modprobe kvm_amd sev=1 sev_es=1 sev_snp=1); dmesg | grep -i sev says why not; --dry-run needs none of it")
-	case errors.Is(err, launch.ErrQEMU):
-		return fault.Hintf(err, "--qemu names another one")
-	case errors.Is(err, ovmf.ErrNoArea), errors.Is(err, ovmf.ErrNoFooter):
-		return fault.Hintf(err, "use OVMF's AmdSev build; ./build.sh firmware gets it")
-	}
-	return err
-}
-
 // judge turns the end of the guest into the verb's. A program that told its exit code
 // was started: what looks like a refusal on the console is then its own text, or that
 // of somebody whom it quotes.
@@ -343,7 +329,7 @@ func judge(o launch.Outcome, err error, as *launchOptions) error {
 	case errors.Is(err, context.DeadlineExceeded):
 		return fault.Hintf(fmt.Errorf("the guest did not end within %s", as.timeout), "--timeout gives it more time")
 	case err != nil:
-		return explainLaunch(err)
+		return err
 	case o.Exit != nil && *o.Exit != fault.OK:
 		return fault.New(*o.Exit, fmt.Errorf("the image's program ended with exit code %d", *o.Exit), "that is the program's own code, and not one of cocoroot's")
 	case o.Exit != nil:

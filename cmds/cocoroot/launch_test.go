@@ -2,6 +2,7 @@ package main
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -10,6 +11,7 @@ import (
 
 	"cocoroot/initramfs/fault"
 	"cocoroot/initramfs/launch"
+	"cocoroot/initramfs/measure/ovmf"
 	"cocoroot/initramfs/oracle"
 )
 
@@ -81,9 +83,10 @@ func TestLaunchFirmware(t *testing.T) {
 	}
 }
 
-func TestExplainLaunch(t *testing.T) {
-	for _, err := range []error{launch.ErrNoSEV, launch.ErrQEMU} {
-		f, ok := errors.AsType[*fault.Error](explainLaunch(err))
+// What a host lacks is said with the next step.
+func TestLaunchErrorsHaveHints(t *testing.T) {
+	for _, err := range []error{launch.ErrNoSEV, launch.ErrQEMU, ovmf.ErrNoArea, ovmf.ErrNoFooter} {
+		f, ok := errors.AsType[*fault.Error](fmt.Errorf("cannot launch: %w", err))
 		if !ok || f.Code != fault.Failed || f.Hint == "" {
 			t.Errorf("%v = %+v; want exit code %d and a hint", err, f, fault.Failed)
 		}

@@ -96,7 +96,7 @@ func (a *app) writeTemplate(ctx context.Context, o templateOptions, name string)
 	case errors.Is(err, launch.ErrConfig):
 		return fault.Usagef("%w", err)
 	case err != nil:
-		return explainLaunch(fmt.Errorf("cannot fill in %s: %w", name, err))
+		return fmt.Errorf("cannot fill in %s: %w", name, err)
 	}
 	return o.write(a.stdout, text)
 }

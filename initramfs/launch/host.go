@@ -1,6 +1,7 @@
 package launch
 
 import (
+	"cocoroot/initramfs/fault"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -11,7 +12,8 @@ import (
 )
 
 // ErrNoSEV is returned for a host that cannot launch a guest of the mode.
-var ErrNoSEV = errors.New("this host cannot launch such a guest")
+var ErrNoSEV = fault.Hintf(errors.New("this host cannot launch such a guest"),
+	"turn SEV on in the machine's setup (SMEE, SEV-ES, SNP) and for KVM (modprobe kvm_amd sev=1 sev_es=1 sev_snp=1); dmesg | grep -i sev says why not; --dry-run needs none of it")
 
 // CheckHost looks for what a launch of the mode needs, below the host's root:
 // parameters of kvm_amd, which are N where the processor cannot do it, and

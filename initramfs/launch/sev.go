@@ -7,13 +7,14 @@ import (
 	"slices"
 	"strings"
 
+	"cocoroot/initramfs/fault"
 	"cocoroot/initramfs/measure"
 	"cocoroot/initramfs/release/session"
 	"cocoroot/unlock/policy"
 )
 
 // ErrQEMU is returned for a QEMU that is too old for what is asked of it.
-var ErrQEMU = errors.New("this QEMU is too old")
+var ErrQEMU = fault.Hintf(errors.New("this QEMU is too old"), "--qemu names another one")
 
 // Mode is a kind of confidential guest, by its name.
 type Mode string

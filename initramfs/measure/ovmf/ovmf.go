@@ -16,6 +16,7 @@ import (
 	"errors"
 	"fmt"
 
+	"cocoroot/initramfs/fault"
 	"cocoroot/unlock/efi"
 )
 
@@ -32,16 +33,19 @@ var (
 var (
 	// ErrNoFooter is returned for an image that is not an OVMF build, or one
 	// from before OVMF had a footer.
-	ErrNoFooter = errors.New("no OVMF footer at the end of the image")
+	ErrNoFooter = fault.Hintf(errors.New("no OVMF footer at the end of the image"), amdSev)
 	// ErrFooter is returned for a footer, or for SEV metadata that it points
 	// at, which contradicts itself or the size of the image.
 	ErrFooter = errors.New("the OVMF footer is damaged")
 	// ErrNoArea is returned by Fits for an area that the firmware lacks:
 	// it is not a build for measured direct boot (OVMF's AmdSev package is).
-	ErrNoArea = errors.New("the firmware has no place for it")
+	ErrNoArea = fault.Hintf(errors.New("the firmware has no place for it"), amdSev)
 	// ErrTooLong is returned by Fits for data longer than the area.
 	ErrTooLong = errors.New("longer than the firmware's area for it")
 )
+
+// amdSev is the next step where another firmware is needed.
+const amdSev = "use OVMF's AmdSev build; ./build.sh firmware builds it"
 
 // Area is a range of guest-physical memory.
 type Area struct {
