@@ -898,6 +898,27 @@ func TestContainer(t *testing.T) {
 	build(t, write(t, "root.tar", makeTar(t, file("x", ""))), o)
 }
 
+// Whatever an image has where the first process goes, the first process is there.
+func TestContainerInTheWay(t *testing.T) {
+	over := makeTar(t, folder("cocoroot/"), file("cocoroot/run", "ours"), file("cocoroot/run.json", "ours"))
+	for name, layer := range map[string][]entry{
+		"a link":           {folder("etc/"), file("etc/run", "theirs"), link(tar.TypeSymlink, "cocoroot", "etc")},
+		"a link to itself": {link(tar.TypeSymlink, "cocoroot", "cocoroot")},
+		"a link outside":   {link(tar.TypeSymlink, "cocoroot", "../../tmp")},
+		"a file":           {file("cocoroot", "theirs")},
+		"links inside":     {file("evil", "theirs"), folder("cocoroot/"), link(tar.TypeSymlink, "cocoroot/run", "/evil"), link(tar.TypeLink, "cocoroot/run.json", "evil")},
+		"folders inside":   {folder("cocoroot/run/"), file("cocoroot/run/x", "theirs"), folder("cocoroot/run.json/")},
+		"a file before it": {file("cocoroot/run", "theirs"), file("cocoroot/.wh.run.json", "")},
+	} {
+		dir := t.TempDir()
+		writeIndex(t, dir, addImage(t, dir, makeTar(t, layer...)))
+		got := contents(t, build(t, dir, Options{Container: func(*fsimage.Node, v1.ImageConfig) ([]byte, error) { return over, nil }}))
+		if got["cocoroot"] != "/" || got["cocoroot/run"] != "ours" || got["cocoroot/run.json"] != "ours" || got["evil"] == "ours" || got["etc/run"] == "ours" {
+			t.Errorf("%s: the image has %q", name, got)
+		}
+	}
+}
+
 func TestOCIChoice(t *testing.T) {
 	dir := t.TempDir()
 	tagged := func(d descriptor, tag string) descriptor {
