@@ -62,7 +62,7 @@ func TestContainer(t *testing.T) {
 	oracle.Run(t, "tar", "-C", root, "--owner=1000", "--group=1000", "--mode=u=rwx,g=rxs,o=", "-cf", layer, "run/service")
 	oracle.Layout(t, filepath.Join(dir, "app"), map[string]any{
 		"User": "app", "WorkingDir": "/srv", "Entrypoint": []string{"./serve", "always"}, "Cmd": []string{"by default"},
-		"Env": []string{"PATH=/srv:/bin", "GREETING=a b"}, "StopSignal": "SIGUSR1",
+		"Env": []string{"PATH=/srv:/bin", "GREETING=a b", "TOKEN=of the image's own"}, "StopSignal": "SIGUSR1",
 		"Volumes": map[string]any{"/volume": struct{}{}, "/made/volume": struct{}{}}, "ExposedPorts": map[string]any{"80/tcp": struct{}{}},
 	}, base, layer)
 	s := seal(t, dir, filepath.Join(dir, "app"), "--secret-file", "password="+fileGUID.String(), "--secret-env", "TOKEN="+envGUID.String(),
