@@ -97,22 +97,23 @@ func (a *app) report(command string, err error) int {
 		printLine(a.stderr, said{"error", err.Error(), hint, code})
 		return code
 	}
-	fmt.Fprintf(a.stderr, "cocoroot: error: %s\n", oneLine(err.Error()))
+	fmt.Fprintf(a.stderr, "cocoroot: error: %s\n", shown(err.Error()))
 	if hint != "" {
-		fmt.Fprintf(a.stderr, "cocoroot: hint: %s\n", oneLine(hint))
+		fmt.Fprintf(a.stderr, "cocoroot: hint: %s\n", shown(hint))
 	}
 	return code
 }
 
-// oneLine returns a text for a terminal. Names in it may be a stranger's, of an image
-// or of a file: they neither move the cursor nor pass for a line of this program's.
-func oneLine(s string) string {
+// shown returns a text for a terminal. Names in it may be a stranger's, of an image or
+// of a file: they do not move the cursor, and a second line of theirs is indented, so
+// that it does not pass for one of this program's.
+func shown(s string) string {
 	return strings.Map(func(r rune) rune {
-		if !unicode.IsPrint(r) {
+		if r != '\n' && !unicode.IsPrint(r) {
 			return '?'
 		}
 		return r
-	}, strings.ReplaceAll(s, "\n", "; "))
+	}, strings.ReplaceAll(s, "\n", "\n  "))
 }
 
 // warn says what is worth knowing but is not an error.
@@ -129,5 +130,5 @@ func (a *app) say(event, before, format string, args ...any) {
 		printLine(a.stderr, said{Event: event, Text: text})
 		return
 	}
-	fmt.Fprintln(a.stderr, before+oneLine(text))
+	fmt.Fprintln(a.stderr, before+shown(text))
 }
