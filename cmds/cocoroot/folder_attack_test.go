@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -33,6 +34,17 @@ func TestFolderCameBack(t *testing.T) {
 			}
 		}
 		put(t, path, good)
+	}
+	// A pipe to which nobody writes holds nothing up.
+	kernel := filepath.Join(vm, "host/kernel")
+	if err := errors.Join(os.Rename(kernel, kernel+".away"), unix.Mkfifo(kernel, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	if code, _, stderr := call(t, launch...); code != fault.Tampered {
+		t.Errorf("launch with a pipe for a kernel = %d, %q", code, stderr)
+	}
+	if err := os.Rename(kernel+".away", kernel); err != nil {
+		t.Fatal(err)
 	}
 	// A disk that the guest writes to is a file of this folder, and no way to another.
 	mine := put(t, m.path("mine"), "not the guest's")

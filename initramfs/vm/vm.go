@@ -266,12 +266,16 @@ var ErrChanged = errors.New("it is not the file that was measured")
 // afterwards.
 func (f Folder) Check(limit int64) error {
 	for name, want := range f.Files {
-		b, err := files.Read(f.At(filepath.Base(name)), limit)
+		path := f.At(filepath.Base(name))
+		if exists(path) && !isOf(path, 0) { // a pipe has no end, a link leads elsewhere
+			return fmt.Errorf("%s: %w", path, ErrChanged)
+		}
+		b, err := files.Read(path, limit)
 		if err != nil {
 			return err
 		}
 		if sum(b) != want {
-			return fmt.Errorf("%s: %w", f.At(name), ErrChanged)
+			return fmt.Errorf("%s: %w", path, ErrChanged)
 		}
 	}
 	return nil

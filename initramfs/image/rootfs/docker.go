@@ -48,7 +48,7 @@ func (l layout) dockerLayers(which string) ([]layer, *v1.ImageConfig, error) {
 		return nil, nil, err
 	}
 	names, sums := found[0].Layers, config.RootFS.DiffIDs
-	if len(names) == 0 || len(names) != len(sums) {
+	if len(names) == 0 || len(names) != len(sums) || len(names) > maxLayers {
 		return nil, nil, fmt.Errorf("%w: it has %d layers, and the digests of %d", ErrOCI, len(names), len(sums))
 	}
 	var layers []layer

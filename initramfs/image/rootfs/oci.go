@@ -23,6 +23,10 @@ import (
 const (
 	maxJSON  = 4 << 20 // bytes of an index, a manifest or a config
 	maxNests = 4       // indexes in one another
+	// maxIndexes is how many indexes are read: they may be in one another many times.
+	maxIndexes = 100
+	// maxLayers is how many layers an image may have; a runtime mounts up to 500.
+	maxLayers = 500
 	// maxBlobs is how many files an archive of a layout may have.
 	maxBlobs = 10000
 )
@@ -137,6 +141,9 @@ func layoutLayers(ctx context.Context, dir, which string) ([]layer, *v1.ImageCon
 		}
 		layers = append(layers, layer{name: "layer " + d.Digest.String(), open: func() (io.ReadCloser, error) { return l.openLayer(d) }})
 	}
+	if len(layers) > maxLayers {
+		return nil, nil, fmt.Errorf("%w: the image has %d layers; %d are read at most", ErrOCI, len(layers), maxLayers)
+	}
 	if len(layers) == 0 {
 		return nil, nil, fmt.Errorf("%w: the image has no layers", ErrOCI)
 	}
@@ -162,7 +169,7 @@ func (l layout) find(which string) (v1.Manifest, error) {
 	if err := decodeJSON(f, v1.ImageIndexFile, &index); err != nil {
 		return manifest, err
 	}
-	images, err := l.images(index.Manifests, which, maxNests)
+	images, err := l.images(index.Manifests, which, maxNests, new(int))
 	if err != nil {
 		return manifest, err
 	}
@@ -177,15 +184,16 @@ func (l layout) find(which string) (v1.Manifest, error) {
 	return manifest, fmt.Errorf("%w: it has %d images, %s; say which one", ErrOCI, len(images), l.names(index))
 }
 
-// images returns the manifests that are meant, of an index and of those in it.
-func (l layout) images(all []v1.Descriptor, which string, nests int) ([]v1.Descriptor, error) {
+// images returns the manifests that are meant, of an index and of those in it, and counts
+// the indexes that it reads.
+func (l layout) images(all []v1.Descriptor, which string, nests int, read *int) ([]v1.Descriptor, error) {
 	var found []v1.Descriptor
 	for _, d := range all {
 		named := which == "" || d.Annotations[v1.AnnotationRefName] == which || d.Digest.String() == which
 		switch {
 		case strings.HasSuffix(d.MediaType, ".index.v1+json"), strings.HasSuffix(d.MediaType, ".manifest.list.v2+json"):
-			if nests == 0 {
-				return nil, fmt.Errorf("%w: its indexes are nested too deep", ErrOCI)
+			if *read++; nests == 0 || *read > maxIndexes {
+				return nil, fmt.Errorf("%w: its indexes are nested too deep, or are more than %d", ErrOCI, maxIndexes)
 			}
 			var index v1.Index
 			if err := l.readJSON(d, &index); err != nil {
@@ -195,7 +203,7 @@ func (l layout) images(all []v1.Descriptor, which string, nests int) ([]v1.Descr
 			if named {
 				inside = ""
 			}
-			more, err := l.images(index.Manifests, inside, nests-1)
+			more, err := l.images(index.Manifests, inside, nests-1, read)
 			if err != nil {
 				return nil, err
 			}

@@ -919,6 +919,33 @@ func TestContainerInTheWay(t *testing.T) {
 	}
 }
 
+// A few kilobytes that say a great deal are refused at once.
+func TestOCIBombs(t *testing.T) {
+	const index = "application/vnd.oci.image.index.v1+json"
+	many := func(n int, d descriptor) (all []descriptor) {
+		for range n {
+			all = append(all, d)
+		}
+		return all
+	}
+	indexes, layers := t.TempDir(), t.TempDir()
+	inside := addBlob(t, indexes, index, marshal(t, descriptor{"manifests": []descriptor{}}))
+	for range maxNests - 1 { // 300 times 300 times 300 times 300
+		inside = addBlob(t, indexes, index, marshal(t, descriptor{"manifests": many(300, inside)}))
+	}
+	writeIndex(t, indexes, many(300, inside)...)
+	layer := addBlob(t, layers, "application/vnd.oci.image.layer.v1.tar+gzip", compress(t, "gz", make([]byte, 8<<20)))
+	config := addBlob(t, layers, "application/vnd.oci.image.config.v1+json", []byte("{}"))
+	writeIndex(t, layers, addBlob(t, layers, "application/vnd.oci.image.manifest.v1+json", marshal(t, descriptor{"config": config, "layers": many(20000, layer)})))
+	for _, dir := range []string{indexes, layers} {
+		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+		defer cancel()
+		if _, err := Make(ctx, dir, t.TempDir(), Options{}); !errors.Is(err, ErrOCI) || ctx.Err() != nil {
+			t.Errorf("Make = %v, %v; want ErrOCI at once", err, ctx.Err())
+		}
+	}
+}
+
 func TestOCIChoice(t *testing.T) {
 	dir := t.TempDir()
 	tagged := func(d descriptor, tag string) descriptor {
