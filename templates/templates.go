@@ -1,5 +1,5 @@
-// Package templates has the descriptions with which libvirt launches a guest,
-// for text/template, a guest's settings, and the recipes of kernel and images beside them. It is
+// Package templates has the script and the description with which QEMU and libvirt
+// launch a guest, for text/template, a guest's settings, and the recipes of kernel and images beside them. It is
 // data: what a field means, and how it is quoted, stands in initramfs/launch.
 package templates
 

@@ -191,8 +191,7 @@ func (o *templateOptions) script(ctx context.Context) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	text, err := launch.Script(o.config, v)
-	return []byte(text), err
+	return launch.Script(templates.Launch(), o.config, v)
 }
 
 // qemuVersion returns the release that was given, or that the program says.

@@ -17,7 +17,6 @@ import (
 	"cocoroot/initramfs/fault"
 	"cocoroot/initramfs/files"
 	"cocoroot/initramfs/image/manifest"
-	"cocoroot/initramfs/launch"
 	"cocoroot/initramfs/measure"
 	"cocoroot/initramfs/measure/ovmf"
 	"cocoroot/initramfs/release"
@@ -97,7 +96,7 @@ func kinds() []kind {
 		{"transport_key", "a session's transport key (TIK or TEK), by its size alone: SECRET", "", func(s *subject) bool { return s.size == session.KeySize }, lookUse("cocoroot release verify REPORT --tik, --tek")},
 		{"owner_key", "an owner's key, by its size alone: SECRET", "", func(s *subject) bool { return s.size == ed25519.SeedSize }, lookUse("cocoroot release verify REPORT --owner")},
 		{"owner_public", "the public half of an owner's key", "", begins("ed25519:"), lookUse("cocoroot seal --owner")},
-		{"launch_script", "a script that starts a guest on SEV hardware, from cocoroot template", "", begins(launch.ScriptStart), nil},
+		{"launch_script", "a script that starts a guest on SEV hardware, from cocoroot template", "", begins("#!/bin/sh\n# Starts the guest under QEMU with "), nil},
 		{"libvirt_domain", "a description of a guest for libvirt, from cocoroot template", "", begins("<!-- sev, libvirt", "<!-- sev-es, libvirt", "<!-- SEV-SNP, libvirt"), nil},
 		{"command_line", "a kernel command line", "cocoroot seal writes one, and --append adds to it", isCmdline, lookCmdline},
 	}

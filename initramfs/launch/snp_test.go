@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"encoding/base64"
 	"net"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
@@ -64,7 +65,7 @@ func TestScriptSaysHowTheGuestAsks(t *testing.T) {
 		if !c.AsksAtSocket() {
 			c.ChannelSocket = ""
 		}
-		if text, err := Script(c, Version{10, 0}); err != nil || !strings.Contains(text, tc.want) {
+		if text, err := Script(os.DirFS("../../templates"), c, Version{10, 0}); err != nil || !strings.Contains(string(text), tc.want) {
 			t.Errorf("%s: %v\n%s\nwant %q in it", name, err, text, tc.want)
 		}
 	}
