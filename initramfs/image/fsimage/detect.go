@@ -78,6 +78,7 @@ func Other(r io.ReaderAt) string {
 		{82, "FAT32", "a FAT"},
 		{4086, "SWAPSPACE2", "swap"},
 		{0x8001, "CD001", "an ISO 9660"},
+		{510, "\x55\xaa", "a disk with an MBR and no intact GUID partition table (sgdisk makes one, of a copy)"},
 	} {
 		b := make([]byte, len(o.magic))
 		if _, err := r.ReadAt(b, o.at); err == nil && string(b) == o.magic {

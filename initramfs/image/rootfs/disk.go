@@ -1,7 +1,6 @@
 package rootfs
 
 import (
-	"bytes"
 	"cmp"
 	"context"
 	"encoding/binary"
@@ -10,7 +9,6 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 
 	"cocoroot/initramfs/files"
@@ -44,21 +42,15 @@ type disk struct {
 	parts  []gpt.Partition
 }
 
-// readDisk returns nil for a file that does not begin as such a disk.
+// readDisk returns nil for a file that is no such disk.
 func readDisk(f *os.File) (*disk, error) {
 	end, err := f.Seek(0, io.SeekEnd)
-	if err != nil {
-		return nil, err
-	}
-	for _, sector := range []int64{512, 4096} {
-		head := make([]byte, 8)
-		if _, err := f.ReadAt(head, sector); err != nil || string(head) != "EFI PART" {
-			continue
+	for _, sector := range []int{512, 4096} {
+		if parts, err := gpt.Read(f, uint64(end), sector); err == nil {
+			return &disk{f, uint64(sector), uint64(end) / uint64(sector), parts}, nil
 		}
-		parts, err := gpt.Read(f, uint64(end), int(sector))
-		return &disk{f, uint64(sector), uint64(end / sector), parts}, err
 	}
-	return nil, nil
+	return nil, err
 }
 
 // root returns the partition with a number; with 0, the only one whose type says
@@ -120,67 +112,21 @@ func (d *disk) copyRoot(ctx context.Context, dir string, number int) (*source, e
 	if err != nil {
 		return nil, err
 	}
-	out, err := os.OpenFile(filepath.Join(dir, "partition"), os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
-	if err != nil {
-		return nil, fmt.Errorf("cannot copy the partition: %w", err)
-	}
-	err = copySparse(ctx, out, part, size)
+	path := filepath.Join(dir, "partition")
+	_, err = tool(ctx, d.file, nil, io.Discard, dd, "if="+thisFile, "of="+path, "bs=1M", "conv=sparse", "iflag=skip_bytes,count_bytes",
+		fmt.Sprintf("skip=%d", begin), fmt.Sprintf("count=%d", size))
 	after, statErr := d.file.Stat()
 	if err = cmp.Or(err, statErr); err == nil && stamp(before) != stamp(after) {
 		err = ErrChanged
 	}
+	var out *os.File
+	if err == nil {
+		out, err = os.Open(path)
+	}
 	if err != nil {
-		out.Close()
 		return nil, fmt.Errorf("cannot copy partition %d: %w", p.Number, err)
 	}
 	return &source{file: out, ready: kind, size: size, part: true}, nil
-}
-
-// copySparse copies size bytes into an empty file, and leaves holes for zeros.
-func copySparse(ctx context.Context, to *os.File, from io.ReaderAt, size int64) error {
-	const chunk = 1 << 20
-	buf, zeros := make([]byte, chunk), make([]byte, chunk)
-	for at := int64(0); at < size; at += chunk {
-		if ctx.Err() != nil {
-			return context.Cause(ctx)
-		}
-		b := buf[:min(chunk, size-at)]
-		if n, err := from.ReadAt(b, at); n < len(b) {
-			return err
-		}
-		if bytes.Equal(b, zeros[:len(b)]) {
-			continue
-		}
-		if _, err := to.WriteAt(b, at); err != nil {
-			return err
-		}
-	}
-	return to.Truncate(size)
-}
-
-// otherThing says what a file is that cannot be used, or is "".
-func otherThing(f *os.File) string {
-	if name := fsimage.Other(f); name != "" {
-		return name
-	}
-	b := make([]byte, 512) // the master boot record: four entries from 446 on, then 55 AA
-	if _, err := f.ReadAt(b, 0); err != nil || b[510] != 0x55 || b[511] != 0xaa {
-		return ""
-	}
-	var kinds []byte
-	for _, at := range []int{446, 462, 478, 494} {
-		if b[at]&^0x80 != 0 { // the one bit that says that it starts there
-			return ""
-		}
-		kinds = append(kinds, b[at+4])
-	}
-	switch {
-	case slices.Contains(kinds, 0xee):
-		return "a disk whose GUID partition table is damaged"
-	case slices.Max(kinds) > 0:
-		return "a disk with an MBR, and only a GUID partition table is read (of a copy, sgdisk --mbrtogpt makes one)"
-	}
-	return ""
 }
 
 // rawOf returns a disk image as a file in dir, where it is a qcow2, and else f. Which

@@ -128,8 +128,12 @@ func TestDiskRefuses(t *testing.T) {
 	ext4 := anExt4(t)
 	one := "label: gpt\nsize=9MiB, type=" + linuxType + ", name=\"a\\x1bname\"\n"
 	with := func(at int64, magic string) string { return aDisk(t, one, mib+at, []byte(magic)) }
+	const lastTable = 160*mib - 33*512
 	damaged := aDisk(t, cloudTable, 1024, []byte("x"))
-	change(t, damaged, 160*mib-33*512, []byte("x"))
+	change(t, damaged, lastTable, []byte("x"))
+	first := aDisk(t, cloudTable, cloudRoot, ext4)
+	change(t, first, 1024, []byte("x"))
+	build(t, first, Options{}) // by the second table
 	outside := aDisk(t, one, mib, ext4)
 	for name, tc := range map[string]struct {
 		source string
@@ -145,9 +149,8 @@ func TestDiskRefuses(t *testing.T) {
 		"no disk":       {write(t, "fs", ext4), Options{Partition: 1}, ErrPartition, "no disk image with partitions"},
 		"a folder":      {t.TempDir(), Options{Partition: 1}, ErrPartition, "no disk image with partitions"},
 		"another type":  {aDisk(t, one, mib, ext4), Options{Type: policy.Squashfs}, ErrFormat, "it is ext4 already"},
-		"MBR":           {aDisk(t, "label: dos\nsize=9MiB\n", mib, ext4), Options{}, fsimage.ErrUnknown, "a disk with an MBR"},
-		"damaged":       {damaged, Options{}, nil, "no intact GUID partition table"},
-		"no header":     {aDisk(t, "", 446, append(make([]byte, 4), 0xee)), Options{}, errInput, "a disk image"},
+		"MBR":           {aDisk(t, "label: dos\nsize=9MiB\n", mib, ext4), Options{}, fsimage.ErrUnknown, "a disk with an MBR and no"},
+		"damaged":       {damaged, Options{}, fsimage.ErrUnknown, "no intact GUID partition table"},
 		"LUKS":          {with(0, "LUKS\xba\xbe"), Options{}, fsimage.ErrUnknown, "partition 1, at byte 1048576: no file system that the guest mounts (squashfs, erofs or ext4): it is encrypted (LUKS)"},
 		"LVM":           {with(512, "LABELONE"), Options{}, fsimage.ErrUnknown, "it is a volume of LVM"},
 		"XFS":           {with(0, "XFSB"), Options{}, fsimage.ErrUnknown, "it is an XFS"},
@@ -197,7 +200,7 @@ func TestQcow2Refuses(t *testing.T) {
 	for name, tc := range map[string]struct{ source, want string }{
 		"backing file": {create("-F", "qcow2", "-b", plain), "based on another file, \"" + plain},
 		"data file":    {create("-o", "data_file="+path("data"), "-q"), "whose data lie in another file"},
-		"LUKS":         {create("-o", "encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=10", "--object", "secret,id=s,data=x", "-q"), "that is encrypted"},
+		"encrypted":    {create("-o", "encrypt.format=aes,encrypt.key-secret=s", "--object", "secret,id=s,data=x", "-q"), "that is encrypted"},
 		"version":      {write(t, "version", data), "of version 4"},
 		"damaged":      {write(t, "damaged", append([]byte("QFI\xfb\x00\x00\x00\x03"), make([]byte, 9000)...)), "cannot convert the qcow2: qemu-img"},
 		"short":        {write(t, "short", []byte("QFI\xfb\x00\x00\x00\x03")), errInput.Error()},

@@ -125,7 +125,7 @@ func (o Options) look(ctx context.Context, f *os.File, name, dir string) (_ *sou
 		return s, err
 	}
 	err = checkTar(f)
-	if other := otherThing(f); err != nil && other != "" {
+	if other := fsimage.Other(f); err != nil && other != "" {
 		err = fmt.Errorf("%w: it is %s", fsimage.ErrUnknown, other)
 	}
 	return &source{file: f}, err

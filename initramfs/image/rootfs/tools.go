@@ -26,11 +26,12 @@ const (
 	resize2fs  = "resize2fs"
 	debugfs    = "debugfs"
 	qemuImg    = "qemu-img" // qemu-utils 7.2 or later
+	dd         = "dd"
 )
 
 var packages = map[string]string{
 	mksquashfs: "squashfs-tools", tar2sqfs: "squashfs-tools-ng", sqfs2tar: "squashfs-tools-ng",
-	mkfsErofs: "erofs-utils", mke2fs: "e2fsprogs", resize2fs: "e2fsprogs", debugfs: "e2fsprogs", qemuImg: "qemu-utils",
+	mkfsErofs: "erofs-utils", mke2fs: "e2fsprogs", resize2fs: "e2fsprogs", debugfs: "e2fsprogs", qemuImg: "qemu-utils", dd: "coreutils",
 }
 
 // fixedUUID is the UUID of every erofs and ext4: the image's own UUIDs are those of
