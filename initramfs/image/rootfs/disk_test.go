@@ -93,6 +93,7 @@ func TestDisk(t *testing.T) {
 		t.Fatalf("fdisk: %v\n%s", err, out)
 	}
 	twoRoots := aDisk(t, "label: gpt\nsize=8MiB, type="+rootType+"\nsize=9MiB, type="+rootType+"\n", 9*mib, ext4)
+	beside := aDisk(t, "label: gpt\nsize=8MiB, type="+linuxType+"\nsize=9MiB, type="+rootType+"\n", 9*mib, ext4)
 	for _, tc := range []struct {
 		name, source string
 		o            Options
@@ -104,6 +105,7 @@ func TestDisk(t *testing.T) {
 		{"qcow2 without partitions", bare, Options{}},
 		{"file system from a pipe", Stdin, Options{Stdin: bytes.NewReader(ext4)}},
 		{"large sectors", large, Options{}},
+		{"the root beside a Linux file system", beside, Options{}},
 		{"the second root", twoRoots, Options{Partition: 2}},
 	} {
 		looked := false
@@ -142,6 +144,7 @@ func TestDiskRefuses(t *testing.T) {
 		want   string
 	}{
 		"two roots":     {aDisk(t, "label: gpt\nsize=8MiB, type="+rootType+"\nsize=9MiB, type="+rootType+"\n", 0, nil), Options{}, ErrPartition, "\n  2: \"\", 9.0 MiB, root (x86-64)"},
+		"one too many":  {aDisk(t, "label: gpt\nsize=8MiB, type="+rootType+"\nsize=9MiB, type="+rootType+"\nsize=9MiB, type="+linuxType+"\n", 17*mib, ext4), Options{}, ErrPartition, "\n  3: "},
 		"two of Linux":  {aDisk(t, "label: gpt\nsize=8MiB, type="+linuxType+", name=one\nsize=9MiB\n", 0, nil), Options{}, ErrPartition, "\n  1: \"one\", 8.0 MiB, Linux filesystem"},
 		"none":          {aDisk(t, "label: gpt\nsize=8MiB, type=uefi, name=\"a\\x1bname\"\nsize=9MiB, type=44479540-f297-41b2-9af7-d131d5f0458a\n", 0, nil), Options{}, ErrPartition, "9.0 MiB, 44479540-f297-41b2-9af7-d131d5f0458a"},
 		"no partitions": {aDisk(t, "label: gpt\n", 0, nil), Options{}, ErrPartition, "the disk has none"},
