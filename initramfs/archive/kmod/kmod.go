@@ -149,5 +149,5 @@ func find(fsys fs.FS, dir, version string) (tree, error) {
 		return tree{}, err
 	}
 	modules, err := fs.Sub(fsys, path.Join(above[version], "lib/modules", version))
-	return tree{modules, dir, version}, err
+	return tree{modules, strings.TrimSuffix(dir, "/"), version}, err // modprobe would show a second slash
 }

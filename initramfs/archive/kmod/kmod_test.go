@@ -258,6 +258,28 @@ func TestPlaces(t *testing.T) {
 	}
 }
 
+// The kernel that runs, --modules /, is found as another. (This machine may have none,
+// so modprobe is one that says what it is asked.)
+func TestRoot(t *testing.T) {
+	bin := t.TempDir()
+	const script = "#!/bin/sh\n# --quiet -C /dev/null -d ABOVE -S VERSION QUESTION NAME\n[ $8 = --show-depends ] || exec echo $9\necho insmod \"$5/lib/modules/$7/kernel/$9.ko\" limit=1\n"
+	if err := os.WriteFile(filepath.Join(bin, "modprobe"), []byte(script), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("PATH", bin+":"+os.Getenv("PATH"))
+	for _, dir := range []string{"/", "/some where"} {
+		for _, usr := range []string{"", "usr/"} {
+			tree, err := find(fstest.MapFS{usr + "lib/modules/6.12/modules.dep.bin": {}}, dir, "")
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got, ok, err := tree.resolve("a"); !slices.Equal(got, []string{"kernel/a.ko"}) || !ok || err != nil {
+				t.Errorf("%s, %s: resolve = %q, %t, %v; want kernel/a.ko", dir, usr, got, ok, err)
+			}
+		}
+	}
+}
+
 // What the programs that kernels are built with compress is read back.
 func TestCompressed(t *testing.T) {
 	want := append([]byte("\x7fELF"), bytes.Repeat([]byte("module "), 40_000)...)

@@ -14,7 +14,7 @@ import (
 // tree is the modules of one kernel.
 type tree struct {
 	fs.FS
-	above   string // the folder above lib/modules
+	above   string // the folder above lib/modules, absolute; "" is the root
 	version string
 }
 
@@ -35,7 +35,7 @@ func (t tree) resolve(name string) (files []string, ok bool, err error) {
 		var loads []string
 		for _, line := range lines {
 			if line, insmod := strings.CutPrefix(line, "insmod "); insmod {
-				file, found := strings.CutPrefix(line, path.Join(t.above, "lib/modules", t.version)+"/")
+				file, found := strings.CutPrefix(line, t.above+"/lib/modules/"+t.version+"/")
 				if file, _, _ = strings.Cut(file, " "); !found || !fs.ValidPath(file) { // parameters may follow
 					return nil, false, fmt.Errorf("%w: %.128q is not in it", ErrIndex, line)
 				}
