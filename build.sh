@@ -287,7 +287,7 @@ bench() {
 	built
 	export CGO_ENABLED=0 GOEXPERIMENT=runtimesecret COCOROOT_REQUIRE_TOOLS=1
 	go test -run '^$' -bench . ./initramfs/image/xts ./unlock/verity/tree
-	go test -run '^$' -bench '^BenchmarkTool$' -benchtime 5x -timeout 60m ./cmds/cocoroot
+	go test -run '^$' -bench '^Benchmark(Tool|Run)$' -benchtime 5x -timeout 60m ./cmds/cocoroot
 	go test -run '^$' -bench . -benchtime 1x -timeout 60m ./cmds/init
 }
 

@@ -61,7 +61,7 @@ func ok(t *testing.T, args ...string) string {
 func TestCreate(t *testing.T) {
 	m := newMakings(t)
 	vm := m.path("vm")
-	out := ok(t, m.create("--state", "data,/data,16M", "--scratch", "8M", "--memory", "768", "--vcpus", "2")...)
+	out := ok(t, m.create("--state", "data,/data,512M", "--scratch", "512M", "--memory", "768", "--vcpus", "2")...)
 	if !strings.Contains(out, "launch "+vm+" --simulate") {
 		t.Errorf("create says %q", out)
 	}
@@ -130,7 +130,7 @@ func TestCreate(t *testing.T) {
 func TestCreateAgain(t *testing.T) {
 	m := newMakings(t)
 	vm := m.path("vm")
-	ok(t, m.create("--state", "data,/data,16M")...)
+	ok(t, m.create("--state", "data,/data,512M")...)
 	ok(t, "launch", vm, "--simulate", "--dry-run", "--qemu-version", "10.0")
 	key := func(path string) string {
 		b, err := os.ReadFile(path)
@@ -140,7 +140,7 @@ func TestCreateAgain(t *testing.T) {
 		return string(b)
 	}
 	state, disk := key(vm+"/owner/state.key"), key(vm+"/owner/disk.key")
-	code, _, stderr := call(t, m.create("--state", "data,/data,16M", "--force")...)
+	code, _, stderr := call(t, m.create("--state", "data,/data,512M", "--force")...)
 	_, kept, _ := strings.Cut(stderr, "is kept as ")
 	kept = strings.TrimSpace(kept)
 	if code != fault.OK || kept == "" {
@@ -155,7 +155,7 @@ func TestCreateAgain(t *testing.T) {
 	}
 	// What fails leaves all as it was.
 	before := names(t, m.dir)
-	code, _, stderr = call(t, m.create("--state", "data,/nothing,16M", "--force")...)
+	code, _, stderr = call(t, m.create("--state", "data,/nothing,512M", "--force")...)
 	if code != fault.Failed || !strings.Contains(stderr, "no folder /nothing") || names(t, m.dir) != before || strings.Contains(stderr, ".tmp-") {
 		t.Errorf("create that fails = %d, %q, files %s", code, stderr, names(t, m.dir))
 	}
@@ -193,7 +193,8 @@ func TestCreateRefuses(t *testing.T) {
 		"no memory":      {m.create("--memory", "0"), fault.Usage, "at least 1"},
 		"no CPU":         {m.create("--vcpus", "2,0"), fault.Usage, "at least 1"},
 		"state, no size": {m.create("--state", "data,/data"), fault.Usage, "NAME,PATH,SIZE"},
-		"state, size":    {m.create("--state", "data,/data,much"), fault.Usage, "no size"},
+		"state, size":    {m.create("--state", "data,/data,much"), fault.Usage, "no size of a disk"},
+		"scratch, size":  {m.create("--scratch", "256M"), fault.Usage, "300M is the least"},
 		"state, path":    {m.create("--state", "data,data,1G"), fault.Usage, "data"},
 		"no setting":     {m.create("--settings", settings), fault.Usage, "line 3: memry: there is no such setting"},
 		"wrong value":    {m.create("--settings", wrong), fault.Usage, "line 2: memory: "},
@@ -251,7 +252,7 @@ func TestSettings(t *testing.T) {
 			t.Errorf("%s = %s; want %s", name, got, want)
 		}
 	}
-	settings := put(t, m.path("some"), "state = [\"data,/data,16M\"]\nvcpus = [2, 4]\nmode = [\"sev-es\"]\nvcpu-type = \"EPYC-Milan\"\n")
+	settings := put(t, m.path("some"), "state = [\"data,/data,512M\"]\nvcpus = [2, 4]\nmode = [\"sev-es\"]\nvcpu-type = \"EPYC-Milan\"\n")
 	ok(t, m.create("--settings", settings)...)
 	out := ok(t, "launch", m.path("vm"), "--simulate", "--dry-run", "--qemu-version", "10.0")
 	if !strings.Contains(out, "-smp 2") || !strings.Contains(out, "serial=data") {
@@ -333,6 +334,20 @@ func TestCreateSNP(t *testing.T) {
 	r.ok("release", "run", "--vm", vm, "--vcek", r.path("vcek"))
 	if s := <-got; s != string(key) {
 		t.Errorf("all at once: the guest has %q", s)
+	}
+	// Made again, it has the owner's key, and a disk key of its own. The guest that it
+	// replaces, which may be deployed, is released as before.
+	owner := string(must(os.ReadFile(vm + "/owner/owner.key")))
+	code, _, stderr := r.call(m.create("--mode", "sev-snp", "--vcpu-type", "EPYC-Genoa", "--firmware-unchecked", "--force")...)
+	_, kept, _ := strings.Cut(stderr, vm+" was is kept as ")
+	kept = strings.TrimSpace(kept)
+	if code != fault.OK || string(must(os.ReadFile(vm+"/owner/owner.key"))) != owner || bytes.Equal(must(os.ReadFile(vm+"/owner/disk.key")), key) {
+		t.Errorf("create --force = %d, %q, or its keys", code, stderr)
+	}
+	channel, got = r.socket()
+	r.ok("release", "run", "--vm", kept, "--channel", channel, "--vcek", r.path("vcek"))
+	if s := <-got; s != string(key) {
+		t.Errorf("the guest that was replaced has %q", s)
 	}
 	// Another guest than the measured one gets nothing, whatever the host's half says.
 	r.digest = strings.Repeat("ab", 48)

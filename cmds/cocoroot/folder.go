@@ -87,7 +87,7 @@ func fillIn(c *cobra.Command, args []string) error {
 		if d.asks() {
 			socket = "channel"
 		}
-		d.set(socket, there(f.Own(vm.Socket)))
+		d.set(socket, f.Own(vm.Socket))
 		err = d.release()
 	}
 	return cmp.Or(err, d.err)

@@ -21,7 +21,7 @@ import (
 func TestFolderCameBack(t *testing.T) {
 	m := newMakings(t)
 	vm := m.path("vm")
-	ok(t, m.create("--state", "data,/data,16M", "--scratch", "8M", "--mode", "sev", "--firmware-unchecked")...)
+	ok(t, m.create("--state", "data,/data,512M", "--scratch", "512M", "--mode", "sev", "--firmware-unchecked")...)
 	launch := []string{"launch", vm, "--simulate", "--dry-run", "--qemu-version", "10.0"}
 	ok(t, launch...)
 	for _, name := range []string{"firmware", "kernel", "initrd", "cmdline"} {

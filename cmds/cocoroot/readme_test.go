@@ -13,8 +13,9 @@ import (
 )
 
 // The README's commands for an own root, as they stand there, in a new folder, as an
-// ordinary user: the guest runs, and what was only for it is gone.
+// ordinary user, twice: the guest runs, and what was only for it is gone.
 func TestReadme(t *testing.T) {
+	t.Parallel()
 	repository := oracle.Repository(t)
 	readme, err := os.ReadFile(filepath.Join(repository, "README.md"))
 	if err != nil {
@@ -46,23 +47,25 @@ func TestReadme(t *testing.T) {
 		oracle.Run(t, "chown", "-R", "65534:65534", dir)
 		user = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: nobody, Gid: nobody}}
 	}
-	for _, command := range commands {
-		cmd := exec.Command("sh", "-ec", command[1])
-		cmd.Dir, cmd.SysProcAttr, cmd.Env = dir, user, append(os.Environ(), "TMPDIR="+filepath.Join(dir, "tmp"))
-		out, err := cmd.CombinedOutput()
-		if err != nil {
-			t.Fatalf("%s: %v\n%s", command[1], err, out)
-		}
-		want := "demo: running from the encrypted root\n"
-		if strings.Contains(command[1], " create ") {
-			_, want, _ = strings.Cut(section, command[0]+"\n")
-			want, _, _ = strings.Cut(want, "    $ ")
-			want = strings.ReplaceAll(want[len("    "):], "\n    ", "\n")
-		} else if strings.Contains(command[1], " verify ") {
-			want = "the key opens it"
-		}
-		if !strings.Contains(string(out), want) {
-			t.Errorf("%s prints\n%s; want %q", command[1], out, want)
+	for round := range 2 { // whoever tries something does it twice
+		for _, command := range commands {
+			cmd := exec.Command("sh", "-ec", command[1])
+			cmd.Dir, cmd.SysProcAttr, cmd.Env = dir, user, append(os.Environ(), "TMPDIR="+filepath.Join(dir, "tmp"))
+			out, err := cmd.CombinedOutput()
+			fails, want := false, "demo: running from the encrypted root\n"
+			switch {
+			case strings.Contains(command[1], " create ") && round > 0:
+				fails, want = true, "cocoroot: error: cannot make vm: it is there\ncocoroot: hint: --force replaces the guest, and keeps what was there\n"
+			case strings.Contains(command[1], " create "):
+				_, want, _ = strings.Cut(section, command[0]+"\n")
+				want, _, _ = strings.Cut(want, "    $ ")
+				want = strings.ReplaceAll(want[len("    "):], "\n    ", "\n")
+			case strings.Contains(command[1], " verify "):
+				want = "the key opens it"
+			}
+			if (err != nil) != fails || !strings.Contains(string(out), want) {
+				t.Fatalf("%s, time %d: %v, it prints\n%s; want %q", command[1], round+1, err, out, want)
+			}
 		}
 	}
 	if left := names(t, filepath.Join(dir, "tmp")); left != "" {

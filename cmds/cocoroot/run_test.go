@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -200,6 +201,110 @@ func TestRunEnds(t *testing.T) {
 		r.signal(t, unix.SIGTERM)
 		r.ends(t, 10*time.Second, fault.Interrupted)
 	})
+}
+
+// The first interrupt asks the program of a container image to end, in its own time;
+// the second ends the guest.
+func TestRunSecondInterrupt(t *testing.T) {
+	m := newMakings(t)
+	fake := t.TempDir()
+	fakeProgram(t, fake, "qemu-system-x86_64", strings.TrimPrefix(silentQEMU, "#!/bin/sh\n"))
+	r := prepare(t, fake, slices.Concat([]string{"run", "--simulate", aContainer(t, service), "--run", oracle.Artifact(t, "run")}, m.boots)...).starts(t)
+	r.until(t, time.Minute, "the boot", func() bool { return r.printed(t) == "the guest\n" })
+	r.signal(t, unix.SIGTERM)
+	r.until(t, time.Minute, "a word", func() bool {
+		return strings.Contains(r.said(t), "asking the program to end; a second interrupt ends the guest")
+	})
+	time.Sleep(time.Second)
+	select {
+	case <-r.ended:
+		t.Error("it ended at the first interrupt")
+	default:
+	}
+	r.signal(t, unix.SIGINT)
+	r.ends(t, 5*time.Second, fault.Interrupted)
+	if r.printed(t) != "the guest\n" {
+		t.Error("there is more on standard output than the guest's words")
+	}
+}
+
+// A container image runs, answers at the address that it was given and at the port
+// that it exposes, and ends by its own signal at an interrupt, with its exit code.
+func TestRunService(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	port := freePort(t)
+	sites := filepath.Join(dir, "etc/nginx/sites-available")
+	if err := os.MkdirAll(sites, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	put(t, filepath.Join(sites, "default"), fmt.Sprintf("server { listen %d; location /resolv.conf { root /etc; } }\n", port))
+	layer := filepath.Join(dir, "layer.tar")
+	oracle.Run(t, "tar", "-C", dir, "--owner=0", "--group=0", "-cf", layer, "etc")
+	oracle.Layout(t, filepath.Join(dir, "app"), map[string]any{
+		"Cmd": []string{"nginx", "-g", "daemon off;"}, "StopSignal": "SIGABRT", "ExposedPorts": map[string]any{fmt.Sprint(port): struct{}{}},
+	}, oracle.Fixture(t, "containers/nginx.tar"), layer)
+	settings := put(t, filepath.Join(dir, "settings"), "network = \"none\"\nappend = \"no_timer_check\"\n")
+	r := prepare(t, "/usr/bin", "run", "--simulate", filepath.Join(dir, "app"), "--publish", "--settings", settings, "--network", "10.0.2.15/24,10.0.2.2,10.0.2.9").starts(t)
+	client := http.Client{Timeout: 10 * time.Second}
+	r.until(t, 4*time.Minute, "an answer", func() bool {
+		answer, err := client.Get(fmt.Sprintf("http://127.0.0.1:%d/resolv.conf", port))
+		if err != nil {
+			return false
+		}
+		defer answer.Body.Close()
+		if text, err := io.ReadAll(answer.Body); err != nil || string(text) != "nameserver 10.0.2.9\n" {
+			t.Errorf("the guest's resolv.conf is %q, %v", text, err)
+		}
+		return true
+	})
+	r.signal(t, unix.SIGINT)
+	r.ends(t, time.Minute, 128+int(unix.SIGABRT))
+	for _, ours := range []string{"simulated launch", "asking the program", "cocoroot: error", "has the address"} {
+		if strings.Contains(r.printed(t), ours) {
+			t.Errorf("standard output has %q", ours)
+		}
+	}
+}
+
+// freePort returns a port at which nobody listens.
+func freePort(t testing.TB) int {
+	t.Helper()
+	l, err := net.Listen("tcp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().(*net.TCPAddr).Port
+}
+
+// A guest's state and its scratch disk need nothing but its folder: what one boot
+// writes, the next one reads.
+func TestFolderDisks(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	root, vm := filepath.Join(dir, "root"), filepath.Join(dir, "vm")
+	if err := os.CopyFS(root, os.DirFS(oracle.Fixture(t, "demo-root"))); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Mkdir(filepath.Join(root, "data"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	fakeProgram(t, filepath.Join(root, "sbin"), "init", "PATH=/bin\necho \"test: the state has $(ls /data), $(cat /data/word)\"\n"+
+		"echo of the first boot >/data/word\ndd if=/dev/zero of=/scratch bs=64k count=64\nsync\npoweroff -f\n")
+	settings := put(t, filepath.Join(dir, "settings"), "state = [\"data,/data,512M\"]\nscratch = \"512M\"\nappend = \"no_timer_check\"\n")
+	tool := oracle.Artifact(t, "cocoroot")
+	oracle.Run(t, tool, "create", root, "-o", vm, "--settings", settings)
+	oracle.Run(t, tool, "launch", vm, "--simulate", "--dry-run") // which uses up nothing
+	for _, want := range []string{"test: the state has , \n", "test: the state has word, of the first boot\n"} {
+		if out := oracle.Run(t, tool, "launch", vm, "--simulate", "--timeout", "4m"); !strings.Contains(out, want) {
+			t.Errorf("the guest says\n%s; want %q", out, want)
+		}
+	}
+	var fi unix.Stat_t
+	if err := unix.Stat(filepath.Join(vm, "host/disks/scratch"), &fi); err != nil || fi.Blocks*512 < 4<<20 {
+		t.Errorf("the scratch disk has %d blocks, %v; want what the guest wrote", fi.Blocks, err)
+	}
 }
 
 // A port that this user cannot have is refused before anything boots.

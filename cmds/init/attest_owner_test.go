@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"encoding/hex"
 	"errors"
+	"fmt"
 	"net"
 	"os"
 	"os/exec"
@@ -178,24 +179,37 @@ func TestRelease(t *testing.T) {
 	}
 }
 
-// The tool of a build for tests plays all of it, and says that it is false.
+// The program of the tool's tests plays all of it, and says that it is false: a
+// guest's folder is made and launched, the guest asks, and its program has the secrets
+// that the settings name.
 func TestSimulatedAttestation(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	tool := filepath.Join(dir, "cocoroot")
-	build := exec.Command("go", "build", "-tags", "snptest", "-o", tool, "cocoroot/cmds/cocoroot")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0", "GOEXPERIMENT=")
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("go build: %v\n%s", err, out)
+	attest, vm := filepath.Join(dir, "attest"), filepath.Join(dir, "vm")
+	oracle.Run(t, "go", "test", "-c", "-o", attest, "cocoroot/cmds/cocoroot")
+	root := testRoot(t, dir, `
+echo "boot-test: $(ls /run/cocoroot/secrets | tr '\n' ' '), password $(cat /run/cocoroot/secrets/password), token $TOKEN"
+echo "boot-test: address $(ifconfig eth0 | grep 'inet addr')"
+exit 9`)
+	layer := filepath.Join(dir, "layer.tar")
+	oracle.Run(t, "tar", "-C", root, "--owner=0", "--group=0", "-cf", layer, ".")
+	oracle.Layout(t, filepath.Join(dir, "app"), map[string]any{"Entrypoint": []string{"/sbin/init"}}, layer)
+	write(t, filepath.Join(dir, "settings"), fmt.Appendf(nil, "mode = [\"sev-snp\"]\nvcpu-type = \"EPYC-Genoa\"\nappend = \"no_timer_check\"\n"+
+		"network = \"10.0.2.77/24\"\n[secret-file]\npassword = \"%s\"\n[secret-env]\nTOKEN = \"%s\"\n", fileGUID, envGUID))
+	oracle.Run(t, oracle.Artifact(t, "cocoroot"), "create", filepath.Join(dir, "app"), "-o", vm, "--settings", filepath.Join(dir, "settings"))
+	if err := os.Mkdir(filepath.Join(vm, "owner/secrets"), 0o700); err != nil {
+		t.Fatal(err)
 	}
-	oracle.Run(t, tool, "owner", "new", "-o", filepath.Join(dir, "me"))
-	image := seal(t, dir, testRoot(t, dir, testScript), "--owner", filepath.Join(dir, "me.pub"))
-	out := oracle.Run(t, tool, "launch", "--simulate", "--attest", filepath.Join(dir, "me.key"),
-		"--fake-tsm", filepath.Join(oracle.Fixture(t, "faketsm"), "fake_tsm.ko"), "--timeout", bootLimit.String(),
-		"--firmware", oracle.Artifact(t, "OVMF.amdsev.fd"), "--kernel", oracle.Artifact(t, "bzImage"), "--initrd", oracle.Artifact(t, "initrd.img"),
-		"--cmdline-file", image.path+".cmdline", "--disk", image.path, "--secret", policy.DefaultKey.String()+"="+image.path+".key")
-	for _, want := range []string{ran, "FALSE", "asking the owner over serial:ttyS2"} {
-		if !strings.Contains(out, want) {
+	write(t, filepath.Join(vm, "owner/secrets", fileGUID.String()), []byte("in a file"))
+	write(t, filepath.Join(vm, "owner/secrets", envGUID.String()), []byte("in a variable"))
+	launch := exec.Command(attest, "launch", vm, "--simulate", "--attest", filepath.Join(vm, "owner/owner.key"), "--forward", fmt.Sprintf("%d:80", freePort(t)), "--timeout", bootLimit.String())
+	launch.Env = append(os.Environ(), "COCOROOT_FAKE_TSM="+oracle.Fixture(t, "faketsm/fake_tsm.ko"))
+	out, err := launch.CombinedOutput()
+	if exit, ok := errors.AsType[*exec.ExitError](err); !ok || exit.ExitCode() != 9 {
+		t.Errorf("launch: %v; want exit code 9, the program's", err)
+	}
+	for _, want := range []string{ran, "FALSE", "asking the owner over serial:ttyS2", "boot-test: password , password in a file, token in a variable\n", "inet addr:10.0.2.77 "} {
+		if !strings.Contains(string(out), want) {
 			t.Errorf("the launch does not say %q:\n%s", want, out)
 		}
 	}

@@ -321,14 +321,17 @@ func makeDisk(path string, size int64) (blank bool, err error) {
 	return errors.Is(err, unix.ENXIO), nil
 }
 
-// ParseSize reads a number of bytes: a number with M, G or T.
+// leastDisk is the size in bytes of the smallest disk that a guest can use.
+const leastDisk = 300 << 20
+
+// ParseSize reads the size of a disk in bytes: a number with M, G or T.
 func ParseSize(s string) (int64, error) {
 	units := map[string]uint{"M": 20, "G": 30, "T": 40}
 	if s != "" {
 		n, err := strconv.ParseInt(s[:len(s)-1], 10, 16)
-		if shift, ok := units[s[len(s)-1:]]; ok && err == nil && n > 0 {
+		if shift, ok := units[s[len(s)-1:]]; ok && err == nil && n<<shift >= leastDisk {
 			return n << shift, nil
 		}
 	}
-	return 0, fmt.Errorf("%.32q is no size such as 512M, 10G or 2T", s)
+	return 0, fmt.Errorf("%.32q is no size of a disk, such as 10G or 2T; 300M is the least", s)
 }

@@ -152,7 +152,7 @@ func TestReplace(t *testing.T) {
 }
 
 func TestParseSize(t *testing.T) {
-	for text, want := range map[string]int64{"1M": 1 << 20, "10G": 10 << 30, "32767T": 32767 << 40, "": 0, "G": 0, "0G": 0, "-1G": 0, "10": 0, "10K": 0, "40000T": 0, "1.5G": 0} {
+	for text, want := range map[string]int64{"300M": 300 << 20, "299M": 0, "10G": 10 << 30, "32767T": 32767 << 40, "": 0, "G": 0, "0G": 0, "-1G": 0, "10": 0, "10K": 0, "40000T": 0, "1.5G": 0} {
 		if got, err := ParseSize(text); got != want || (err == nil) != (want > 0) {
 			t.Errorf("ParseSize(%q) = %d, %v; want %d", text, got, err, want)
 		}
