@@ -110,7 +110,7 @@ func TestScriptFolder(t *testing.T) {
 func TestFolderNames(t *testing.T) {
 	m := newMakings(t)
 	for _, name := range []string{"vm,serial=x", "a,b=c", "-v", "json:{}", "a\nb", "nbd:x", "$(x)"} {
-		args := m.create("--disk", "serial:image", "--state", "data,/data,16M")
+		args := m.create("--disk", "serial:image", "--state", "data,/data,512M")
 		args[3] = m.path(name)
 		ok(t, args...)
 		out := ok(t, "launch", m.path(name), "--simulate", "--dry-run", "--qemu-version", "10.0")
