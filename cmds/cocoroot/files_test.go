@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"cocoroot/initramfs/fault"
@@ -111,13 +112,15 @@ func TestInspectPrintsCommands(t *testing.T) {
 // step says nothing.
 func TestProgressEvents(t *testing.T) {
 	var stderr bytes.Buffer
-	p := (&app{stderr: &stderr, json: true}).newProgress()
-	p.Begins("making the file system")
-	time.Sleep(2500 * time.Millisecond)
-	p.At(3<<20, 0)
-	p.Warn("%d words", 2)
-	p.end()
-	p.end()
+	synctest.Test(t, func(t *testing.T) {
+		p := (&app{stderr: &stderr, json: true}).newProgress()
+		p.Begins("making the file system")
+		time.Sleep(2500 * time.Millisecond)
+		p.At(3<<20, 0)
+		p.Warn("%d words", 2)
+		p.end()
+		p.end()
+	})
 	said := stderr.String()
 	events := 0
 	for line := range strings.Lines(said) {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"encoding/json"
 	"go/ast"
 	"go/parser"
@@ -148,8 +149,10 @@ func TestNoDeadFunctions(t *testing.T) {
 	for _, programs := range []string{"cocoroot/cmds/init", "cocoroot/cmds/..."} {
 		cmd := exec.Command("go", "tool", "deadcode", "-filter", "^cocoroot/", programs)
 		cmd.Env = append(os.Environ(), "GOEXPERIMENT=runtimesecret", "CGO_ENABLED=0")
-		if out, err := cmd.CombinedOutput(); err != nil || len(out) > 0 {
-			t.Errorf("deadcode %s: %v\n%s", programs, err, out)
+		var said bytes.Buffer // what go downloads, too
+		cmd.Stderr = &said
+		if out, err := cmd.Output(); err != nil || len(out) > 0 {
+			t.Errorf("deadcode %s: %v\n%s%s", programs, err, out, &said)
 		}
 	}
 }
