@@ -222,13 +222,8 @@ func (o object) between(key, s string, ok bool, lo, hi uint64) uint64 {
 // those from lo to hi.
 func (o object) base64(key string, lo, hi int) []byte {
 	s, ok := o.m[key].(string)
-	var b []byte
-	if ok = ok && len(s) <= base64.StdEncoding.EncodedLen(hi); ok {
-		var err error
-		b, err = base64.StdEncoding.DecodeString(s)
-		ok = err == nil && len(b) >= lo && len(b) <= hi && base64.StdEncoding.EncodeToString(b) == s
-	}
-	if !ok {
+	b, err := base64.StdEncoding.DecodeString(s)
+	if !ok || err != nil || len(b) < lo || len(b) > hi || base64.StdEncoding.EncodeToString(b) != s {
 		o.c.fail(o.at(key), "is not a base64 text of %d to %d bytes", lo, hi)
 		return nil
 	}
