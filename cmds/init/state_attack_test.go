@@ -28,7 +28,7 @@ const attackedSize = 280 << 20
 // What lies where on them.
 const (
 	blockSize    = volume.BlockSize
-	tagSize      = 184
+	tagSize      = volume.JournalTag
 	journalStart = headers + blockSize
 	runBlocks    = 4096 // of data, after a run of their tags
 	// A section of the journal is a block of entries, one in each sector, and then

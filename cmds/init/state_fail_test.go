@@ -14,6 +14,7 @@ import (
 	"cocoroot/unlock/efi"
 	"cocoroot/unlock/policy"
 	"cocoroot/unlock/secret/table"
+	"cocoroot/unlock/state"
 )
 
 // without takes an entry away.
@@ -39,7 +40,7 @@ func overwrite(at, n int64, with func(b []byte)) func(t *testing.T, g *guest) {
 func randomly(b []byte) { rand.New(rand.NewSource(7)).Read(b) }
 
 const (
-	headers   = 1 << 20             // the part of a disk that has the headers
+	headers   = state.AreaStart     // the part of a disk that has the headers
 	stateArea = stateSize - headers // what follows
 )
 
@@ -89,10 +90,10 @@ func stateFailures() map[string]failure {
 		"headers of noise": change(overwrite(0, headers, randomly), "STATE-HEADER"),
 		"both headers torn": change(overwrite(0, headers, func(b []byte) {
 			clear(b[2048:4096])
-			clear(b[512<<10+2048:])
+			clear(b[state.SecondCopy+2048:])
 		}), "STATE-HEADER"),
 		"headers of two lives": change(func(t *testing.T, g *guest) {
-			writeAt(t, g.disks[0].Path, 512<<10, readAt(t, states.other, 512<<10, 4096))
+			writeAt(t, g.disks[0].Path, state.SecondCopy, readAt(t, states.other, state.SecondCopy, 4096))
 		}, "STATE-HEADER"),
 		"headers of two lives, to be created": change(func(t *testing.T, g *guest) {
 			g.replace(t, policy.Orders, []byte("create db\n"))

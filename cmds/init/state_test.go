@@ -250,7 +250,7 @@ func TestStateReleased(t *testing.T) {
 
 // One copy of the header is enough, and the other is written again.
 func TestStateTornHeader(t *testing.T) {
-	for name, at := range map[string]int64{"first": 0, "second": 512 << 10} {
+	for name, at := range map[string]int64{"first": 0, "second": state.SecondCopy} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			s, disk := stateImage(t), firstDisk(t)
@@ -296,11 +296,11 @@ func TestStateForeignSuperblock(t *testing.T) {
 	}
 	hostile[24] = 0xff // all flags, that of a dirty bitmap among them
 	hostile[28], hostile[29] = 3, 15
-	writeAt(t, disk, 1<<20, hostile)
+	writeAt(t, disk, headers, hostile)
 	if e := stateGuest(t, s, disk, "").runs(t); e.said("word") != "first" {
 		t.Errorf("the word is %q", e.said("word"))
 	}
-	if !bytes.Equal(readAt(t, disk, 1<<20, len(hostile)), hostile) {
+	if !bytes.Equal(readAt(t, disk, headers, len(hostile)), hostile) {
 		t.Error("the block was written over")
 	}
 }

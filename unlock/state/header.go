@@ -18,7 +18,7 @@ import (
 const (
 	HeaderSize = volume.BlockSize
 	SecondCopy = 512 << 10 // where the second one begins, in bytes
-	areaStart  = 1 << 20
+	AreaStart  = 1 << 20   // where the volume begins, in bytes
 )
 
 // copies are the offsets of the header in bytes.
@@ -105,7 +105,7 @@ func Decode(block []byte) (Header, error) {
 
 // layout returns where the volume lies.
 func (h Header) layout() volume.Layout {
-	return volume.Layout{Start: areaStart, Journal: true, Sections: h.Sections}
+	return volume.Layout{Start: AreaStart, Journal: true, Sections: h.Sections}
 }
 
 // choose returns the one header of the two copies, and which of the copies have it.

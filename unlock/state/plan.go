@@ -45,7 +45,7 @@ func Prepare(secret []byte, states []policy.State, disks []disk.Disk, orders Ord
 }
 
 func prepare(secret []byte, name string, d disk.Disk, o Order) (Plan, error) {
-	if d.Size <= areaStart {
+	if d.Size <= AreaStart {
 		return Plan{}, fatal.Errorf(fatal.StateSmall, "it has %d bytes, too few for any state", d.Size)
 	}
 	blocks, err := readCopies(d.Path)

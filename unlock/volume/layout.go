@@ -16,12 +16,12 @@ const (
 	BlockSize = 4096
 	// macSize is what authenticates a block, in bytes: HMAC-SHA-256.
 	macSize = 32
-	// journalTag is what dm-integrity keeps for each block with a journal. A
+	// JournalTag is what dm-integrity keeps for each block with a journal, in bytes. A
 	// commit writes whole sections of the journal, and the longer its entries
 	// are, the smaller is a section: 36 KiB instead of 132. Of an fsync of 4 KiB
 	// that leaves 92 KiB to write instead of 296. It takes 3.5 % more of the disk,
 	// and dm-crypt takes a tag longer than its own from Linux 6.11 on.
-	journalTag = 184
+	JournalTag = 184
 
 	blockSectors      = BlockSize / sectorSize
 	interleaveSectors = 32768 // of data between two runs of tags; the kernel's default
@@ -53,7 +53,7 @@ type area struct {
 // tagSize is what is kept for each block, in bytes.
 func (l Layout) tagSize() uint64 {
 	if l.Journal {
-		return journalTag
+		return JournalTag
 	}
 	return macSize
 }
