@@ -244,8 +244,8 @@ func (b *boot) mountRoot() error {
 	return err
 }
 
-func (b *boot) verity() *dm.Verity {
-	return dm.OpenVerity(unseal.VerityName, b.disk.Path, b.policy.Image)
+func (b *boot) verity() dm.Verity {
+	return dm.Verity{Name: unseal.VerityName, Device: b.disk.Path, Params: b.policy.Image}
 }
 
 // arm makes the guest stop at the first changed block, from now on.

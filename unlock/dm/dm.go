@@ -27,46 +27,37 @@ const (
 	panicOnError      = "panic_on_error" // Linux 6.12
 )
 
-// Verity is an active dm-verity device.
+// Verity is a dm-verity device: its name, the device below it, and what was
+// measured of that.
 type Verity struct {
-	name   string
-	device string
-	params verity.Params
+	Name, Device string
+	Params       verity.Params
 }
 
-// ActivateVerity maps device read-only under name with only the measured
-// parameters; no superblock is read. A block that does not match its
-// hash is an I/O error until PanicOnCorruption.
-func ActivateVerity(name, device string, p verity.Params) (*Verity, error) {
-	v := OpenVerity(name, device, p)
-	if err := devmapper.CreateAndLoad(name, "CRYPT-VERITY-"+name, devmapper.ReadOnlyFlag, v.table()); err != nil {
-		return nil, fmt.Errorf("cannot map %s with dm-verity: %w", device, err)
+// Activate maps the device read-only with only the measured parameters; no
+// superblock is read. A block that does not match its hash is an I/O error until
+// PanicOnCorruption.
+func (v Verity) Activate() error {
+	if err := devmapper.CreateAndLoad(v.Name, "CRYPT-VERITY-"+v.Name, devmapper.ReadOnlyFlag, v.table()); err != nil {
+		return fmt.Errorf("cannot map %s with dm-verity: %w", v.Device, err)
 	}
-	if err := v.readBack(); err != nil {
-		return nil, err
-	}
-	return v, nil
+	return v.readBack()
 }
 
-// OpenVerity names a device that another process has activated.
-func OpenVerity(name, device string, p verity.Params) *Verity {
-	return &Verity{name, device, p}
-}
-
-func (v *Verity) table(options ...string) devmapper.VerityTable {
+func (v Verity) table(options ...string) devmapper.VerityTable {
 	t := devmapper.VerityTable{
-		Length:        v.params.DataSize(),
+		Length:        v.Params.DataSize(),
 		HashType:      1,
-		DataDevice:    v.device,
-		HashDevice:    v.device,
+		DataDevice:    v.Device,
+		HashDevice:    v.Device,
 		DataBlockSize: verity.BlockSize,
 		HashBlockSize: verity.BlockSize,
-		NumDataBlocks: v.params.DataBlocks,
+		NumDataBlocks: v.Params.DataBlocks,
 		// The kernel counts hash blocks from the start of the device.
-		HashStartBlock: v.params.HashStart(),
+		HashStartBlock: v.Params.HashStart(),
 		Algorithm:      "sha256",
-		Digest:         fmt.Sprintf("%x", v.params.RootHash),
-		Salt:           v.params.SaltText(),
+		Digest:         fmt.Sprintf("%x", v.Params.RootHash),
+		Salt:           v.Params.SaltText(),
 	}
 	if len(options) > 0 {
 		// The library does not count the optional arguments.
@@ -78,7 +69,7 @@ func (v *Verity) table(options ...string) devmapper.VerityTable {
 // PanicOnCorruption makes a running guest stop at the first block that does
 // not match its hash (and, where the kernel can, at one that cannot be read),
 // and reads the table back to check that the kernel took it.
-func (v *Verity) PanicOnCorruption() error {
+func (v Verity) PanicOnCorruption() error {
 	err := v.reload(panicOnCorruption, panicOnError)
 	if errors.Is(err, unix.EINVAL) { // a kernel without panic_on_error
 		err = v.reload(panicOnCorruption)
@@ -86,14 +77,14 @@ func (v *Verity) PanicOnCorruption() error {
 	return err
 }
 
-func (v *Verity) reload(options ...string) error {
-	if err := devmapper.Load(v.name, devmapper.ReadOnlyFlag, v.table(options...)); err != nil {
+func (v Verity) reload(options ...string) error {
+	if err := devmapper.Load(v.Name, devmapper.ReadOnlyFlag, v.table(options...)); err != nil {
 		return fmt.Errorf("cannot load the verity table: %w", err)
 	}
-	if err := devmapper.Suspend(v.name); err != nil {
+	if err := devmapper.Suspend(v.Name); err != nil {
 		return fmt.Errorf("cannot change the verity table: %w", err)
 	}
-	if err := devmapper.Resume(v.name); err != nil {
+	if err := devmapper.Resume(v.Name); err != nil {
 		return fmt.Errorf("cannot change the verity table: %w", err)
 	}
 	return v.readBack(options...)
@@ -101,13 +92,13 @@ func (v *Verity) reload(options ...string) error {
 
 // readBack compares the active table with what was measured. The kernel
 // writes the devices as major:minor, so those two words are not compared.
-func (v *Verity) readBack(options ...string) error {
-	got, err := status(v.name, unix.DM_STATUS_TABLE_FLAG)
+func (v Verity) readBack(options ...string) error {
+	got, err := status(v.Name, unix.DM_STATUS_TABLE_FLAG)
 	if err != nil {
 		return err
 	}
-	want := []string{"1", "-", "-", "4096", "4096", strconv.FormatUint(v.params.DataBlocks, 10),
-		strconv.FormatUint(v.params.HashStart(), 10), "sha256", fmt.Sprintf("%x", v.params.RootHash), v.params.SaltText()}
+	want := []string{"1", "-", "-", "4096", "4096", strconv.FormatUint(v.Params.DataBlocks, 10),
+		strconv.FormatUint(v.Params.HashStart(), 10), "sha256", fmt.Sprintf("%x", v.Params.RootHash), v.Params.SaltText()}
 	if len(options) > 0 {
 		want = append(append(want, strconv.Itoa(len(options))), options...)
 	}
@@ -115,18 +106,18 @@ func (v *Verity) readBack(options ...string) error {
 	if len(words) == len(want) {
 		words[1], words[2] = "-", "-"
 	}
-	if got.kind != "verity" || got.start != 0 || got.length != v.params.DataSize()/devmapper.SectorSize || !slices.Equal(words, want) {
-		return fmt.Errorf("cannot use %s: %w: %.16q over %d sectors from %d: %.512q", v.name, errTable, got.kind, got.length, got.start, got.text)
+	if got.kind != "verity" || got.start != 0 || got.length != v.Params.DataSize()/devmapper.SectorSize || !slices.Equal(words, want) {
+		return fmt.Errorf("cannot use %s: %w: %.16q over %d sectors from %d: %.512q", v.Name, errTable, got.kind, got.length, got.start, got.text)
 	}
 	return nil
 }
 
 // Corrupted reports whether the kernel has met a block that does not match
 // its hash since the table was loaded.
-func (v *Verity) Corrupted() (bool, error) {
-	got, err := status(v.name, 0)
+func (v Verity) Corrupted() (bool, error) {
+	got, err := status(v.Name, 0)
 	if err == nil && got.text != "V" && got.text != "C" {
-		err = fmt.Errorf("cannot read the state of %s: %.16q is neither V nor C", v.name, got.text)
+		err = fmt.Errorf("cannot read the state of %s: %.16q is neither V nor C", v.Name, got.text)
 	}
 	return got.text == "C", err
 }

@@ -61,8 +61,8 @@ func (s secrets) Close() {
 // unseal does the job; step is called with the name of each step before it.
 func unseal(job Job, step func(string)) (plans []state.Plan, err error) {
 	step("verity")
-	v, err := dm.ActivateVerity(VerityName, job.Device, job.Policy.Image)
-	if err != nil {
+	v := dm.Verity{Name: VerityName, Device: job.Device, Params: job.Policy.Image}
+	if err := v.Activate(); err != nil {
 		return nil, fatal.Errorf(fatal.Disk, "%w; is dm-verity in the kernel?", err)
 	}
 	path, err := dm.Path(VerityName)
@@ -111,7 +111,7 @@ func (job Job) prepareStates(keys secrets) ([]state.Plan, error) {
 
 // checkHeader reads the LUKS2 header from the verified device and checks it
 // against the allow-list.
-func checkHeader(v *dm.Verity, path string, size uint64) (luks2.Info, error) {
+func checkHeader(v dm.Verity, path string, size uint64) (luks2.Info, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return luks2.Info{}, &fatal.Error{Code: fatal.Disk, Err: err}
@@ -151,7 +151,7 @@ func readHeader(f io.ReaderAt) ([]byte, error) {
 
 // blameVerity names the hash as the cause of err where the kernel has met a
 // block that does not match it.
-func blameVerity(v *dm.Verity, err error) error {
+func blameVerity(v dm.Verity, err error) error {
 	if bad, statusErr := v.Corrupted(); statusErr == nil && bad {
 		return fatal.Errorf(fatal.Verity, "the disk does not hold the measured image (%w); boot it with the command line it was sealed with", err)
 	}
