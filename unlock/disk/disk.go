@@ -65,13 +65,6 @@ func check(d Disk, need uint64) (Disk, error) {
 	if d.Size < need {
 		return Disk{}, fmt.Errorf("cannot use %s: %w: it has %d bytes, the measured image %d", d.Path, ErrSmall, d.Size, need)
 	}
-	var st unix.Stat_t
-	if err := unix.Stat(d.Path, &st); err != nil {
-		return Disk{}, fmt.Errorf("cannot use %s: %w", d.Path, err)
-	}
-	if st.Mode&unix.S_IFMT != unix.S_IFBLK {
-		return Disk{}, fmt.Errorf("cannot use %s: it is not a block device", d.Path)
-	}
 	return d, nil
 }
 
