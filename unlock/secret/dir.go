@@ -121,24 +121,11 @@ func (s *Store) Read(g efi.GUID) (*secmem.Buffer, error) {
 	return secmem.Read(fd, "the secret "+g.String(), MaxKeySize)
 }
 
-// remove removes an entry and checks that it is gone: older kernels
-// have a locking fault in the middle of the removal. A missing entry is
-// not an error.
-func (s *Store) remove(name string) error {
-	if err := unix.Unlinkat(s.fd(), name, 0); err != nil && err != unix.ENOENT {
-		return fmt.Errorf("cannot remove the secret %s: %w", name, err)
-	}
-	var st unix.Stat_t
-	if err := unix.Fstatat(s.fd(), name, &st, unix.AT_SYMLINK_NOFOLLOW); err != unix.ENOENT {
-		return fmt.Errorf("cannot remove the secret %s: %w", name, errStill)
-	}
-	return nil
-}
-
 // RemoveAll removes every entry for which keep is false, goes on after a
-// failure, and lists the folder again at the end. A nil keep keeps nothing;
-// then files whose name is no GUID go too. More than MaxEntries is ErrTooMany,
-// after the removal of those that are there: the kernel may not show all.
+// failure, and lists the folder again at the end: older kernels have a locking
+// fault in the middle of a removal. A nil keep keeps nothing; then files whose
+// name is no GUID go too. More than MaxEntries is ErrTooMany, after the removal
+// of those that are there: the kernel may not show all.
 func (s *Store) RemoveAll(keep func(efi.GUID) bool) error {
 	var errs []error
 	for again := range 2 {
@@ -155,8 +142,8 @@ func (s *Store) RemoveAll(keep func(efi.GUID) bool) error {
 			}
 			if again == 1 {
 				errs = append(errs, fmt.Errorf("%w: %s", errStill, n))
-			} else if err := s.remove(n); err != nil {
-				errs = append(errs, err)
+			} else if err := unix.Unlinkat(s.fd(), n, 0); err != nil && err != unix.ENOENT {
+				errs = append(errs, fmt.Errorf("cannot remove the secret %s: %w", n, err))
 			}
 		}
 	}

@@ -49,7 +49,7 @@ func TestReadAndRemove(t *testing.T) {
 	if string(b.Bytes()) != "key" {
 		t.Errorf("Read = %q; want key", b.Bytes())
 	}
-	if err := s.remove(one.String()); err != nil {
+	if err := s.RemoveAll(func(g efi.GUID) bool { return g == two }); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := s.Read(one); !errors.Is(err, ErrAbsent) {
