@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"cocoroot/initramfs/image/fsimage"
 	"cocoroot/initramfs/oracle"
@@ -212,13 +213,27 @@ func TestQcow2Refuses(t *testing.T) {
 			t.Errorf("%s: %v; want %q", name, err, tc.want)
 		}
 	}
-	ctx, cancel := context.WithCancel(t.Context())
-	cancel()
-	if _, err := Make(ctx, plain, t.TempDir(), Options{}); !errors.Is(err, context.Canceled) {
-		t.Errorf("canceled: %v; want Canceled", err)
-	}
 	t.Setenv("PATH", dir)
 	if _, err := Make(t.Context(), plain, t.TempDir(), Options{}); err == nil || !strings.Contains(err.Error(), "qemu-img (Debian: qemu-utils)") {
 		t.Errorf("without qemu-img: %v; want the package's name", err)
+	}
+	// Another one, which is at work when it is told to end.
+	started := path("started")
+	script := "#!/bin/sh\n: >'" + started + "'\nexec /bin/sleep 60\n"
+	if err := os.WriteFile(path("qemu-img"), []byte(script), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	go func() {
+		for ctx.Err() == nil {
+			if _, err := os.Stat(started); err == nil {
+				cancel()
+			}
+			time.Sleep(10 * time.Millisecond)
+		}
+	}()
+	begin := time.Now()
+	if _, err := Make(ctx, plain, t.TempDir(), Options{}); !errors.Is(err, context.Canceled) || time.Since(begin) > 30*time.Second {
+		t.Errorf("canceled: %v after %v; want Canceled at once", err, time.Since(begin))
 	}
 }
