@@ -157,7 +157,7 @@ func (a *app) createFolder(ctx context.Context, o createOptions, args []string) 
 		err = a.fillFolder(ctx, o, f, args)
 	}
 	if err != nil {
-		return inFolder{err, dir, out}
+		return files.Renamed{Err: err, From: dir, To: out}
 	}
 	if !replaces {
 		return f.Place(out)
@@ -169,15 +169,6 @@ func (a *app) createFolder(ctx context.Context, o createOptions, args []string) 
 	a.note("what %s was is kept as %s", out, kept)
 	return nil
 }
-
-// inFolder is an error about files that were to be in a folder.
-type inFolder struct {
-	error
-	dir, path string
-}
-
-func (e inFolder) Error() string { return strings.ReplaceAll(e.error.Error(), e.dir, e.path) }
-func (e inFolder) Unwrap() error { return e.error }
 
 // fillFolder makes what is in the guest's folder, as the single verbs do.
 func (a *app) fillFolder(ctx context.Context, o createOptions, f vm.Folder, args []string) error {

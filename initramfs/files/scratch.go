@@ -3,6 +3,7 @@ package files
 import (
 	"context"
 	"os"
+	"strings"
 	"sync"
 )
 
@@ -45,3 +46,13 @@ func (s *Scratch) Remove() {
 		os.RemoveAll(name)
 	}
 }
+
+// Renamed is an error about files in a temporary folder, whose name From in its text
+// says nothing to a user.
+type Renamed struct {
+	Err      error
+	From, To string
+}
+
+func (e Renamed) Error() string { return strings.ReplaceAll(e.Err.Error(), e.From, e.To) }
+func (e Renamed) Unwrap() error { return e.Err }

@@ -39,7 +39,7 @@ func (o *Options) makeRoot(ctx context.Context, tell Observer) (*rootfs.Image, e
 		Container: o.container, Look: o.auditRoot,
 	})
 	if err != nil {
-		err = &inFolder{err, dir}
+		err = files.Renamed{Err: err, From: dir + "/"}
 	}
 	switch {
 	case errors.Is(err, rootfs.ErrFormat):
@@ -87,15 +87,6 @@ func watchSize(dir string, tell Observer) (stop func()) {
 		<-ended
 	}
 }
-
-// inFolder is an error about files in a temporary folder, whose name says nothing.
-type inFolder struct {
-	error
-	dir string
-}
-
-func (e *inFolder) Error() string { return strings.ReplaceAll(e.error.Error(), e.dir+"/", "") }
-func (e *inFolder) Unwrap() error { return e.error }
 
 // checkRoot refuses options about the root that cannot be meant, before there
 // is any work.
