@@ -113,7 +113,7 @@ func (d *disk) copyRoot(ctx context.Context, dir string, number int) (*source, e
 		return nil, err
 	}
 	path := filepath.Join(dir, "partition")
-	_, err = tool(ctx, d.file, nil, io.Discard, dd, "if="+thisFile, "of="+path, "bs=1M", "conv=sparse", "iflag=skip_bytes,count_bytes",
+	_, err = tool(ctx, d.file, nil, io.Discard, dd, "if="+thisFile, "of="+path, "bs=1M", "conv=sparse", "iflag=skip_bytes,count_bytes", "status=none",
 		fmt.Sprintf("skip=%d", begin), fmt.Sprintf("count=%d", size))
 	after, statErr := d.file.Stat()
 	if err = cmp.Or(err, statErr); err == nil && stamp(before) != stamp(after) {
