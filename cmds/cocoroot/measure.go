@@ -106,7 +106,7 @@ func (a *app) printMeasurement(o measureOptions) error {
 		_, err = fmt.Fprintf(a.stdout, "%x\n", result.Digest)
 		return err
 	}
-	return printJSON(a.stdout, measure.NewMeasurement(string(o.mode), in, result))
+	return printJSON(a.stdout, result)
 }
 
 // check checks that the options fit together, and takes those that name no file.

@@ -37,8 +37,7 @@ const (
 
 // ParseVMM reads qemu, ec2 or gce.
 func ParseVMM(s string) (VMM, error) {
-	switch v := VMM(s); v {
-	case QEMU, EC2, GCE:
+	if v := VMM(s); v == QEMU || v == EC2 || v == GCE {
 		return v, nil
 	}
 	return "", fmt.Errorf("%w: the registers of the VMM %.32q are not known; known are qemu, ec2 and gce", ErrCPUs, s)

@@ -45,7 +45,7 @@ func FuzzLaunch(f *testing.F) {
 // TestFuzzLaunchSeeds checks that the seeds reach a digest in each mode, and errors.
 func TestFuzzLaunchSeeds(t *testing.T) {
 	var digests, errs int
-	count := func(_ Result, err error) {
+	count := func(_ Measurement, err error) {
 		if err == nil {
 			digests++
 		} else {

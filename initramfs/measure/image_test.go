@@ -110,14 +110,14 @@ func goodFirmware() []byte {
 }
 
 // SEV, SEVES and SNP measure in one mode.
-func SEV(f Firmware, table *HashesTable) (Result, error) {
+func SEV(f Firmware, table *HashesTable) (Measurement, error) {
 	return Input{Firmware: f, Table: table}.Digest("sev")
 }
 
-func SEVES(f Firmware, table *HashesTable, cpus CPUs, t VMType) (Result, error) {
+func SEVES(f Firmware, table *HashesTable, cpus CPUs, t VMType) (Measurement, error) {
 	return Input{Firmware: f, Table: table, CPUs: cpus, VMType: t}.Digest("sev-es")
 }
 
-func SNP(f Firmware, table *HashesTable, cpus CPUs) (Result, error) {
+func SNP(f Firmware, table *HashesTable, cpus CPUs) (Measurement, error) {
 	return Input{Firmware: f, Table: table, CPUs: cpus}.Digest("sev-snp")
 }

@@ -42,51 +42,21 @@ func (t VMType) String() string {
 	return "legacy"
 }
 
-// Step is one thing that the launch measured, and the digest after it.
-type Step struct {
-	// Name is firmware, hashes_table (SEV and SEV-ES), vmsa, or the
-	// type of a section: sec_mem, secrets, cpuid, svsm_caa, kernel_hashes.
-	Name     string   `json:"name"`
-	PageType pageType `json:"page_type,omitempty"` // SEV-SNP's; 0 in other modes
-	Address  number   `json:"address,omitempty"`   // guest-physical; 0 for a VMSA of SEV-ES, which has none
-	Size     uint64   `json:"size"`                // bytes
-	Digest   digits   `json:"digest"`              // the launch digest so far
-}
-
-// Result is a launch digest, and the steps of the measurement.
-type Result struct {
-	// Digest is the launch digest: SHA-256 for SEV and SEV-ES, SHA-384 for
-	// SEV-SNP.
-	Digest []byte
-	Steps  []Step // in the order of the measurement; the last one's digest is Digest
-	// BSP is the VMSA of the boot processor, AP that of each other one; nil
-	// where the launch measures none.
-	BSP, AP *VMSA
-}
-
-func (r *Result) add(name string, t pageType, address, size uint64, digest []byte) {
-	r.Digest = digest
-	r.Steps = append(r.Steps, Step{name, t, number(address), size, digest})
-}
-
 // Digest computes the launch digest for mode sev, sev-es or sev-snp.
 //
 // SEV measures the firmware, then the table of hashes (AMD SEV API 55766,
 // LAUNCH_MEASURE), and SEV-ES the VMSA of each virtual CPU after that. SEV-SNP
 // measures pages: the firmware, the sections of its metadata, the VMSAs.
-func (in Input) Digest(mode string) (Result, error) {
+func (in Input) Digest(mode string) (Measurement, error) {
 	if err := in.check(mode); err != nil {
-		return Result{}, err
+		return Measurement{}, err
 	}
-	var r Result
-	if mode != "sev" {
-		in.vmsas(&r, mode == "sev-snp" || in.VMType == Init2)
-	}
+	m := in.describe(mode)
 	if mode == "sev-snp" {
-		in.snp(&r)
-		return r, nil
+		in.snp(&m)
+		return m, nil
 	}
-	return r, in.sev(&r)
+	return m, in.sev(&m)
 }
 
 func (in Input) check(mode string) error {
@@ -110,40 +80,31 @@ func (in Input) check(mode string) error {
 	return in.CPUs.check(snp)
 }
 
-// vmsas sets the VMSAs: the boot processor starts at the reset vector and the
-// others where the firmware says.
-func (in Input) vmsas(r *Result, fpu bool) {
-	r.BSP = newVMSA(bootEIP, in.CPUs, fpu)
-	if in.CPUs.count > 1 {
-		r.AP = newVMSA(in.Firmware.footer.ResetAddress, in.CPUs, fpu)
-	}
-}
-
-func (in Input) sev(r *Result) error {
+func (in Input) sev(m *Measurement) error {
 	f := in.Firmware
 	h, err := f.hashed.Clone()
 	if err != nil {
 		return err
 	}
-	r.add("firmware", 0, f.base(), uint64(len(f.image)), h.Sum(nil))
+	m.add("firmware", 0, f.base(), uint64(len(f.image)), h.Sum(nil))
 	if in.Table != nil {
 		h.Write(in.Table.Marshal())
-		r.add("hashes_table", 0, uint64(f.footer.Hashes.Base), TableSize, h.Sum(nil))
+		m.add("hashes_table", 0, uint64(f.footer.Hashes.Base), TableSize, h.Sum(nil))
 	}
-	if r.BSP == nil {
+	if m.bsp == nil {
 		return nil
 	}
-	vmsa := r.BSP
+	vmsa := m.bsp
 	for range in.CPUs.count {
 		h.Write(vmsa[:])
-		r.add("vmsa", 0, 0, pageSize, h.Sum(nil))
-		vmsa = r.AP
+		m.add("vmsa", 0, 0, pageSize, h.Sum(nil))
+		vmsa = m.ap
 	}
 	return nil
 }
 
-func (in Input) snp(r *Result) {
-	l := ledger{result: r}
+func (in Input) snp(m *Measurement) {
+	l := ledger{result: m}
 	l.pages("firmware", in.Firmware.base(), in.Firmware.image)
 	sections := in.Firmware.footer.Sections
 	if in.CPUs.vmm == EC2 { // has the CPUID pages last, and the others in the order of the metadata
@@ -153,10 +114,10 @@ func (in Input) snp(r *Result) {
 	for _, s := range sections {
 		in.section(&l, s)
 	}
-	vmsa := sha512.Sum384(r.BSP[:])
+	vmsa := sha512.Sum384(m.bsp[:])
 	for i := range in.CPUs.count {
 		if i == 1 {
-			vmsa = sha512.Sum384(r.AP[:])
+			vmsa = sha512.Sum384(m.ap[:])
 		}
 		l.page(pageVMSA, vmsaAddress, vmsa)
 		l.note("vmsa", pageVMSA, vmsaAddress, pageSize)

@@ -124,18 +124,18 @@ func TestVMSADiffers(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	page := func(c CPUs, vm VMType) *VMSA {
+	page := func(c CPUs, vm VMType) *vmsa {
 		r, err := SEVES(f, nil, c, vm)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if c.count == 1 && r.AP != nil || c.count > 1 && bytes.Equal(r.AP[:], r.BSP[:]) {
+		if c.count == 1 && r.ap != nil || c.count > 1 && bytes.Equal(r.ap[:], r.bsp[:]) {
 			t.Errorf("%d CPUs: AP VMSA wrong", c.count)
 		}
-		return r.BSP
+		return r.bsp
 	}
-	all := map[VMSA]string{}
-	add := func(name string, v *VMSA) {
+	all := map[vmsa]string{}
+	add := func(name string, v *vmsa) {
 		if other, ok := all[*v]; ok {
 			t.Errorf("the VMSA of %q is that of %q", name, other)
 		}

@@ -45,7 +45,7 @@ func TestPinned(t *testing.T) {
 	}
 }
 
-func (v pinned) measure(t *testing.T) (Result, error) {
+func (v pinned) measure(t *testing.T) (Measurement, error) {
 	f, err := NewFirmware(goodFirmware())
 	if err != nil {
 		t.Fatal(err)

@@ -6,15 +6,33 @@ import (
 	"fmt"
 )
 
-// Measurement is a digest with all that went into it, for JSON. Sizes are bytes.
+// Measurement is a launch digest with all that went into it, for JSON. Sizes are bytes.
 type Measurement struct {
 	Version  int              `json:"version"` // of this format
 	Mode     string           `json:"mode"`
-	Digest   digits           `json:"digest"`
+	Digest   digits           `json:"digest"` // SHA-256 for SEV and SEV-ES, SHA-384 for SEV-SNP
 	Firmware measuredFirmware `json:"firmware"`
 	Hashes   *measuredHashes  `json:"hashes,omitempty"` // with a kernel
 	VCPUs    *measuredCPUs    `json:"vcpus,omitempty"`  // not for sev
-	Steps    []Step           `json:"steps"`
+	Steps    []Step           `json:"steps"`            // in the order of the measurement; the last one's digest is Digest
+
+	bsp, ap *vmsa // of the boot processor, and of each other one; nil where none is measured
+}
+
+// Step is one thing that the launch measured, and the digest after it.
+type Step struct {
+	// Name is firmware, hashes_table (SEV and SEV-ES), vmsa, or the
+	// type of a section: sec_mem, secrets, cpuid, svsm_caa, kernel_hashes.
+	Name     string   `json:"name"`
+	PageType pageType `json:"page_type,omitempty"` // SEV-SNP's; 0 in other modes
+	Address  number   `json:"address,omitempty"`   // guest-physical; 0 for a VMSA of SEV-ES, which has none
+	Size     uint64   `json:"size"`                // bytes
+	Digest   digits   `json:"digest"`              // the launch digest so far
+}
+
+func (m *Measurement) add(name string, t pageType, address, size uint64, digest []byte) {
+	m.Digest = digest
+	m.Steps = append(m.Steps, Step{name, t, number(address), size, digest})
 }
 
 type measuredFirmware struct {
@@ -52,29 +70,31 @@ type number uint64
 
 func (n number) MarshalText() ([]byte, error) { return fmt.Appendf(nil, "%#x", uint64(n)), nil }
 
-// NewMeasurement describes what Digest returned for the mode.
-func NewMeasurement(mode string, in Input, r Result) Measurement {
+// describe returns a measurement before its first step. The boot processor starts at
+// the reset vector and the others where the firmware says.
+func (in Input) describe(mode string) Measurement {
 	sum := in.Firmware.SHA256()
-	m := Measurement{
-		Version: 1, Mode: mode, Digest: r.Digest, Steps: r.Steps,
-		Firmware: measuredFirmware{len(in.Firmware.image), number(in.Firmware.base()), sum[:]},
-	}
+	m := Measurement{Version: 1, Mode: mode, Firmware: measuredFirmware{len(in.Firmware.image), number(in.Firmware.base()), sum[:]}}
 	if t := in.Table; t != nil {
 		m.Hashes = &measuredHashes{t.Kernel[:], t.Initrd[:], t.Cmdline[:], t.Marshal(), number(in.Firmware.footer.Hashes.Base)}
 	}
-	if c := in.CPUs; r.BSP != nil {
-		m.VCPUs = &measuredCPUs{Count: c.count, Signature: number(c.signature), Features: number(c.features), BSP: r.BSP.sum(), AP: r.AP.sum()}
-		if mode == "sev-es" {
-			m.VCPUs.VMType = in.VMType.String()
-		}
+	if mode == "sev" {
+		return m
+	}
+	c, fpu := in.CPUs, mode == "sev-snp" || in.VMType == Init2
+	m.bsp = newVMSA(bootEIP, c, fpu)
+	m.VCPUs = &measuredCPUs{Count: c.count, Signature: number(c.signature), Features: number(c.features), BSP: m.bsp.sum()}
+	if c.count > 1 {
+		m.ap = newVMSA(in.Firmware.footer.ResetAddress, c, fpu)
+		m.VCPUs.AP = m.ap.sum()
+	}
+	if mode == "sev-es" {
+		m.VCPUs.VMType = in.VMType.String()
 	}
 	return m
 }
 
-func (v *VMSA) sum() digits {
-	if v == nil {
-		return nil
-	}
+func (v *vmsa) sum() digits {
 	sum := sha256.Sum256(v[:])
 	return sum[:]
 }

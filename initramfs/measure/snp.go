@@ -39,7 +39,7 @@ const (
 // ledger is a SEV-SNP launch under way.
 type ledger struct {
 	digest [sha512.Size384]byte // so far; zeros before the first page
-	result *Result
+	result *Measurement
 }
 
 // page measures one page. contents is the SHA-384 of what is in it, or zeros

@@ -92,7 +92,7 @@ func TestVectors(t *testing.T) {
 	}
 	for _, v := range all {
 		t.Run(v.Name, func(t *testing.T) {
-			var r Result
+			var r Measurement
 			var err error
 			switch v.Mode {
 			case "sev":
@@ -164,11 +164,11 @@ func TestVectorLarge(t *testing.T) {
 	same(t, "sev", sev.Digest, want.Digests["sev"], err)
 	es, err := SEVES(f, &table, testCPUs(t, 2, 0), Init2)
 	same(t, "sev-es, after the first VMSA", es.Steps[2].Digest, want.Digests["sev_es_1_vcpu_EPYC_v4_init2"], err)
-	bsp, ap := sha256.Sum256(es.BSP[:]), sha256.Sum256(es.AP[:])
+	bsp, ap := sha256.Sum256(es.bsp[:]), sha256.Sum256(es.ap[:])
 	same(t, "boot processor's VMSA", bsp[:], want.VMSA["EPYC_v4_sev_features_0_BSP"], nil)
 	same(t, "other processor's VMSA", ap[:], want.VMSA["EPYC_v4_sev_features_0_AP"], nil)
 	es, err = SEVES(f, nil, testCPUs(t, 1, 0), Legacy)
-	bsp = sha256.Sum256(es.BSP[:])
+	bsp = sha256.Sum256(es.bsp[:])
 	same(t, "boot processor's VMSA, legacy", bsp[:], want.VMSA["EPYC_v4_sev_features_0_BSP_legacy"], err)
 
 	snp, err := SNP(f, &table, testCPUs(t, 1, SNPActive))

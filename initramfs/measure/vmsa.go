@@ -4,10 +4,10 @@ import "encoding/binary"
 
 var le = binary.LittleEndian
 
-// VMSA is the page that holds the registers of one virtual CPU at its start
+// vmsa is the page that holds the registers of one virtual CPU at its start
 // (AMD64 Architecture Programmer's Manual volume 2, table B-4; all fields are
 // little-endian). Bytes that are not set here are zero.
-type VMSA [pageSize]byte
+type vmsa [pageSize]byte
 
 // Offsets of the fields, in bytes, that are set at more than one place. A segment
 // register is a u16 selector, u16 attributes, u32 limit, and a u64 base.
@@ -38,7 +38,7 @@ func segment(limit, attributes, selector uint64) uint64 {
 // A VMM other than QEMU has no such state either, and RDX as the APM has it
 // after reset, whatever the processor (virtee/sev-snp-measure vmsa.py at
 // 8f2b337).
-func newVMSA(eip uint32, cpus CPUs, fpu bool) *VMSA {
+func newVMSA(eip uint32, cpus CPUs, fpu bool) *vmsa {
 	data := segment(0xffff, 0x93, 0)
 	r := map[int]uint64{ // words by their offset
 		0x000:      data, // ES
@@ -79,7 +79,7 @@ func newVMSA(eip uint32, cpus CPUs, fpu bool) *VMSA {
 		r[vmsaMXCSR] = 0x1f80
 		r[vmsaFCW] = 0x37f
 	}
-	v := new(VMSA)
+	v := new(vmsa)
 	for at, word := range r {
 		le.PutUint64(v[at:], word)
 	}
