@@ -1,7 +1,6 @@
 package oracle
 
 import (
-	"embed"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -9,13 +8,10 @@ import (
 	"testing"
 )
 
-//go:embed testdata
-var vectors embed.FS
-
 // Vector returns a file of testdata: what other tools computed.
 func Vector(t testing.TB, name string) []byte {
 	t.Helper()
-	data, err := vectors.ReadFile("testdata/" + name)
+	data, err := os.ReadFile(filepath.Join(Repository(t), "initramfs/oracle/testdata", name))
 	if err != nil {
 		t.Fatal(err)
 	}

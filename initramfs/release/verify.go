@@ -1,8 +1,10 @@
 package release
 
 import (
+	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"slices"
 
 	"cocoroot/initramfs/release/session"
@@ -48,4 +50,62 @@ func Verify(r Report, keys *session.Keys, e Expectation) (session.Digest, error)
 		return session.Digest{}, fmt.Errorf("%w: it is %s, not at least build %d", ErrVersion, r.API(), e.MinBuild)
 	}
 	return e.Digests[measured], nil
+}
+
+// Verdict is what a verification says, for people and as JSON.
+type Verdict struct {
+	Match    bool     `json:"match"`
+	Expected []string `json:"expected_digests"`
+	Digest   string   `json:"digest,omitempty"` // the one that was measured
+	Reported Report   `json:"reported"`
+	Problem  string   `json:"problem,omitempty"`
+	Causes   []string `json:"causes,omitempty"`
+}
+
+// causes are why a measurement mostly differs.
+var causes = [...]string{
+	"another firmware, kernel, initrd or command line than cocoroot measure was given (a newline, a byte)",
+	"kernel-hashes=on is missing in -object sev-guest, or the digest was computed without a kernel",
+	"a QEMU that patches the kernel's setup header before it hashes it",
+	"SEV-ES: another number or type of vCPUs, or legacy instead of init2 (cocoroot measure --vm-type)",
+	"a report of another launch or session: --tik must be the key that this guest was started with",
+	"a host that changed policy, version or measurement in the report",
+}
+
+// NewVerdict describes what Verify returned.
+func NewVerdict(r Report, e Expectation, digest session.Digest, err error) Verdict {
+	v := Verdict{Match: err == nil, Reported: r}
+	for _, d := range e.Digests {
+		v.Expected = append(v.Expected, hex.EncodeToString(d[:]))
+	}
+	if err != nil {
+		v.Problem = err.Error()
+	} else {
+		v.Digest = hex.EncodeToString(digest[:])
+	}
+	if errors.Is(err, ErrMeasurement) {
+		v.Causes = causes[:]
+	}
+	return v
+}
+
+// Print shows expectation and report. The MAC that would have been right is
+// not among it: with that, the host could answer for any guest.
+func (v Verdict) Print(w io.Writer) {
+	for _, d := range v.Expected {
+		fmt.Fprintf(w, "expected: launch digest %s\n", d)
+	}
+	fmt.Fprintf(w, "reported: firmware %s, policy %s, measurement %s\n", v.Reported.API(), v.Reported.Policy, v.Reported.Measurement)
+	if v.Match {
+		fmt.Fprintf(w, "measured: launch digest %s\n", v.Digest)
+		return
+	}
+	fmt.Fprintf(w, "mismatch: %s\n", v.Problem)
+	if len(v.Causes) == 0 {
+		return
+	}
+	fmt.Fprintln(w, "the platform reports a MAC over the digest, never the digest itself; mostly it differs because of")
+	for _, c := range v.Causes {
+		fmt.Fprintf(w, "  - %s\n", c)
+	}
 }

@@ -13,7 +13,6 @@ import (
 type Own struct {
 	sum     [sha256.Size]byte
 	version string
-	known   bool
 }
 
 // ParseOwn reads what the build says of its firmware: the SHA-256 of the whole
@@ -27,7 +26,7 @@ func ParseOwn(text string) (Own, error) {
 	if err != nil || len(b) != sha256.Size {
 		return Own{}, fmt.Errorf("cannot know the firmware of this build: %.80q is no SHA-256", sum)
 	}
-	return Own{[sha256.Size]byte(b), version, true}, nil
+	return Own{[sha256.Size]byte(b), version}, nil
 }
 
 // Version returns what it was built from, for people; it may be empty.
@@ -54,7 +53,7 @@ var (
 // error for any other.
 func (o Own) Check(sum [sha256.Size]byte) error {
 	switch {
-	case !o.known:
+	case o == Own{}:
 		return errNoneKnown
 	case sum != o.sum:
 		return errForeign
