@@ -42,14 +42,10 @@ func (a *app) initrd() *cobra.Command {
 }
 
 func (a *app) writeInitrd(o initrdOptions) error {
-	if o.modules == "" && o.version != "" {
-		return fault.Usagef("--kver needs --modules")
-	}
-	if o.modules == "" && o.channel != "" {
-		return fault.Usagef("--channel needs --modules")
-	}
-	if o.modules == "" && o.writes {
-		return fault.Usagef("--writable-disks needs --modules")
+	for name, given := range map[string]bool{"kver": o.version != "", "channel": o.channel != "", "writable-disks": o.writes} {
+		if given && o.modules == "" {
+			return fault.Usagef("--%s needs --modules", name)
+		}
 	}
 	channel := policy.ChannelKind(o.channel)
 	if kinds := []policy.ChannelKind{"", policy.Serial, policy.Virtio, policy.TCP, policy.Vsock}; !slices.Contains(kinds, channel) {
@@ -60,8 +56,11 @@ func (a *app) writeInitrd(o initrdOptions) error {
 	}
 	var c archive.Contents
 	var err error
+	const debug = "./build.sh initrd --debug builds it; --%s names another"
 	if o.debug {
-		err = readDebug(&c, o.init, o.commands)
+		if c.Init, err = readPart("debuginit", o.init, fmt.Sprintf(debug, "init")); err == nil {
+			c.Commands, err = readPart("commands.cpio", o.commands, fmt.Sprintf(debug, "commands"))
+		}
 	} else {
 		c.Init, err = readPart("init", o.init, "./build.sh tools builds it; --init names another")
 	}
@@ -108,16 +107,6 @@ func (a *app) chooseModules(dir, version string, g kmod.Guest) ([]archive.Module
 		}
 	}
 	return choice.Modules, nil
-}
-
-// readDebug reads what only a debug archive has.
-func readDebug(c *archive.Contents, initFile, commands string) (err error) {
-	const hint = "./build.sh initrd --debug builds it; --%s names another"
-	if c.Init, err = readPart("debuginit", initFile, fmt.Sprintf(hint, "init")); err != nil {
-		return err
-	}
-	c.Commands, err = readPart("commands.cpio", commands, fmt.Sprintf(hint, "commands"))
-	return err
 }
 
 // maxPart bounds a part of the archive, in bytes.

@@ -58,46 +58,39 @@ func (a *app) secretBuild() *cobra.Command {
 	return c
 }
 
-// sessionOptions are the options of the verb as they were given.
-type sessionOptions struct {
-	output
-	policy               session.Policy
-	ca, root, generation string
-}
-
 func (a *app) secretSession() *cobra.Command {
-	o := sessionOptions{policy: session.Strict}
+	var o output
+	var ca, root, generation string
+	policy := session.Strict
 	c := verb("session CERTIFICATES… -o NAME", "start a session with a platform, which makes transport keys",
 		"  cocoroot secret session platform.cert -o vm --generation Milan", takes(1, many, "the platform's certificates"))
 	flags := c.Flags()
 	o.register(c, "begin of the names of the files, `NAME`: NAME_tik.bin, NAME_tek.bin (both 0600), NAME_session.b64, NAME_godh.b64")
-	option(c, &o.policy, "policy", "the guest's `POLICY` (default: 0x7, which is NODBG, NOKS and ES)", session.ParsePolicy)
-	flags.StringVar(&o.ca, "amd-ca", "", "AMD's ASK and ARK, such as ask_ark_rome.cert; Milan, Genoa and Turin need none")
-	flags.StringVar(&o.root, "amd-root", "", "also believe the root key with this SHA-256 of its SubjectPublicKeyInfo, in `HEX`")
-	flags.StringVar(&o.generation, "generation", "", "accept platforms of this `GENERATION` only: Rome, Milan, Genoa, Turin, or Naples, which nothing else accepts")
+	option(c, &policy, "policy", "the guest's `POLICY` (default: 0x7, which is NODBG, NOKS and ES)", session.ParsePolicy)
+	flags.StringVar(&ca, "amd-ca", "", "AMD's ASK and ARK, such as ask_ark_rome.cert; Milan, Genoa and Turin need none")
+	flags.StringVar(&root, "amd-root", "", "also believe the root key with this SHA-256 of its SubjectPublicKeyInfo, in `HEX`")
+	flags.StringVar(&generation, "generation", "", "accept platforms of this `GENERATION` only: Rome, Milan, Genoa, Turin, or Naples, which nothing else accepts")
 	choices(c, "generation", "Rome", "Milan", "Genoa", "Turin", "Naples")
-	c.RunE = func(_ *cobra.Command, args []string) error { return a.startSession(args, o) }
+	c.RunE = func(_ *cobra.Command, args []string) error {
+		pdh, found, err := release.VerifyPlatform(args, ca, root)
+		if err != nil {
+			return err
+		}
+		if err := release.CheckGeneration(found, generation); err != nil {
+			return err
+		}
+		if !policy.Has(session.Strict) {
+			a.warn("the policy %s protects less than %s", policy, session.Strict)
+		}
+		if err := release.WriteSession(pdh, policy, o.path, o.force); err != nil {
+			return err
+		}
+		fmt.Fprintf(a.stdout, "platform: genuine, up to AMD's root of %s\npolicy: %s\n", found, policy)
+		fmt.Fprintf(a.stdout, "%[1]s_session.b64, %[1]s_godh.b64: for the host, to launch the guest with\n", o.path)
+		fmt.Fprintf(a.stdout, "%[1]s_tik.bin, %[1]s_tek.bin: only for you; keep them secret\n", o.path)
+		return nil
+	}
 	return c
-}
-
-func (a *app) startSession(certificates []string, o sessionOptions) error {
-	pdh, found, err := release.VerifyPlatform(certificates, o.ca, o.root)
-	if err != nil {
-		return err
-	}
-	if err := release.CheckGeneration(found, o.generation); err != nil {
-		return err
-	}
-	if !o.policy.Has(session.Strict) {
-		a.warn("the policy %s protects less than %s", o.policy, session.Strict)
-	}
-	if err := release.WriteSession(pdh, o.policy, o.path, o.force); err != nil {
-		return err
-	}
-	fmt.Fprintf(a.stdout, "platform: genuine, up to AMD's root of %s\npolicy: %s\n", found, o.policy)
-	fmt.Fprintf(a.stdout, "%[1]s_session.b64, %[1]s_godh.b64: for the host, to launch the guest with\n", o.path)
-	fmt.Fprintf(a.stdout, "%[1]s_tik.bin, %[1]s_tek.bin: only for you; keep them secret\n", o.path)
-	return nil
 }
 
 // secrets are the options that name what is to be injected, and the keys of
@@ -186,29 +179,27 @@ func (a *app) secretPacket() *cobra.Command {
 	option(c, &m, "measurement", "launch measurement in `BASE64`, as query-sev-launch-measure or virsh domlaunchsecinfo prints it", session.ParseMeasurement)
 	o.register(c)
 	need(c, "tik", "tek", "measurement")
-	c.RunE = func(_ *cobra.Command, pairs []string) error { return a.sealPacket(s, o, m, pairs) }
+	c.RunE = func(_ *cobra.Command, pairs []string) error {
+		area, err := release.TableArea(s.firmware)
+		if err != nil {
+			return err
+		}
+		table, err := s.read(a, pairs, area)
+		if err != nil {
+			return err
+		}
+		defer table.Close()
+		keys, err := s.keys(a)
+		if err != nil {
+			return err
+		}
+		defer keys.Close()
+		p, err := packet.Seal(keys, table.Bytes(), m)
+		if err != nil {
+			return err
+		}
+		a.warn("this measurement was not checked; cocoroot release verify does both")
+		return o.write(a.stdout, p)
+	}
 	return c
-}
-
-func (a *app) sealPacket(s secrets, o packetOutput, m session.Measurement, pairs []string) error {
-	area, err := release.TableArea(s.firmware)
-	if err != nil {
-		return err
-	}
-	table, err := s.read(a, pairs, area)
-	if err != nil {
-		return err
-	}
-	defer table.Close()
-	keys, err := s.keys(a)
-	if err != nil {
-		return err
-	}
-	defer keys.Close()
-	p, err := packet.Seal(keys, table.Bytes(), m)
-	if err != nil {
-		return err
-	}
-	a.warn("this measurement was not checked; cocoroot release verify does both")
-	return o.write(a.stdout, p)
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -114,7 +115,7 @@ func (o *templateOptions) write(w io.Writer, text []byte) error {
 // here.
 func (o *templateOptions) read() error {
 	c := &o.config
-	if err := onHost([]string{"firmware", c.Firmware}, []string{"kernel", c.Kernel}, []string{"initrd", c.Initrd}, []string{"channel", c.ChannelSocket}); err != nil {
+	if err := cmp.Or(onHost("firmware", c.Firmware), onHost("kernel", c.Kernel), onHost("initrd", c.Initrd), onHost("channel", c.ChannelSocket)); err != nil {
 		return err
 	}
 	if c.CPUs < 1 || c.Memory < 1 {
@@ -129,7 +130,7 @@ func (o *templateOptions) read() error {
 		return err
 	}
 	for _, d := range c.Disks {
-		if err := onHost([]string{"disk", d.Path}); err != nil {
+		if err := onHost("disk", d.Path); err != nil {
 			return err
 		}
 	}
@@ -144,15 +145,12 @@ func (o *templateOptions) read() error {
 	return nil
 }
 
-// onHost refuses paths, each after its option's name, that mean another file in
-// each folder.
-func onHost(paths ...[]string) error {
-	for _, p := range paths {
-		if p[1] != "" && !filepath.IsAbs(p[1]) {
-			return fault.Usagef("--%s: %q is not an absolute path, and the host needs one to open the file", p[0], p[1])
-		}
+// onHost refuses an option's path that means another file in each folder.
+func onHost(option, path string) error {
+	if path == "" || filepath.IsAbs(path) {
+		return nil
 	}
-	return nil
+	return fault.Usagef("--%s: %q is not an absolute path, and the host needs one to open the file", option, path)
 }
 
 // readReference reads the command line from a manifest or a command-line file.
@@ -178,7 +176,7 @@ func readReference(manifestFile, cmdlineFile string) (line string, p policy.Poli
 // script returns QEMU's command.
 func (o *templateOptions) script(ctx context.Context) ([]byte, error) {
 	s := &o.sev
-	if err := onHost([]string{"qmp-socket", o.config.QMPSocket}, []string{"session-file", s.Session}, []string{"dh-cert-file", s.DHCert}); err != nil {
+	if err := cmp.Or(onHost("qmp-socket", o.config.QMPSocket), onHost("session-file", s.Session), onHost("dh-cert-file", s.DHCert)); err != nil {
 		return nil, err
 	}
 	// They are the host's; the owner may have them here, and then they are looked at.
