@@ -252,6 +252,9 @@ func (o *launchOptions) simulated(a *app) error {
 	a.warnForeign(sha256.Sum256(image))
 	if !o.dryRun {
 		a.note("a simulated launch protects nothing: this host sees the secret and all of the guest's memory")
+		if len(o.config.Forwards) > 0 {
+			a.note("the guest has a network card: it can reach what this machine reaches, and what listens on its loopback (as 10.0.2.2)")
+		}
 	}
 	o.listen(a)
 	return nil
