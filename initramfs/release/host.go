@@ -2,7 +2,6 @@ package release
 
 import (
 	"context"
-	"encoding/base64"
 	"errors"
 	"fmt"
 
@@ -105,12 +104,9 @@ func Inject(ctx context.Context, c *qmp.Client, p packet.Packet) error {
 	return nil
 }
 
-// injection are the arguments of sev-inject-launch-secret.
-func injection(p packet.Packet) map[string]string {
-	return map[string]string{
-		"packet-header": base64.StdEncoding.EncodeToString(p.Header),
-		"secret":        base64.StdEncoding.EncodeToString(p.Secret),
-	}
+// injection are the arguments of sev-inject-launch-secret, in base64 in JSON.
+func injection(p packet.Packet) map[string][]byte {
+	return map[string][]byte{"packet-header": p.Header, "secret": p.Secret}
 }
 
 // Continue starts the guest.

@@ -22,9 +22,6 @@ const kindChallenge = "challenge"
 // maxChallenge bounds a challenge's file in bytes.
 const maxChallenge = 4 << 10
 
-// ErrChallenge is returned for what is no challenge's file.
-var ErrChallenge = errors.New("not a challenge's file")
-
 // Challenge makes a guest's report fresh. It is no secret, and the host gets a
 // copy of its file; the owner's file is what is used up.
 type Challenge struct {
@@ -61,7 +58,7 @@ func ReadChallenge(path string) (Challenge, error) {
 		err = strictjson.DecodeKind(b, maxChallenge, &c, kindChallenge)
 	}
 	if err == nil && len(c.Bytes) != release.ChallengeSize {
-		err = fmt.Errorf("%w: %d bytes", ErrChallenge, len(c.Bytes))
+		err = fmt.Errorf("not a challenge's file: %d bytes", len(c.Bytes))
 	}
 	if err != nil {
 		return Challenge{}, fmt.Errorf("cannot use the challenge %s: %w", path, err)

@@ -125,22 +125,13 @@ func inTable(table []byte, vlek bool) []byte {
 type Server struct {
 	base   string
 	client *http.Client
-	sleep  func(context.Context, time.Duration) error
+	after  func(time.Duration) <-chan time.Time
 	roots  Roots // of tests; nil is AMD's
 }
 
 // KDS returns the one on the Internet.
 func KDS() *Server {
-	return &Server{base: "https://kdsintf.amd.com", client: &http.Client{Timeout: 30 * time.Second}, sleep: sleep}
-}
-
-func sleep(ctx context.Context, d time.Duration) error {
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-time.After(d):
-		return nil
-	}
+	return &Server{base: "https://kdsintf.amd.com", client: &http.Client{Timeout: 30 * time.Second}, after: time.After}
 }
 
 // Fetch gets the certificate that a report needs, and the revocation list, and
@@ -238,8 +229,10 @@ func (s *Server) get(ctx context.Context, path string) ([]byte, error) {
 		if err != nil || wait < 1 {
 			wait = usual
 		}
-		if err := s.sleep(ctx, time.Duration(min(wait, longest))*time.Second); err != nil {
-			return nil, err
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-s.after(time.Duration(min(wait, longest)) * time.Second):
 		}
 	}
 }

@@ -46,9 +46,9 @@ func keyServer(t *testing.T, s *scene, busy int) (*Server, *[]string, *[]time.Du
 		}
 	}))
 	t.Cleanup(h.Close)
-	return &Server{h.URL, h.Client(), func(_ context.Context, d time.Duration) error {
+	return &Server{h.URL, h.Client(), func(d time.Duration) <-chan time.Time {
 		slept = append(slept, d)
-		return nil
+		return time.After(0)
 	}, s.expect.Roots}, &asked, &slept
 }
 
@@ -112,7 +112,7 @@ func TestFetchFails(t *testing.T) {
 	}
 	s := newScene(t, "Genoa-B1")
 	server, _, _ := keyServer(t, s, 1)
-	server.sleep = sleep
+	server.after = time.After
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
 	if _, err := server.Fetch(ctx, s.ask(t), t.TempDir()); !errors.Is(err, context.DeadlineExceeded) {

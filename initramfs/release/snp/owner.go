@@ -115,14 +115,13 @@ func (o *Owner) Seal(r Request, table []byte) (Packet, [release.ConfirmSize]byte
 	}
 	p := Packet{Transcript: release.Transcript(r.body)}
 	enc, s, err := hpke.NewSender(r.key, hpke.HKDFSHA256(), hpke.AES256GCM(), release.Info(p.Transcript))
-	if err != nil {
-		return Packet{}, confirm, fmt.Errorf("cannot seal the answer: %w", err)
+	var sealed, done []byte
+	if err == nil {
+		sealed, err = s.Seal(nil, table)
 	}
-	sealed, err := s.Seal(nil, table)
-	if err != nil {
-		return Packet{}, confirm, fmt.Errorf("cannot seal the answer: %w", err)
+	if err == nil {
+		done, err = s.Export("done", release.ConfirmSize)
 	}
-	done, err := s.Export("done", release.ConfirmSize)
 	if err != nil {
 		return Packet{}, confirm, fmt.Errorf("cannot seal the answer: %w", err)
 	}
