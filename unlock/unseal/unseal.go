@@ -206,12 +206,15 @@ func open(path string, info luks2.Info, key *secmem.Buffer) error {
 	}
 	defer device.Close()
 	pass := key.Bytes()
+	routines := runtime.NumGoroutine()
 	volume, err := device.UnsealVolume(info.Keyslot, pass)
 	if n := len(pass) - 1; errors.Is(err, luks.ErrPassphraseDoesNotMatch) && n > 0 && pass[n] == 0 {
 		// The first attempt's argon2 memory is still there: twice what the
 		// allow-list allows is more than this process may have. Its goroutines
 		// hold it until they have ended, a moment after their work.
-		time.Sleep(50 * time.Millisecond)
+		for wait := time.Millisecond; runtime.NumGoroutine() > routines && wait < time.Second; wait *= 2 {
+			time.Sleep(wait)
+		}
 		runtime.GC()
 		volume, err = device.UnsealVolume(info.Keyslot, pass[:n])
 	}
