@@ -27,7 +27,7 @@ type initrdOptions struct {
 func (a *app) initrd() *cobra.Command {
 	var o initrdOptions
 	c := verb("initrd -o FILE", "write the initrd, the same bytes wherever it is built",
-		"  cocoroot initrd -o initrd.img\n  cocoroot initrd -o initrd.img --modules / --kver 6.12.1-amd64", noArgs)
+		"  cocoroot initrd -o initrd.img --modules build/modules\n  cocoroot initrd -o initrd.img --modules / --kver 6.12.1-amd64", noArgs)
 	flags := c.Flags()
 	o.register(c, "where to write the archive")
 	flags.StringVar(&o.init, "init", "", "the init to carry (default: the file init, or with --debug debuginit, beside this program)")

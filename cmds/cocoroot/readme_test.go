@@ -12,8 +12,9 @@ import (
 	"cocoroot/initramfs/oracle"
 )
 
-// The README's commands for an own root, as they stand there, in a new folder, as an
-// ordinary user, twice: the guest runs, and what was only for it is gone.
+// The README's commands for an own root, and those of the tool's README that do it by
+// hand, as they stand there, in a new folder, as an ordinary user, twice: the guest
+// runs, and what was only for it is gone.
 func TestReadme(t *testing.T) {
 	t.Parallel()
 	repository := oracle.Repository(t)
@@ -27,6 +28,9 @@ func TestReadme(t *testing.T) {
 	if len(commands) != 4 {
 		t.Fatalf("the README has %d commands; want run, create, launch and verify: %q", len(commands), commands)
 	}
+	_, byHand, _ := strings.Cut(readText(t, filepath.Join(repository, "cmds/cocoroot/README.md")), "\n## By hand\n")
+	byHand, _, _ = strings.Cut(byHand, "\n## ")
+	commands = append(commands, []string{byHand, byHand})
 
 	dir, err := os.MkdirTemp("", "readme")
 	if err != nil {
@@ -38,9 +42,10 @@ func TestReadme(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	for _, name := range []string{"cocoroot", "run", "OVMF.amdsev.fd", "bzImage", "initrd.img"} {
-		oracle.Run(t, "cp", oracle.Artifact(t, name), filepath.Join(dir, "build", name))
+	for _, name := range []string{"cocoroot", "init", "run", "modules", "OVMF.amdsev.fd", "bzImage", "initrd.img"} {
+		oracle.Run(t, "cp", "-r", oracle.Artifact(t, name), filepath.Join(dir, "build", name))
 	}
+	oracle.Run(t, "ln", "-s", "build/OVMF.amdsev.fd", "build/bzImage", dir)
 	oracle.Run(t, "tar", "-C", oracle.Artifact(t, "demo-root")+"/.", "--owner=0", "--group=0", "-cf", filepath.Join(dir, "rootfs.tar"), ".")
 	var user *syscall.SysProcAttr
 	if os.Geteuid() == 0 {
@@ -50,10 +55,12 @@ func TestReadme(t *testing.T) {
 	for round := range 2 { // whoever tries something does it twice
 		for _, command := range commands {
 			cmd := exec.Command("sh", "-ec", command[1])
-			cmd.Dir, cmd.SysProcAttr, cmd.Env = dir, user, append(os.Environ(), "TMPDIR="+filepath.Join(dir, "tmp"))
+			cmd.Dir, cmd.SysProcAttr, cmd.Env = dir, user, append(os.Environ(), "TMPDIR="+filepath.Join(dir, "tmp"), "PATH="+filepath.Join(dir, "build")+":"+os.Getenv("PATH"))
 			out, err := cmd.CombinedOutput()
 			fails, want := false, "demo: running from the encrypted root\n"
 			switch {
+			case command[1] == byHand && round > 0:
+				fails, want = true, "cocoroot: error: cannot write initrd.img: file already exists\ncocoroot: hint: --force replaces it\n"
 			case strings.Contains(command[1], " create ") && round > 0:
 				fails, want = true, "cocoroot: error: cannot make vm: it is there\ncocoroot: hint: --force replaces the guest, and keeps what was there\n"
 			case strings.Contains(command[1], " create "):
@@ -71,7 +78,7 @@ func TestReadme(t *testing.T) {
 	if left := names(t, filepath.Join(dir, "tmp")); left != "" {
 		t.Errorf("run leaves %s", left)
 	}
-	if got := names(t, dir); got != "build rootfs.tar tmp vm" {
+	if got := names(t, dir); got != "OVMF.amdsev.fd build bzImage image image.cmdline image.key image.manifest.json initrd.img rootfs.tar tmp vm" {
 		t.Errorf("the folder has %s", got)
 	}
 }
