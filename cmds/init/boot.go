@@ -46,6 +46,7 @@ type boot struct {
 	state    atomic.Int32 // one of the states below
 	policy   policy.Policy
 	store    atomic.Pointer[secret.Store] // nil while the kernel shows none
+	units    atomic.Pointer[secret.Store] // the credentials; nil without any
 	disk     disk.Disk                    // the image's
 	guids    []efi.GUID                   // the entries that were injected
 	steps    []unseal.Step
@@ -191,6 +192,9 @@ func (b *boot) unseal() error {
 	if err == nil && len(b.plans) != len(p.States) {
 		return errors.New("the unsealing process has no plan for every state")
 	}
+	if err == nil && len(p.Credentials) > 0 {
+		_, err = openOnce(&b.units, secret.CredentialsDir)
+	}
 	return err
 }
 
@@ -215,6 +219,9 @@ func (b *boot) wipe() error {
 		b.guids = append(b.guids, b.policy.Key) // which was never in the store
 		if len(b.policy.States) > 0 {
 			b.guids = append(b.guids, b.policy.StateKey)
+		}
+		for _, c := range b.policy.Credentials {
+			b.guids = append(b.guids, c.GUID)
 		}
 		return nil
 	}
@@ -272,5 +279,10 @@ func (b *boot) switchRoot() error {
 	b.claim(switching)
 	// What followed "--" on the command line reached us as arguments.
 	argv := append([]string{b.policy.Init}, os.Args[1:]...)
+	if len(b.policy.Credentials) > 0 { // with which systemd looks for none of the host's
+		if err := os.Setenv("CREDENTIALS_DIRECTORY", secret.CredentialsDir); err != nil {
+			return err
+		}
+	}
 	return root.Switch(b.policy.Init, argv, os.Environ(), b.policy.Console)
 }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -71,31 +72,43 @@ func (b *boot) wipeAll() error {
 		})
 	}
 	store, err := b.openStore()
+	units, unitsErr := openOnce(&b.units, secret.CredentialsDir)
+	return errors.Join(removeAll(store, err), removeAll(units, unitsErr))
+}
+
+// removeAll empties a folder of secrets, which may not be there: nothing was injected,
+// or nothing that the kernel took, or nothing is a credential.
+func removeAll(s *secret.Store, err error) error {
 	if errors.Is(err, secret.ErrNoStore) {
-		return nil // nothing was injected, or nothing that the kernel took
+		return nil
 	}
 	if err != nil {
 		return err
 	}
-	return store.RemoveAll(nil)
+	return s.RemoveAll(nil)
 }
 
-// openStore opens the folder of secrets once, the kernel's or, when the owner is
-// asked, ours; from then on it can be reached, even while the root is switched.
+// openStore opens the folder of secrets, the kernel's or, when the owner is asked,
+// ours.
 func (b *boot) openStore() (*secret.Store, error) {
-	if s := b.store.Load(); s != nil {
-		return s, nil
-	}
-	dirs := secret.Dirs
 	if b.policy.Release.Asks() {
-		dirs = []string{secret.Dir}
+		return openOnce(&b.store, secret.Dir)
+	}
+	return openOnce(&b.store, secret.Dirs...)
+}
+
+// openOnce opens the first of the folders that exists; from then on it can be reached,
+// even while the root is switched.
+func openOnce(to *atomic.Pointer[secret.Store], dirs ...string) (*secret.Store, error) {
+	if s := to.Load(); s != nil {
+		return s, nil
 	}
 	s, err := secret.OpenStore(dirs)
 	if err != nil {
 		return nil, err
 	}
-	b.store.CompareAndSwap(nil, s)
-	return b.store.Load(), nil
+	to.CompareAndSwap(nil, s)
+	return to.Load(), nil
 }
 
 // report prints the line and waits until the console has sent it.

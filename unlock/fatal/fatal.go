@@ -38,6 +38,7 @@ const (
 	SecretTable   Code = "SECRET-TABLE"
 	SecretAbsent  Code = "SECRET-ABSENT"
 	SecretForm    Code = "SECRET-FORM"
+	Credential    Code = "CREDENTIAL"
 	LUKSHeader    Code = "LUKS-HEADER"
 	LUKSKey       Code = "LUKS-KEY"
 	LUKSMap       Code = "LUKS-MAP"

@@ -84,6 +84,8 @@ type Policy struct {
 	States   []State  // the disks that outlive the guest
 	StateKey efi.GUID // the secret entry from which their keys are derived; zero without States
 
+	Credentials []Credential // the secret entries that systemd gives to units; see Kept
+
 	FSType    FSType // rootfstype=
 	RootFlags string // rootflags=, given to mount(2) as data
 	Init      string // init=, an absolute path in the image
@@ -129,14 +131,17 @@ func Parse(cmdline string) (Policy, error) {
 	if p.FSType == "" {
 		return p, fmt.Errorf("%w: rootfstype=", ErrMissing)
 	}
-	return p, p.checkStates()
+	if err := p.checkStates(); err != nil {
+		return p, err
+	}
+	return p, p.checkCredentials()
 }
 
 // take takes one parameter: one of ours, or one that the kernel's own root code
 // would read. Of those, as there, the last one counts.
 func (p *Policy) take(w word, seen map[string]bool) (err error) {
 	name, ours := strings.CutPrefix(w.name, Prefix)
-	if ours && seen[name] && name != "state" {
+	if ours && seen[name] && name != "state" && name != "credential" {
 		return fmt.Errorf("%w: %.64q", ErrRepeated, w.name)
 	}
 	if ours {
@@ -159,6 +164,10 @@ func (p *Policy) take(w word, seen map[string]bool) (err error) {
 		p.States = append(p.States, state)
 	case Prefix + "state-key":
 		p.StateKey, err = parseGUID(w.value)
+	case Prefix + "credential":
+		var credential Credential
+		credential, err = ParseCredential(w.value)
+		p.Credentials = append(p.Credentials, credential)
 	case Prefix + "keep":
 		p.Keep, err = ParseKeep(w.value)
 	case Prefix + "timeout":

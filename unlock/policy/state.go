@@ -120,8 +120,13 @@ func (p *Policy) checkStates() error {
 	return nil
 }
 
-// Kept reports whether the workload gets the secret entry g. The keys of the disks
-// and the orders are never kept, even where cocoroot.keep= names them.
+// forInit reports whether init uses the secret entry g up.
+func (p *Policy) forInit(g efi.GUID) bool { return g == p.Key || g == p.StateKey || g == Orders }
+
+// Kept reports whether the secret entry g stays for the workload under its GUID. The
+// keys of the disks and the orders never do, even where cocoroot.keep= names them;
+// nor do credentials, which have a place of their own.
 func (p *Policy) Kept(g efi.GUID) bool {
-	return g != p.Key && g != p.StateKey && g != Orders && p.Keep.Has(g)
+	credential := slices.ContainsFunc(p.Credentials, func(c Credential) bool { return c.GUID == g })
+	return !p.forInit(g) && !credential && p.Keep.Has(g)
 }

@@ -95,15 +95,27 @@ func makeDir(dir string) error {
 	return nil
 }
 
-// Put mounts a file system of memory that is never swapped at dir, and writes the
-// entries there that are kept. Removing a file frees its pages, which the kernel
-// zeroes (init_on_free=1, which the command line has).
-func Put(dir string, entries []Entry, kept func(efi.GUID) bool) error {
+// CredentialsDir is where systemd has the credentials that came from outside
+// (SYSTEM_CREDENTIALS_DIRECTORY in its src/shared/creds-util.h).
+const CredentialsDir = "/run/credentials/@system"
+
+// MountMemory makes a folder for root, and mounts a file system of memory there that
+// is never swapped. Removing a file frees its pages, which the kernel zeroes
+// (init_on_free=1, which the command line has).
+func MountMemory(dir string) error {
 	if err := makeDir(dir); err != nil {
 		return err
 	}
 	if err := unix.Mount("cocoroot", dir, "ramfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "mode=0700"); err != nil {
 		return fmt.Errorf("cannot keep the secrets: %w", err)
+	}
+	return nil
+}
+
+// Put writes the entries that are kept to dir, as MountMemory makes it.
+func Put(dir string, entries []Entry, kept func(efi.GUID) bool) error {
+	if err := MountMemory(dir); err != nil {
+		return err
 	}
 	for _, e := range entries {
 		if !kept(e.GUID) {

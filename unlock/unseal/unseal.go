@@ -14,6 +14,7 @@ import (
 	"errors"
 	"io"
 	"os"
+	"path/filepath"
 	"runtime"
 	"time"
 
@@ -194,7 +195,29 @@ func (job Job) collect(read func(efi.GUID) (*secmem.Buffer, error)) (s secrets, 
 	if s.orders, err = read(policy.Orders); err != nil && !errors.Is(err, secret.ErrAbsent) {
 		return s, fatal.Errorf(fatal.StateOrders, "%w", err)
 	}
-	return s, nil
+	return s, job.putCredentials(read)
+}
+
+// putCredentials writes the entries that are credentials to where systemd has them.
+func (job Job) putCredentials(read func(efi.GUID) (*secmem.Buffer, error)) error {
+	if len(job.Policy.Credentials) == 0 {
+		return nil
+	}
+	if err := secret.MountMemory(secret.CredentialsDir); err != nil {
+		return fatal.Errorf(fatal.Setup, "%w", err)
+	}
+	for _, c := range job.Policy.Credentials {
+		data, err := read(c.GUID)
+		if err != nil {
+			return fatal.Errorf(fatal.Credential, "%w; give the guest the credential %s under this GUID", err, c.Name)
+		}
+		err = os.WriteFile(filepath.Join(secret.CredentialsDir, c.Name), data.Bytes(), 0o400)
+		data.Close()
+		if err != nil {
+			return fatal.Errorf(fatal.Setup, "cannot keep the credential %s: %w", c.Name, err)
+		}
+	}
+	return nil
 }
 
 // open tries the key as it is and, since some writers end it with a NUL that

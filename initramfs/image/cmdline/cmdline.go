@@ -164,6 +164,9 @@ func ours(p policy.Policy) []string {
 	if len(p.States) > 0 {
 		add("state-key", p.StateKey.String(), "")
 	}
+	for _, c := range p.Credentials {
+		add("credential", c.String(), "")
+	}
 	if p.Release.Asks() {
 		out = append(out, policy.Prefix+"owner="+p.Release.Owner.String(), policy.Prefix+"channel="+p.Release.Channel.String())
 	}

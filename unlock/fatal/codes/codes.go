@@ -48,6 +48,7 @@ func Table() []Entry {
 		{fatal.SecretTable, Secret, "the injected secret table is corrupt; the kernel took none of it"},
 		{fatal.SecretAbsent, Secret, "secrets were injected, but none under the GUID of the disk key"},
 		{fatal.SecretForm, Secret, "the key entry is empty or too long to be a key"},
+		{fatal.Credential, Secret, "there is no entry for a credential that the command line names, or it is empty or too long"},
 		{fatal.LUKSHeader, Tampered, "the LUKS2 header has something that is not on the allow-list"},
 		{fatal.LUKSKey, Secret, "the injected key does not open the image"},
 		{fatal.LUKSMap, Failed, "the kernel refused the decrypted mapping, or the bounds of reads from it"},
