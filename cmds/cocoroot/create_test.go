@@ -252,11 +252,14 @@ func TestSettings(t *testing.T) {
 			t.Errorf("%s = %s; want %s", name, got, want)
 		}
 	}
-	settings := put(t, m.path("some"), "state = [\"data,/data,512M\"]\nvcpus = [2, 4]\nmode = [\"sev-es\"]\nvcpu-type = \"EPYC-Milan\"\n")
+	settings := put(t, m.path("some"), "state = [\"data,/data,512M\"]\nvcpus = [2, 4]\nmode = [\"sev-es\"]\nvcpu-type = \"EPYC-Milan\"\n[credentials]\n"+strings.Replace(dbPassword, "=", " = \"", 1)+"\"\n")
 	ok(t, m.create("--settings", settings)...)
 	out := ok(t, "launch", m.path("vm"), "--simulate", "--dry-run", "--qemu-version", "10.0")
 	if !strings.Contains(out, "-smp 2") || !strings.Contains(out, "serial=data") {
 		t.Errorf("launch = %s", out)
+	}
+	if line, err := os.ReadFile(m.path("vm/host/cmdline")); err != nil || !strings.Contains(string(line), " cocoroot.credential="+dbPassword) {
+		t.Errorf("the line is %s, %v; want a credential", line, err)
 	}
 }
 

@@ -11,6 +11,7 @@ import (
 	"cocoroot/initramfs/fault"
 	"cocoroot/initramfs/image/manifest"
 	"cocoroot/initramfs/oracle"
+	"cocoroot/unlock/policy"
 	"cocoroot/unlock/program"
 )
 
@@ -81,13 +82,16 @@ func readManifest(t *testing.T, path string) manifest.Manifest {
 }
 
 // An image that is started as it is has nothing of ours in it.
+// dbPassword is an entry that is a credential.
+const dbPassword = "db-password=3f1a3a0e-6a1c-4f0e-9b53-7d7c1a2b9c10"
+
 func TestSealContainerWithInit(t *testing.T) {
 	image := filepath.Join(t.TempDir(), "image")
-	code, _, stderr := call(t, "seal", aContainer(t, service), "-o", image, "--init", "/app")
+	code, _, stderr := call(t, "seal", aContainer(t, service), "-o", image, "--init", "/app", "--credentials", dbPassword)
 	if code != fault.OK {
 		t.Fatalf("seal = %d, %s", code, stderr)
 	}
-	if m := readManifest(t, image+".manifest.json"); m.Program != nil || !strings.Contains(m.Cmdline, "init=/app") {
+	if m := readManifest(t, image+".manifest.json"); m.Program != nil || !strings.Contains(m.Cmdline, "init=/app") || !strings.Contains(m.Cmdline, " cocoroot.credential="+dbPassword) {
 		t.Errorf("the manifest is %+v; want nothing of a container image", m)
 	}
 }
@@ -116,6 +120,9 @@ func TestSealContainerRefuses(t *testing.T) {
 		"a gateway":               {fault.Failed, "in which the gateway", []string{aContainer(t, service), "--network", "10.0.0.2/24,10.1.0.1"}},
 		"half seconds":            {fault.Usage, "no number of seconds", []string{aContainer(t, service), "--stop-timeout", "1.5s"}},
 		"a secret":                {fault.Usage, "is not NAME=GUID", []string{aContainer(t, service), "--secret-env", guid}},
+		"a credential":            {fault.Usage, "--secret-file gives a container image's program an entry", []string{aContainer(t, service), "--credentials", dbPassword}},
+		"a credential's name":     {fault.Usage, "is not NAME=GUID", []string{aRoot(t), "--credentials", "a:b=" + guid}},
+		"the disk key":            {fault.Failed, "for init only", []string{aRoot(t), "--credentials", "a=" + policy.DefaultKey.String()}},
 		"a secret's name":         {fault.Failed, "no name of a variable", []string{aContainer(t, service), "--secret-env", "a-b=" + guid}},
 	} {
 		image := filepath.Join(t.TempDir(), "image")

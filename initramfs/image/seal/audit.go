@@ -112,7 +112,7 @@ func (o Options) draftLine(kind policy.FSType) (line string, p policy.Policy, er
 // policy returns what the command line is to say.
 func (o Options) policy(kind policy.FSType, image verity.Params) (policy.Policy, error) {
 	p := policy.Defaults()
-	p.Release, p.States = o.Release, o.States
+	p.Release, p.States, p.Credentials = o.Release, o.States, o.Credentials
 	if len(o.States) > 0 {
 		p.StateKey = o.StateKey
 	}

@@ -38,6 +38,10 @@ func (o *Options) container(root *fsimage.Node, c v1.ImageConfig) ([]byte, error
 	if o.Init != "" || !container.Names(c) && !o.Container.given {
 		return nil, nil
 	}
+	if len(o.Credentials) > 0 {
+		return nil, fault.New(fault.Usage, errors.New("--credentials is for an image with systemd, and this one starts its program without"),
+			"--secret-file gives a container image's program an entry; with a systemd in it, name that: --init PROGRAM")
+	}
 	if o.Release.Channel == (policy.Channel{Kind: policy.Serial, Name: program.Line}) {
 		return nil, fault.Usagef("--channel %s is the port by which a container image's program is stopped", o.Release.Channel)
 	}

@@ -46,6 +46,7 @@ type Options struct {
 	Scratch                                   policy.Disk    // of the writable layer; zero: that lies in RAM
 	States                                    []policy.State
 	StateKey                                  efi.GUID // of States
+	Credentials                               []policy.Credential
 	Line                                      cmdline.Options
 	Container                                 Container
 	// Measure returns what launches with this command line measure; nil for
