@@ -203,7 +203,7 @@ func TestResidueAfterRefusal(t *testing.T) {
 				return a.owner(t, k, body)
 			}
 		}, "RELEASE"},
-		"no program": {func(t *testing.T, g *guest, a *answering) { g.cmdline += " init=/sbin/absent" }, "ROOT-INIT"},
+		"no program": {func(t *testing.T, g *guest, a *answering) { g.cmdline += " init=/sbin/absent " + credentialWord }, "ROOT-INIT"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

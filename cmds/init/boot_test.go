@@ -181,6 +181,11 @@ func TestSecretFailures(t *testing.T) {
 		"key entry empty": {func(t *testing.T, g *guest) {
 			g.entries = []table.Entry{entry(t, policy.DefaultKey, nil)}
 		}, "SECRET-FORM"},
+		"no entry for a credential": {func(_ *testing.T, g *guest) { g.cmdline += " " + credentialWord }, "CREDENTIAL"},
+		"the entry of a credential empty": {func(t *testing.T, g *guest) {
+			g.cmdline += " " + credentialWord
+			g.entries = append(g.entries, entry(t, otherGUID, nil))
+		}, "CREDENTIAL"},
 		"nothing injected": {func(_ *testing.T, g *guest) { g.entries = nil }, "SECRET-NONE"},
 		"table corrupt": {func(t *testing.T, g *guest) {
 			table, err := table.Build(g.entries, 0xc00)

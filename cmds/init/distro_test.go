@@ -22,6 +22,8 @@ Description=Report the state of the system
 After=multi-user.target
 
 [Service]
+LoadCredential=db-password
+SetCredential=db-password:none
 ExecStart=/usr/local/sbin/boot-test
 
 [Install]
@@ -42,7 +44,8 @@ for name in verity root; do
 	say "$name udev $(udevadm info --query=property --property=DM_NAME,ID_FS_TYPE,SYSTEMD_READY --value /dev/mapper/cocoroot-$name | tr '\n' ' ')"
 done
 say "root status $(cryptsetup status cocoroot-root | head -n 2 | tr -s '\n ' ' ')"
-say "credentials $(find /run/credentials /run/planted -type f 2>/dev/null | tr '\n' ' ')"
+say "credentials $(find /run/credentials /run/planted -type f 2>/dev/null | sort | tr '\n' ' ')"
+say "credential $(cat "$CREDENTIALS_DIRECTORY/db-password")"
 say "root is $(findmnt --noheadings --output FSTYPE /)"
 say "mounts $(cut -d ' ' -f 2,3 /proc/mounts | grep -cE '^/(newroot|lower|upper|init)|rootfs') of ours"
 say "status $(setpriv --reuid=65534 --clear-groups grep -c '"image"' /run/cocoroot/status.json)"
@@ -84,7 +87,7 @@ func TestDebian(t *testing.T) {
 	image := seal(t, dir, root, "--append", "loglevel=7 no_timer_check cocoroot.overlay=ephemeral:serial:scratch"+strings.Replace(dbLine, "/data", "/var/lib/kept", 1))
 	disk := blankDisk(t, dir, attackedSize)
 	t.Run("poweroff", func(t *testing.T) {
-		e := bootDebian(t, image, disk, " init=/lib/systemd/systemd greeting=hello -- --default-timeout-stop-sec=80")
+		e := bootDebian(t, image, disk, " init=/lib/systemd/systemd greeting=hello "+credentialWord+" -- --default-timeout-stop-sec=80")
 		if e.Reason != "guest-shutdown" {
 			t.Errorf("the guest ended by %q; want a power-off", e.Reason)
 		}
@@ -94,7 +97,8 @@ func TestDebian(t *testing.T) {
 			"verity device active", "verity link /dev/dm-0", "verity udev cocoroot-verity crypto_LUKS 1",
 			"root device active", "root link /dev/dm-1", "root udev cocoroot-root squashfs 1",
 			"root status /dev/mapper/cocoroot-root is active and is in use. type: LUKS2",
-			"credentials",
+			"credentials /run/credentials/@system/db-password /run/credentials/boot-test.service/db-password",
+			"credential " + string(credential),
 			"root is overlay",
 			"findmnt / overlay overlay", "df / / 270", // of the scratch disk
 			"findmnt /var/lib/kept /dev/dm-7 btrfs", "df /var/lib/kept /var/lib/kept 265",
@@ -102,7 +106,7 @@ func TestDebian(t *testing.T) {
 			"mounts 0 of ours",
 			"status 1",
 			"arguments /lib/systemd/systemd --default-timeout-stop-sec=80",
-			"environment HOME=/ TERM=linux greeting=hello",
+			"environment HOME=/ TERM=linux greeting=hello CREDENTIALS_DIRECTORY=/run/credentials/@system",
 		} {
 			if !strings.Contains(strings.ReplaceAll(e.console, " \r\n", "\r\n"), "boot-test: "+want+"\r\n") {
 				t.Errorf("the console lacks the line %q", want)
@@ -110,8 +114,12 @@ func TestDebian(t *testing.T) {
 		}
 	})
 	t.Run("reboot", func(t *testing.T) {
-		if e := bootDebian(t, image, disk, " ends=reboot"); e.Reason != "guest-reset" {
+		e := bootDebian(t, image, disk, " ends=reboot")
+		if e.Reason != "guest-reset" {
 			t.Errorf("the guest ended by %q; want a reset", e.Reason)
+		}
+		if want := "boot-test: credentials /run/credentials/boot-test.service/db-password \r\n"; !strings.Contains(e.console, want) {
+			t.Errorf("the console lacks %q", want)
 		}
 	})
 }
@@ -123,6 +131,7 @@ func bootDebian(t *testing.T, image sealedImage, disk, more string) ended {
 	g := stateGuest(t, image, disk, "create db\n")
 	g.cmdline = image.cmdline
 	g.disks = append(g.disks, launch.Disk{Path: blankDisk(t, t.TempDir(), 272*mib), Serial: "scratch", Writable: true})
+	g.entries = append(g.entries, entry(t, otherGUID, credential))
 	g.memory = 2048
 	g.cmdline += more
 	// systemd takes credentials from what the host writes, where it is let.

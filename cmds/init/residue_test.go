@@ -207,7 +207,7 @@ func failures() map[string]failure {
 			want: "CRASH",
 		},
 		"no program": {change: func(_ *testing.T, g *guest) { g.cmdline += " init=/sbin/absent" }, want: "ROOT-INIT"},
-		"a program that cannot be executed": {
+		"a program that cannot be executed, with a credential": {
 			change: func(t *testing.T, g *guest) {
 				dir := t.TempDir()
 				root := testRoot(t, dir, "")
@@ -215,7 +215,7 @@ func failures() map[string]failure {
 				key := filepath.Join(dir, "key")
 				write(t, key, g.entries[0].Data.Bytes())
 				s := seal(t, dir, root, "--key-file", key, "--allow", "no-init")
-				g.image, g.cmdline = s.path, s.cmdline
+				g.image, g.cmdline = s.path, s.cmdline+" "+credentialWord
 			},
 			want: "SWITCH",
 		},
