@@ -77,8 +77,8 @@ func (r *releaser) expect() (snp.Expect, error) {
 		e.Digests = append(e.Digests, snp.Digest(d))
 	}
 	for _, id := range e.Chips {
-		if len(id) != e.Generation.ChipSize() {
-			return e, fault.Usagef("--chip: %x has %d bytes, and a chip's ID of %s %d", id, len(id), e.Generation.Name, e.Generation.ChipSize())
+		if len(id) != e.Generation.ChipSize {
+			return e, fault.Usagef("--chip: %x has %d bytes, and a chip's ID of %s %d", id, len(id), e.Generation.Name, e.Generation.ChipSize)
 		}
 	}
 	if (e.FamilyID != nil || e.ImageID != nil) && e.IDKey == nil {

@@ -142,27 +142,18 @@ func ParseHashesTable(b []byte) (t HashesTable, err error) {
 
 // HashFiles makes the table of hashes from files. An empty name means none.
 func HashFiles(kernel, initrd, cmdline string) (*HashesTable, error) {
-	k, err := openBlob("kernel", kernel)
-	if err != nil {
-		return nil, err
+	blobs := [2]io.Reader{strings.NewReader(""), strings.NewReader("")}
+	for i, what := range [2]struct{ name, path string }{{"kernel", kernel}, {"initrd", initrd}} {
+		if what.path == "" {
+			continue
+		}
+		f, err := files.OpenFinite(what.path)
+		if err != nil {
+			return nil, fmt.Errorf("cannot read the %s: %w", what.name, err)
+		}
+		defer f.Close()
+		blobs[i] = f
 	}
-	defer k.Close()
-	i, err := openBlob("initrd", initrd)
-	if err != nil {
-		return nil, err
-	}
-	defer i.Close()
-	table, err := NewHashesTable(k, i, cmdline)
+	table, err := NewHashesTable(blobs[0], blobs[1], cmdline)
 	return &table, err
-}
-
-func openBlob(what, path string) (io.ReadCloser, error) {
-	if path == "" {
-		return io.NopCloser(strings.NewReader("")), nil
-	}
-	f, err := files.OpenFinite(path)
-	if err != nil {
-		return nil, fmt.Errorf("cannot read the %s: %w", what, err)
-	}
-	return f, nil
 }

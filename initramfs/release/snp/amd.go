@@ -13,28 +13,34 @@ import (
 	"strings"
 	"time"
 
-	"github.com/google/go-sev-guest/abi"
 	"github.com/google/go-sev-guest/kds"
 	"github.com/google/go-sev-guest/verify/trust"
 )
 
-// part is one of the versions that make up a TCB_VERSION: a byte of a u64. Turin
-// has another layout than the generations before it, and one part more (AMD
-// publication 56860, TCB_VERSION; 57230, table of the certificate's extensions).
+// part is one of the versions that make up a TCB_VERSION (AMD publication 57230,
+// table of the certificate's extensions).
 type part struct {
-	name          string // in --min-tcb
-	kds           string // the parameter of AMD's key server
-	oid           asn1.ObjectIdentifier
-	before, turin int // which byte; -1: none
+	name string // in --min-tcb
+	kds  string // the parameter of AMD's key server
+	oid  asn1.ObjectIdentifier
 }
 
 var parts = [...]part{
-	{"fmc", "fmcSPL", asn1.ObjectIdentifier{1, 3, 6, 1, 4, 1, 3704, 1, 3, 9}, -1, 0},
-	{"bootloader", "blSPL", kds.OidBlSpl, 0, 1},
-	{"tee", "teeSPL", kds.OidTeeSpl, 1, 2},
-	{"snp", "snpSPL", kds.OidSnpSpl, 6, 3},
-	{"microcode", "ucodeSPL", kds.OidUcodeSpl, 7, 7},
+	{"fmc", "fmcSPL", asn1.ObjectIdentifier{1, 3, 6, 1, 4, 1, 3704, 1, 3, 9}},
+	{"bootloader", "blSPL", kds.OidBlSpl},
+	{"tee", "teeSPL", kds.OidTeeSpl},
+	{"snp", "snpSPL", kds.OidSnpSpl},
+	{"microcode", "ucodeSPL", kds.OidUcodeSpl},
 }
+
+// layout says which byte of the u64 TCB_VERSION each part is; -1: none (AMD
+// publication 56860, TCB_VERSION).
+type layout [len(parts)]int
+
+var (
+	milanLayout = layout{-1, 0, 1, 6, 7} // and Genoa's
+	turinLayout = layout{0, 1, 2, 3, 7}
+)
 
 // TCB are the versions of a platform's firmware, in the order of parts.
 type TCB [len(parts)]uint8
@@ -76,10 +82,11 @@ func (t TCB) short(least TCB) string {
 type Generation struct {
 	Name string
 	// Floor is the least firmware that is accepted when nothing else is asked for.
-	Floor  TCB
-	turin  bool // 8 bytes of chip ID, and Turin's TCB layout
-	family byte
-	models [][2]byte // of CPUID 1, from and to
+	Floor    TCB
+	ChipSize int // the length of a chip's ID in bytes
+	layout   layout
+	family   byte
+	models   [][2]byte // of CPUID 1, from and to
 	// AMD's chains of both kinds, PEM.
 	vcek, vlek *[]byte
 }
@@ -93,9 +100,9 @@ type Generation struct {
 // to be found. Microcode has none, for AMD numbers it by stepping, and the
 // numbers of two steppings do not compare.
 var generations = []Generation{
-	{Name: "Milan", Floor: TCB{3: 0x1d}, family: 0x19, models: [][2]byte{{0x00, 0x0f}}, vcek: &trust.AskArkMilanVcekBytes, vlek: &trust.AskArkMilanVlekBytes},
-	{Name: "Genoa", Floor: TCB{3: 0x1c}, family: 0x19, models: [][2]byte{{0x10, 0x1f}, {0xa0, 0xaf}}, vcek: &trust.AskArkGenoaVcekBytes, vlek: &trust.AskArkGenoaVlekBytes},
-	{Name: "Turin", turin: true, family: 0x1a, models: [][2]byte{{0x00, 0x11}}, vcek: &trust.AskArkTurinVcekBytes, vlek: &trust.AskArkTurinVlekBytes},
+	{"Milan", TCB{3: 0x1d}, 64, milanLayout, 0x19, [][2]byte{{0x00, 0x0f}}, &trust.AskArkMilanVcekBytes, &trust.AskArkMilanVlekBytes},
+	{"Genoa", TCB{3: 0x1c}, 64, milanLayout, 0x19, [][2]byte{{0x10, 0x1f}, {0xa0, 0xaf}}, &trust.AskArkGenoaVcekBytes, &trust.AskArkGenoaVlekBytes},
+	{"Turin", TCB{}, 8, turinLayout, 0x1a, [][2]byte{{0x00, 0x11}}, &trust.AskArkTurinVcekBytes, &trust.AskArkTurinVlekBytes},
 }
 
 // Generations returns the names of those that can be verified.
@@ -128,20 +135,12 @@ func generationOf(report []byte) Generation {
 	return Generation{Name: fmt.Sprintf("family %#x, model %#x", family, model)}
 }
 
-// at returns which byte of a TCB_VERSION a part is; -1: none.
-func (g Generation) at(p part) int {
-	if g.turin {
-		return p.turin
-	}
-	return p.before
-}
-
 // tcb takes a TCB_VERSION apart.
 func (g Generation) tcb(v uint64) (TCB, error) {
 	b := binary.LittleEndian.AppendUint64(nil, v)
 	var t TCB
-	for i, p := range parts {
-		if at := g.at(p); at >= 0 {
+	for i, at := range g.layout {
+		if at >= 0 {
 			t[i], b[at] = b[at], 0
 		}
 	}
@@ -151,16 +150,8 @@ func (g Generation) tcb(v uint64) (TCB, error) {
 	return t, nil
 }
 
-// ChipSize is the length of a chip's ID in bytes.
-func (g Generation) ChipSize() int {
-	if g.turin {
-		return 8
-	}
-	return abi.ChipIDSize
-}
-
 // chip returns the part of a CHIP_ID that names the chip.
-func (g Generation) chip(id []byte) []byte { return id[:g.ChipSize()] }
+func (g Generation) chip(id []byte) []byte { return id[:g.ChipSize] }
 
 // Roots returns a generation's root (ARK) and what it signs chips with: ASK for a
 // VCEK, ASVK for a VLEK. The nil function returns AMD's.
@@ -236,7 +227,7 @@ func (g Generation) endorsed(c *x509.Certificate) (tcb TCB, chip []byte, err err
 		values[x.Id.String()] = x.Value
 	}
 	for i, p := range parts {
-		if g.at(p) < 0 {
+		if g.layout[i] < 0 {
 			continue
 		}
 		var n int
@@ -246,7 +237,7 @@ func (g Generation) endorsed(c *x509.Certificate) (tcb TCB, chip []byte, err err
 		tcb[i] = uint8(n)
 	}
 	chip = values[kds.OidHwid.String()]
-	if len(chip) != 0 && len(chip) != g.ChipSize() {
+	if len(chip) != 0 && len(chip) != g.ChipSize {
 		if rest, err := asn1.Unmarshal(chip, &chip); err != nil || len(rest) > 0 {
 			return tcb, nil, errors.New("its chip ID cannot be read")
 		}

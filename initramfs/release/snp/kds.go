@@ -192,7 +192,7 @@ func (s *Server) check(o origin, cert []byte) error {
 func (o origin) query() string {
 	var words []string
 	for i, p := range parts {
-		if o.at(p) >= 0 {
+		if o.layout[i] >= 0 {
 			words = append(words, fmt.Sprintf("%s=%02d", p.kds, o.tcb[i]))
 		}
 	}

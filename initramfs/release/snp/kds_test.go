@@ -26,7 +26,7 @@ func keyServer(t *testing.T, s *scene, busy int) (*Server, *[]string, *[]time.Du
 		t.Fatal(err)
 	}
 	query := "blSPL=10&teeSPL=00&snpSPL=32&ucodeSPL=84"
-	if o.turin {
+	if o.layout == turinLayout {
 		query = "fmcSPL=01&" + query
 	}
 	h := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
