@@ -33,14 +33,13 @@ func Parse(image []byte) (Firmware, error) {
 	if end < headSize {
 		return Firmware{}, fmt.Errorf("%w: only %d bytes", ErrNoFooter, len(image))
 	}
-	guid, length := head(image[:end])
+	guid, entries, _, err := lastEntry(image[:end]) // the footer has the form of its entries, and they are its data
 	if guid != footerGUID {
 		return Firmware{}, ErrNoFooter
 	}
-	if length < headSize || length > end {
-		return Firmware{}, fmt.Errorf("%w: its length is %d bytes, of which the image has room for %d to %d", ErrFooter, length, headSize, end)
+	if err != nil {
+		return Firmware{}, err
 	}
-	entries := image[end-length : end-headSize]
 	seen := map[efi.GUID]bool{footerGUID: true}
 	for len(entries) > 0 {
 		guid, data, rest, err := lastEntry(entries)
@@ -62,19 +61,13 @@ func Parse(image []byte) (Firmware, error) {
 	return f, nil
 }
 
-// head reads the GUID and the length at the end of b, which has at least
-// headSize bytes.
-func head(b []byte) (efi.GUID, int) {
-	h := b[len(b)-headSize:]
-	return efi.GUID(h[2:]), int(binary.LittleEndian.Uint16(h))
-}
-
 // lastEntry splits the last entry off b.
 func lastEntry(b []byte) (guid efi.GUID, data, rest []byte, err error) {
 	if len(b) < headSize {
 		return guid, nil, nil, fmt.Errorf("%w: %d bytes are left before its first entry", ErrFooter, len(b))
 	}
-	guid, length := head(b)
+	head := b[len(b)-headSize:]
+	guid, length := efi.GUID(head[2:]), int(binary.LittleEndian.Uint16(head))
 	if length < headSize || length > len(b) {
 		return guid, nil, nil, fmt.Errorf("%w: entry %s is %d bytes long, of which there is room for %d to %d", ErrFooter, guid, length, headSize, len(b))
 	}
