@@ -160,6 +160,16 @@ func TestCreateAgain(t *testing.T) {
 		t.Errorf("create that fails = %d, %q, files %s", code, stderr, names(t, m.dir))
 	}
 	ok(t, "verify", vm)
+	// Keys that another user could have put there are not taken over.
+	if err := os.Chmod(vm+"/owner", 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if code, _, stderr := call(t, m.create("--force")...); code != fault.Failed || !strings.Contains(stderr, "cannot keep the keys") {
+		t.Errorf("create over an open folder = %d, %q", code, stderr)
+	}
+	if err := os.Chmod(vm+"/owner", 0o700); err != nil {
+		t.Fatal(err)
+	}
 	// Messages have the folder's own name.
 	if err := errors.Join(os.Remove(vm+"/owner/state.key"), os.Mkdir(vm+"/owner/state.key", 0o700)); err != nil {
 		t.Fatal(err)

@@ -23,6 +23,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 
@@ -206,8 +207,16 @@ func (f Folder) Share() error {
 
 // Inherit takes over what the owner has for the guest that this one is to replace,
 // which keeps it: the key that its answers are signed with, that of its states, its
-// other secrets, and the chips' certificates.
+// other secrets, and the chips' certificates. It takes none from a folder that
+// another user could have made.
 func (f Folder) Inherit(old Folder) error {
+	info, err := os.Lstat(old.owner)
+	if err != nil {
+		return err
+	}
+	if owner := info.Sys().(*syscall.Stat_t).Uid; !info.IsDir() || info.Mode().Perm() != 0o700 || int(owner) != os.Geteuid() {
+		return fmt.Errorf("cannot keep the keys in %s: it is not a folder that only this user can read and write (mode 0700)", old.owner)
+	}
 	names := []string{Owner + ".key", Owner + ".pub", StateKey}
 	for _, dir := range []string{Certs, Secrets} {
 		all, err := os.ReadDir(old.Own(dir))
