@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -29,32 +30,35 @@ func TestSilentInputs(t *testing.T) {
 		"verify":  {"verify", "image", "--manifest", pipe},
 	} {
 		for _, interrupts := range []int{1, 2} {
-			dir := t.TempDir()
-			cmd := exec.Command(tool, args...)
-			cmd.Dir = dir
-			var stderr bytes.Buffer
-			cmd.Stderr = &stderr
-			if err := cmd.Start(); err != nil {
-				t.Fatal(err)
-			}
-			kill := time.AfterFunc(10*time.Second, func() { cmd.Process.Kill() })
-			for name == "seal" && names(t, dir) == "" {
-				time.Sleep(10 * time.Millisecond)
-			}
-			time.Sleep(300 * time.Millisecond)
-			for range interrupts {
-				if err := cmd.Process.Signal(os.Interrupt); err != nil {
+			t.Run(fmt.Sprint(name, interrupts), func(t *testing.T) {
+				t.Parallel()
+				dir := t.TempDir()
+				cmd := exec.Command(tool, args...)
+				cmd.Dir = dir
+				var stderr bytes.Buffer
+				cmd.Stderr = &stderr
+				if err := cmd.Start(); err != nil {
 					t.Fatal(err)
 				}
-				time.Sleep(100 * time.Millisecond) // two in one moment would be one
-			}
-			err := cmd.Wait()
-			if killed := !kill.Stop(); killed || err == nil || !strings.Contains(stderr.String(), "interrupted") {
-				t.Errorf("%s, %d interrupts: %v, killed %v, said %q; want an end", name, interrupts, err, killed, stderr.String())
-			}
-			if left := names(t, dir); left != "" {
-				t.Errorf("%s, %d interrupts: left %s", name, interrupts, left)
-			}
+				kill := time.AfterFunc(20*time.Second, func() { cmd.Process.Kill() })
+				for name == "seal" && names(t, dir) == "" {
+					time.Sleep(10 * time.Millisecond)
+				}
+				time.Sleep(time.Second)
+				for range interrupts {
+					if err := cmd.Process.Signal(os.Interrupt); err != nil {
+						t.Fatal(err)
+					}
+					time.Sleep(100 * time.Millisecond) // two in one moment would be one
+				}
+				err := cmd.Wait()
+				if killed := !kill.Stop(); killed || err == nil || !strings.Contains(stderr.String(), "interrupted") {
+					t.Errorf("%v, killed %v, said %q; want an end", err, killed, stderr.String())
+				}
+				if left := names(t, dir); left != "" {
+					t.Errorf("left %s", left)
+				}
+			})
 		}
 	}
 }
