@@ -117,6 +117,7 @@ func TestReadError(t *testing.T) {
 
 // Both ways: fdisk reads the tests' tables, and Read reads fdisk's.
 func TestFdisk(t *testing.T) {
+	t.Setenv("LC_ALL", "C.UTF-8") // a name with é is printed as it is
 	for _, sector := range []int{512, 4096} {
 		ours := filepath.Join(t.TempDir(), "ours")
 		if err := os.WriteFile(ours, disk(sector), 0o600); err != nil {
