@@ -37,8 +37,13 @@ func (l layout) dockerLayers(which string) ([]layer, *v1.ImageConfig, error) {
 			found = append(found, image)
 		}
 	}
-	if len(found) != 1 {
-		return nil, nil, fmt.Errorf("%w: it has %d images for the tag %.80q, and the tags %.200q; say which one", ErrOCI, len(found), which, tags[:min(len(tags), 20)])
+	switch has := tags[:min(len(tags), 20)]; {
+	case len(all) == 0:
+		return nil, nil, fmt.Errorf("%w: it has no image", ErrOCI)
+	case len(found) == 0:
+		return nil, nil, fmt.Errorf("%w: it has no image %.80q; it has %.200q", ErrOCI, which, has)
+	case len(found) > 1:
+		return nil, nil, fmt.Errorf("%w: it has %d images, %.200q; say which one", ErrOCI, len(found), has)
 	}
 	var config v1.Image
 	if err := l.readFile(found[0].Config, &config); err != nil {

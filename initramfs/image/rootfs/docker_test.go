@@ -76,10 +76,10 @@ func TestDockerArchive(t *testing.T) {
 		tag  string
 		want string
 	}{
-		"nothing in it":    {makeTar(t, file("manifest.json", "[]"), file("repositories", "{}")), "", "it has 0 images"},
+		"nothing in it":    {makeTar(t, file("manifest.json", "[]"), file("repositories", "{}")), "", "it has no image"},
 		"no JSON":          {makeTar(t, file("manifest.json", "{")), "", "manifest.json"},
 		"two images":       {dockerTar(t, two, layer, good), "", `["a:1" "b:2"]; say which one`},
-		"another tag":      {dockerTar(t, one, layer, good), "2", `0 images for the tag "2"`},
+		"another tag":      {dockerTar(t, one, layer, good), "2", `no image "2"; it has ["a:1"]`},
 		"for arm64":        {dockerTar(t, one, layer, config("arm64", id(layer))), "", "the image is for linux/arm64"},
 		"changed":          {dockerTar(t, one, makeTar(t, file("x", "2")), good), "", "not what its digest"},
 		"with an end":      {dockerTar(t, one, append(layer, 0), good), "", "not what its digest"},
