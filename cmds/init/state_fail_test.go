@@ -138,7 +138,7 @@ func stateFailures() map[string]failure {
 		"older than the floor": orders("floor db 1000000\n", "STATE-ROLLBACK"),
 
 		"no folder":      line("db,/data,", "db,/absent,", "STATE-PATH"),
-		"a file":         line("db,/data,", "db,/sbin/init,", "STATE-PATH"),
+		"a file":         line("db,/data,", "db,/bin/busybox,", "STATE-PATH"),
 		"a link to /run": line("db,/data,", "db,/out,", "STATE-PATH"),
 		"a folder of another": change(func(t *testing.T, g *guest) {
 			g.cmdline += " cocoroot.state=logs,/link,serial:logs"
