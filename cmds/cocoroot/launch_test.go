@@ -53,19 +53,20 @@ func TestLaunchOptions(t *testing.T) {
 // A host without SEV is told what to check; printing the command needs none.
 func TestLaunchWithoutSEV(t *testing.T) {
 	oracle.Tool(t, "qemu-system-x86_64")
-	if launch.CheckHost(os.DirFS("/"), launch.ModeES) == nil {
-		t.Skip("this host has SEV-ES")
-	}
+	without := launch.CheckHost(os.DirFS("/"), launch.ModeES) != nil // where it is there, only the printing is tried
 	r := newGuestRig(t)
-	code, out, stderr := call(t, r.hardware("sev-es")...)
-	if code != fault.Failed || out != "" || !strings.Contains(stderr, "/dev/sev") || !strings.Contains(stderr, "hint: ") {
+	code, out, stderr := fault.Failed, "", ""
+	if without {
+		code, out, stderr = call(t, r.hardware("sev-es")...)
+	}
+	if without && (code != fault.Failed || out != "" || !strings.Contains(stderr, "/dev/sev") || !strings.Contains(stderr, "hint: ")) {
 		t.Errorf("launch = %d, %q, %q; want what is missing", code, out, stderr)
 	}
 	code, out, stderr = call(t, r.hardware("sev-es", "--dry-run", "--policy", "0x4")...)
 	if code != fault.OK || !strings.Contains(out, "policy=0x4,kernel-hashes=on") || strings.Count(out, "\n") != 1 {
 		t.Errorf("launch --dry-run = %d, %q", code, out)
 	}
-	if strings.Count(stderr, "cocoroot: warning: ") != 2 || !strings.Contains(stderr, "cbitpos=51") || !strings.Contains(stderr, "0x4 protects less than 0x7") {
+	if without && (strings.Count(stderr, "cocoroot: warning: ") != 2 || !strings.Contains(stderr, "cbitpos=51")) || !strings.Contains(stderr, "0x4 protects less than 0x7") {
 		t.Errorf("stderr = %q; want a warning of the C-bit and one of the policy", stderr)
 	}
 	if code, cpus, _ := call(t, slices.Concat(r.hardware("sev-es", "--dry-run", "--policy", "0x4"), []string{"--cpus", "4"})...); code != fault.OK || cpus != out {

@@ -28,7 +28,7 @@ func FuzzLaunch(f *testing.F) {
 			size += uint64(s.Size)
 		}
 		if size > 1<<20 {
-			t.Skip("larger than is worth hashing here")
+			return // larger than is worth hashing here
 		}
 		if r, err := SEV(fw, table); err == nil && (len(r.Digest) != 32 || len(r.Steps) != 2) {
 			t.Errorf("SEV = %+v", r)
