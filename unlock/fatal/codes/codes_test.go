@@ -42,4 +42,9 @@ func TestREADMEHasTheTable(t *testing.T) {
 			t.Errorf("cmds/init/README.md lacks the row %s", row)
 		}
 	}
+	_, rows, _ := strings.Cut(string(readme), "\n## Codes\n")
+	rows, _, _ = strings.Cut(rows, "\n## ")
+	if n := strings.Count(rows, "\n| `"); n != len(Table()) {
+		t.Errorf("cmds/init/README.md has %d codes; there are %d", n, len(Table()))
+	}
 }
