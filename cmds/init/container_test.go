@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 
+	"cocoroot/initramfs/launch"
 	"cocoroot/initramfs/oracle"
 	"cocoroot/unlock/efi"
 )
@@ -115,4 +116,40 @@ func TestContainer(t *testing.T) {
 		}
 	}
 	g.wiped(t, e)
+}
+
+// TestAddressAgain: where the process that asks for an address ends, the guest goes on
+// and asks again.
+func TestAddressAgain(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	root := filepath.Join(dir, "root")
+	if err := os.CopyFS(root, os.DirFS(oracle.Fixture(t, "demo-root"))); err != nil {
+		t.Fatal(err)
+	}
+	write(t, filepath.Join(root, "serve"), []byte(`#!/bin/sh
+ps -o pid,args | awk '/[c]ocoroot-dhcp/ { print $1 }' | xargs kill -9
+sleep 5
+echo "`+ran+`, IPv6 routes of anybody: $(cat /proc/sys/net/ipv6/conf/eth0/accept_ra)"
+`))
+	base := filepath.Join(dir, "base.tar")
+	oracle.Run(t, "tar", "-C", root, "-cf", base, ".")
+	oracle.Layout(t, filepath.Join(dir, "app"), map[string]any{"Entrypoint": []string{"/serve"}}, base)
+	for network, want := range map[string]struct {
+		addresses int
+		routes    string
+	}{"dhcp": {2, "1"}, "10.0.2.15/24": {0, "0"}} {
+		t.Run(network[:4], func(t *testing.T) {
+			dir := t.TempDir()
+			g := seal(t, dir, filepath.Join(filepath.Dir(base), "app"), "--network", network).boots(t)
+			g.forwards, g.stop = []launch.Forward{{Host: freePort(t), Guest: 80}}, make(chan struct{})
+			e := g.run(t, bootLimit)
+			if e.err != nil || e.Exit == nil || *e.Exit != 0 || !strings.Contains(e.console, ran+", IPv6 routes of anybody: "+want.routes) {
+				t.Errorf("outcome = %+v, %v", e.Outcome, e.err)
+			}
+			if n := strings.Count(e.console, "has the address 10.0.2.15/24"); n != want.addresses {
+				t.Errorf("%d addresses came by DHCP; want %d", n, want.addresses)
+			}
+		})
+	}
 }

@@ -33,6 +33,9 @@ const (
 const patience = 2 * time.Second
 
 func main() {
+	if len(os.Args) == 2 && os.Args[0] == asker {
+		keepLease(os.Args[1], os.NewFile(3, "ready"))
+	}
 	if os.Getpid() != 1 {
 		fmt.Fprintln(os.Stderr, "cocoroot: error: run is the first process of a sealed container image only")
 		fmt.Fprintln(os.Stderr, "cocoroot: hint: cocoroot seal puts it into one")

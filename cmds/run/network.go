@@ -3,10 +3,12 @@ package main
 import (
 	"context"
 	"fmt"
+	"io"
 	"net"
 	"net/netip"
 	"os"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/insomniacslk/dhcp/dhcpv4"
@@ -20,6 +22,7 @@ import (
 const (
 	firstLease = 20 * time.Second // how long the program waits for an address
 	tryAgain   = 30 * time.Second
+	startAgain = 2 * time.Second // the process that asks, when it has ended
 	leastRenew = 30 * time.Second
 	mostDNS    = 3 // servers that a resolver asks
 )
@@ -38,16 +41,45 @@ func network(n program.Network) error {
 		say("there is no network card")
 	case n.DHCP:
 		ready := make(chan struct{})
-		go keepLease(card, ready)
+		go keepAsking(card, ready)
 		select {
 		case <-ready:
 		case <-time.After(firstLease):
 			say("no address has come by DHCP on %s", card)
 		}
 	case n.Address.IsValid():
+		// What anybody announces is none of this network's. Without IPv6 there is no such file.
+		_ = os.WriteFile("/proc/sys/net/ipv6/conf/"+card+"/accept_ra", []byte("0"), 0)
 		return configure(card, n)
 	}
 	return nil
+}
+
+// asker is the name of the process that asks for an address, whose argument is the card.
+const asker = "cocoroot-dhcp"
+
+// keepAsking has a process of its own ask: what that parses is for everyone on the
+// network to write, and a fault there must not end the first process. ready is closed
+// when there is an address.
+func keepAsking(card string, ready chan<- struct{}) {
+	for {
+		r, w, err := os.Pipe()
+		if err == nil {
+			_, err = syscall.ForkExec("/proc/self/exe", []string{asker, card}, &syscall.ProcAttr{Files: []uintptr{0, 1, 2, w.Fd()}})
+			w.Close()
+		}
+		if err == nil {
+			n, _ := r.Read(make([]byte, 1)) // none: it has ended
+			if n == 1 && ready != nil {
+				close(ready)
+				ready = nil
+			}
+			_, _ = io.Copy(io.Discard, r) // until it ends
+		}
+		r.Close()
+		say("what asks for an address on %s has ended, and is started again", card)
+		time.Sleep(startAgain)
+	}
 }
 
 // configure gives a card its address.
@@ -66,8 +98,9 @@ func configure(card string, n program.Network) error {
 	return replace("/etc/resolv.conf", text.String())
 }
 
-// keepLease gets an address, and renews it for as long as the guest runs.
-func keepLease(card string, ready chan<- struct{}) {
+// keepLease gets an address, says so with a byte, and renews it for as long as the
+// guest runs.
+func keepLease(card string, ready io.Writer) {
 	var lease *nclient4.Lease
 	for {
 		next, err := ask(card, lease)
@@ -86,7 +119,7 @@ func keepLease(card string, ready chan<- struct{}) {
 		}
 		if ready != nil {
 			say("%s has the address %s", card, n.Address)
-			close(ready)
+			_, _ = ready.Write([]byte{1})
 			ready = nil
 		}
 		lease = next
