@@ -20,7 +20,7 @@ import (
 	"cocoroot/initramfs/release/snptest"
 )
 
-// TestMain is the tool that plays SEV-SNP when its arguments have --attest KEY, as in
+// TestMain is the tool that simulates SEV-SNP when its arguments have --attest KEY, as in
 //
 //	go test -c -o attest ./cmds/cocoroot
 //	./attest launch --simulate --attest me.key …

@@ -67,7 +67,7 @@ func (o *createOptions) sources(c *cobra.Command, args []string) error { return 
 func (o *createOptions) register(a *app, c *cobra.Command) {
 	flags := c.Flags()
 	o.given = flags.Changed
-	flags.StringVar(&o.settings, "settings", "", "file of settings, which options go before")
+	flags.StringVar(&o.settings, "settings", "", "`FILE` of settings; an option takes precedence")
 	flags.IntVar(&o.record.Memory, "memory", 1024, "memory of the guest, `MIB`")
 	flags.IntSliceVar(&o.record.VCPUs, "vcpus", []int{1}, "virtual CPUs of the guest; of several numbers, each is measured and the first is usual")
 	flags.StringVar(&o.firmware, "firmware", "", "OVMF (default: OVMF.amdsev.fd beside this program)")

@@ -94,11 +94,11 @@ func TestCreate(t *testing.T) {
 	}{
 		{[]string{"launch", vm, "--mode", "sev-es", "--dry-run"}, fault.Usage, "was not made for mode sev-es"},
 		{[]string{"launch", vm, vm, "--simulate"}, fault.Usage, "one folder"},
-		{[]string{"launch", m.root, "--simulate"}, fault.Usage, "no folder that cocoroot create made"},
+		{[]string{"launch", m.root, "--simulate"}, fault.Usage, "not a folder that cocoroot create made"},
 		{[]string{"launch", vm}, fault.Usage, "--simulate and --mode"},
 		{[]string{"verify", vm + "/host"}, fault.Usage, "has no owner's half"},
 		{[]string{"release", "challenge", "--vm", vm + "/host"}, fault.Failed, "host/owner/challenge"},
-		{[]string{"verify", m.root}, fault.Usage, "no folder that cocoroot create made"},
+		{[]string{"verify", m.root}, fault.Usage, "not a folder that cocoroot create made"},
 		{m.create(), fault.Failed, "hint: --force replaces the guest"},
 	} {
 		if code, _, stderr := call(t, tc.args...); code != tc.code || !strings.Contains(stderr, tc.want) {
@@ -203,7 +203,7 @@ func TestCreateRefuses(t *testing.T) {
 		"no memory":      {m.create("--memory", "0"), fault.Usage, "at least 1"},
 		"no CPU":         {m.create("--vcpus", "2,0"), fault.Usage, "at least 1"},
 		"state, no size": {m.create("--state", "data,/data"), fault.Usage, "NAME,PATH,SIZE"},
-		"state, size":    {m.create("--state", "data,/data,much"), fault.Usage, "no size of a disk"},
+		"state, size":    {m.create("--state", "data,/data,much"), fault.Usage, "not the size of a disk"},
 		"scratch, size":  {m.create("--scratch", "256M"), fault.Usage, "300M is the least"},
 		"state, path":    {m.create("--state", "data,data,1G"), fault.Usage, "data"},
 		"no setting":     {m.create("--settings", settings), fault.Usage, "line 3: memry: there is no such setting"},
@@ -224,7 +224,7 @@ func TestCreateRefuses(t *testing.T) {
 }
 
 // The file of settings has every option of create, and every line of it does; an
-// option goes before it.
+// option takes precedence.
 func TestSettings(t *testing.T) {
 	m := newMakings(t)
 	file := templates.Settings()
@@ -402,7 +402,7 @@ func TestCreateContainer(t *testing.T) {
 		}
 		m.root = aContainer(t, config)
 		code, out, stderr := call(t, slices.Concat(m.create(), []string{"-o", m.path("other")})...)
-		if code != fault.Failed || out != "" || !strings.Contains(stderr, want) || !strings.Contains(stderr, "hint: mend the image") || names(t, m.dir) != before {
+		if code != fault.Failed || out != "" || !strings.Contains(stderr, want) || !strings.Contains(stderr, "hint: change the image") || names(t, m.dir) != before {
 			t.Errorf("create = %d, %q, %q, files %s; want %q", code, out, stderr, names(t, m.dir), want)
 		}
 	}

@@ -108,7 +108,7 @@ func TestInspectPrintsCommands(t *testing.T) {
 	}
 }
 
-// With --json there is an event a second from the begin to the end, also while a
+// With --json there is an event a second from beginning to end, also while a
 // step says nothing.
 func TestProgressEvents(t *testing.T) {
 	var stderr bytes.Buffer

@@ -17,7 +17,7 @@ func (a *app) owner() *cobra.Command {
 func (a *app) ownerNew() *cobra.Command {
 	c := verb("new -o NAME", "make an owner's key, for seal --owner and release", "  cocoroot owner new -o me", noArgs)
 	flags := c.Flags()
-	name := flags.StringP("output", "o", "", "begin of the names of the files, `NAME`: NAME.key, which stays with you (mode 0600), and NAME.pub")
+	name := flags.StringP("output", "o", "", "start of the files' names, `NAME`: NAME.key, which stays with you (mode 0600), and NAME.pub")
 	force := flags.Bool("force", false, "replace existing files; guests that were sealed for the old key cannot be answered any more")
 	need(c, "output")
 	c.RunE = func(*cobra.Command, []string) error {

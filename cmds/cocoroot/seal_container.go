@@ -60,7 +60,7 @@ func parseSecret(name func(*program.Secret, string)) func(string) (program.Secre
 func parseSeconds(text string) (int, error) {
 	d, err := time.ParseDuration(text)
 	if err == nil && (d < 0 || d%time.Second != 0) {
-		err = fmt.Errorf("%.32q is no number of seconds, such as 10s", text)
+		err = fmt.Errorf("%.32q is not a whole number of seconds, such as 10s", text)
 	}
 	return int(d / time.Second), err
 }
@@ -83,7 +83,7 @@ func parseNetwork(text string) (n program.Network, err error) {
 		a, err := netip.ParseAddr(part)
 		switch {
 		case err != nil:
-			return n, fmt.Errorf("%.80q is no address", part)
+			return n, fmt.Errorf("%.80q is not an address", part)
 		case i == 0:
 			n.Gateway = a
 		default:

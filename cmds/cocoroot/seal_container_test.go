@@ -118,12 +118,12 @@ func TestSealContainerRefuses(t *testing.T) {
 		"the line's port":         {fault.Usage, "is the port by which", []string{aContainer(t, service), "--owner", me + ".pub", "--channel", "serial:ttyS1"}},
 		"a network":               {fault.Usage, "is not dhcp", []string{aContainer(t, service), "--network", "auto"}},
 		"a gateway":               {fault.Failed, "in which the gateway", []string{aContainer(t, service), "--network", "10.0.0.2/24,10.1.0.1"}},
-		"half seconds":            {fault.Usage, "no number of seconds", []string{aContainer(t, service), "--stop-timeout", "1.5s"}},
+		"half seconds":            {fault.Usage, "not a whole number of seconds", []string{aContainer(t, service), "--stop-timeout", "1.5s"}},
 		"a secret":                {fault.Usage, "is not NAME=GUID", []string{aContainer(t, service), "--secret-env", guid}},
 		"a credential":            {fault.Usage, "--secret-file gives a container image's program an entry", []string{aContainer(t, service), "--credentials", dbPassword}},
 		"a credential's name":     {fault.Usage, "is not NAME=GUID", []string{aRoot(t), "--credentials", "a:b=" + guid}},
 		"the disk key":            {fault.Failed, "for init only", []string{aRoot(t), "--credentials", "a=" + policy.DefaultKey.String()}},
-		"a secret's name":         {fault.Failed, "no name of a variable", []string{aContainer(t, service), "--secret-env", "a-b=" + guid}},
+		"a secret's name":         {fault.Failed, "not the name of a variable", []string{aContainer(t, service), "--secret-env", "a-b=" + guid}},
 	} {
 		image := filepath.Join(t.TempDir(), "image")
 		code, out, stderr := call(t, slices.Concat([]string{"seal", "-o", image, "--run", run}, tc.args)...)

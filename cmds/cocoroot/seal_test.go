@@ -184,7 +184,7 @@ func TestSealEvents(t *testing.T) {
 	steps := map[string]bool{}
 	for line := range strings.Lines(stderr) {
 		if err := json.Unmarshal([]byte(line), &last); err != nil || last.Event != "progress" {
-			t.Fatalf("%q is no event: %v", line, err)
+			t.Fatalf("%q is not an event: %v", line, err)
 		}
 		steps[last.Step] = true
 	}

@@ -34,7 +34,7 @@ func (a *app) secretBuild() *cobra.Command {
 	c := verb("build GUID=FILE… -o TABLE", "build the table of secrets that is injected",
 		"  cocoroot secret build disk=image.key -o table", cobra.ArbitraryArgs)
 	c.Long = "The entry disk is the image's key, and the entry state that of the state disks;\nothers go by their GUIDs."
-	o.register(c, "where to write the table, which holds the secrets in clear (mode 0600)")
+	o.register(c, "where to write the table, which holds the secrets in the clear (mode 0600)")
 	stateOrders(c, &with.Orders)
 	firmware := tableFirmware(c.Flags())
 	c.RunE = func(_ *cobra.Command, pairs []string) error {
@@ -65,7 +65,7 @@ func (a *app) secretSession() *cobra.Command {
 	c := verb("session CERTIFICATES… -o NAME", "start a session with a platform, which makes transport keys",
 		"  cocoroot secret session platform.cert -o vm --generation Milan", takes(1, many, "the platform's certificates"))
 	flags := c.Flags()
-	o.register(c, "begin of the names of the files, `NAME`: NAME_tik.bin, NAME_tek.bin (both 0600), NAME_session.b64, NAME_godh.b64")
+	o.register(c, "start of the files' names, `NAME`: NAME_tik.bin, NAME_tek.bin (both 0600), NAME_session.b64, NAME_godh.b64")
 	option(c, &policy, "policy", "the guest's `POLICY` (default: 0x7, which is NODBG, NOKS and ES)", session.ParsePolicy)
 	flags.StringVar(&ca, "amd-ca", "", "AMD's ASK and ARK, such as ask_ark_rome.cert; Milan, Genoa and Turin need none")
 	flags.StringVar(&root, "amd-root", "", "also believe the root key with this SHA-256 of its SubjectPublicKeyInfo, in `HEX`")
@@ -150,7 +150,7 @@ type packetOutput struct {
 }
 
 func (o *packetOutput) register(c *cobra.Command) {
-	o.output.register(c, "begin of the names of the files, `NAME`: NAME_packet.json, NAME_header.b64, NAME_secret.b64")
+	o.output.register(c, "start of the files' names, `NAME`: NAME_packet.json, NAME_header.b64, NAME_secret.b64")
 	c.Flags().BoolVar(&o.raw, "raw", false, "also write NAME_header.bin and NAME_secret.bin")
 }
 

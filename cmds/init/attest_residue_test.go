@@ -67,7 +67,7 @@ func (g *guest) eavesdrop(t *testing.T, a *answering) *eavesdropper {
 	return e
 }
 
-// find looks for the seed at the begin of each page: nothing else is in its page.
+// find looks for the seed at the start of each page: nothing else is in its page.
 func (e *eavesdropper) find(t *testing.T, public []byte) error {
 	path := filepath.Join(t.TempDir(), "memory")
 	args := map[string]any{"val": 0, "size": residueMemory << 20, "filename": path}

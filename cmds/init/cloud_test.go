@@ -69,7 +69,7 @@ func TestCloudImage(t *testing.T) {
 	}
 	for _, want := range []string{
 		`host-disk: /etc/fstab: "PARTUUID=5ec0ae2c-`, `host-disk: /etc/fstab: "UUID=9A64-5E5B /boot/efi`, "cloud-init: /usr/lib/systemd/system/cloud-init.service",
-		"hint: mend the root, have systemd leave that alone with --append '" + words + "', or",
+		"hint: change the root, have systemd leave that alone with --append '" + words + "', or",
 	} {
 		if !strings.Contains(string(out), want) {
 			t.Errorf("seal lacks %q:\n%s", want, out)

@@ -270,7 +270,7 @@ umount /data`)
 	number := func(what string) int {
 		n, err := strconv.Atoi(said(what))
 		if err != nil {
-			t.Errorf("%s: %q is no generation", what, said(what))
+			t.Errorf("%s: %q is not a generation", what, said(what))
 		}
 		return n
 	}

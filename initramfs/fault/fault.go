@@ -15,7 +15,7 @@ const (
 	Usage       = 2 // the call is wrong
 	Mismatch    = 3 // a measurement is not the expected one
 	Secret      = 4 // a secret was refused
-	Tampered    = 5 // an image is not the one that was sealed
+	Tampered    = 5 // an image, or what belongs to it, is not what was sealed
 	Interrupted = 130
 )
 

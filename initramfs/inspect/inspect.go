@@ -74,7 +74,7 @@ type kind struct {
 // certain come first, those that go by size, text and name last.
 func kinds() []kind {
 	return []kind{
-		{"secret_table", "a table of secrets, in clear", "", headed(table.IsTable), lookSecretTable},
+		{"secret_table", "a table of secrets, in the clear", "", headed(table.IsTable), lookSecretTable},
 		{"hashes_table", "a hashes table", "use no table that lacks one of the three: OVMF boots what the table does not name, unverified; QEMU writes a whole one with kernel-hashes=on", headed(measure.IsHashesTable), lookHashesTable},
 		{"sealed_image", "a sealed image", "cocoroot seal makes an image that the guest opens", begins("LUKS\xba\xbe", "SKUL\xba\xbe"), lookImage},
 		{"state_disk", "a state disk and its key, the host's word until a guest has checked it with its key", "", isState, lookState},

@@ -65,7 +65,7 @@ type Domain struct {
 // Libvirt returns the description of a domain.
 func Libvirt(templates fs.FS, d Domain) ([]byte, error) {
 	if d.Name == "" || strings.ContainsAny(d.Name, "/\n") {
-		return nil, fmt.Errorf("%w: %.80q is no name of a domain", ErrConfig, d.Name)
+		return nil, fmt.Errorf("%w: %.80q is not the name of a domain", ErrConfig, d.Name)
 	}
 	if d.SEV.VMType != measure.Legacy {
 		return nil, fmt.Errorf("%w: libvirt has no way to ask for the VM type init2", ErrConfig)

@@ -61,7 +61,7 @@ func NewCPUs(count int, s Signature, f Features) (CPUs, error) {
 	return CPUs{count: count, signature: s, features: f}, nil
 }
 
-// check refuses what is no guest's: SEV-SNP's, or SEV-ES's.
+// check refuses what is not a guest's: SEV-SNP's, or SEV-ES's.
 func (c CPUs) check(snp bool) error {
 	switch active := c.features&SNPActive != 0; {
 	case c.count == 0:
@@ -99,7 +99,7 @@ func ParseSignature(s string) (Signature, error) {
 	}
 	n, err := strconv.ParseUint(s, 0, 32)
 	if err != nil || n == 0 || n&signatureReserved != 0 {
-		return 0, fmt.Errorf("%w: %.32q is no processor's signature; it is a number such as 0x800f12, or FAMILY/MODEL/STEPPING", ErrCPUs, s)
+		return 0, fmt.Errorf("%w: %.32q is not a processor's signature; it is a number such as 0x800f12, or FAMILY/MODEL/STEPPING", ErrCPUs, s)
 	}
 	return Signature(n), nil
 }

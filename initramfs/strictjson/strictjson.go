@@ -16,7 +16,8 @@ import (
 	"strings"
 )
 
-// Errors returned by Decode, besides those of encoding/json.
+// Errors returned by Decode, and ErrKind by DecodeKind, besides those of
+// encoding/json.
 var (
 	ErrTooLong = errors.New("too long")
 	errTrailer = errors.New("something follows it")

@@ -93,8 +93,8 @@ type Folder struct {
 	owned       bool // the owner's half is there
 }
 
-// ErrNone is returned for what is no guest's folder.
-var ErrNone = errors.New("it is no folder that cocoroot create made")
+// ErrNone is returned for what is not a guest's folder.
+var ErrNone = errors.New("it is not a folder that cocoroot create made")
 
 // Open finds the halves of a guest in a folder: both of them, or the host's, which
 // it may be itself.
@@ -142,7 +142,7 @@ func (f Folder) check(from string) error {
 	}
 	for _, d := range f.Disks {
 		if d.Name == "" || d.Name != filepath.Base(d.Name) || strings.HasPrefix(d.Name, ".") || d.Size < 1 {
-			return fmt.Errorf("cannot use %s: %.80q of %d bytes is no disk", from, d.Name, d.Size)
+			return fmt.Errorf("cannot use %s: %.80q of %d bytes is not a disk", from, d.Name, d.Size)
 		}
 	}
 	return nil
@@ -300,7 +300,7 @@ func (f Folder) MakeDisks() (states []string, err error) {
 			return states, fmt.Errorf("cannot make a folder for disks: %w", err)
 		}
 		if f.owned && (!isOf(filepath.Dir(path), fs.ModeDir) || exists(path) && !isOf(path, 0)) {
-			return states, fmt.Errorf("cannot use the disk %s: it is no file in this folder, but a link or the like", path)
+			return states, fmt.Errorf("cannot use the disk %s: it is not a file in this folder, but a link or the like", path)
 		}
 		blank, err := makeDisk(path, d.Size)
 		if err != nil {
@@ -342,5 +342,5 @@ func ParseSize(s string) (int64, error) {
 			return n << shift, nil
 		}
 	}
-	return 0, fmt.Errorf("%.32q is no size of a disk, such as 10G or 2T; 300M is the least", s)
+	return 0, fmt.Errorf("%.32q is not the size of a disk, such as 10G or 2T; 300M is the least", s)
 }

@@ -177,7 +177,7 @@ func TestFindAmbiguous(t *testing.T) {
 
 func TestFindBadSize(t *testing.T) {
 	if _, err := runSearch(t, machine(), "/dev/vdc", nil); err == nil || errors.Is(err, ErrAbsent) {
-		t.Errorf("find with a size that is no number: %v; want an error of its own", err)
+		t.Errorf("find with a size that is not a number: %v; want an error of its own", err)
 	}
 }
 

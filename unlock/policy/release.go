@@ -155,7 +155,7 @@ func parseStatic(s string) (Static, error) {
 	}
 	if len(f) > 5 && f[5] != "" {
 		if !isName(f[5], 15) {
-			return Static{}, fmt.Errorf("%.32q is no name of a network card", f[5])
+			return Static{}, fmt.Errorf("%.32q is not the name of a network card", f[5])
 		}
 		out.Interface = f[5]
 	}

@@ -68,7 +68,7 @@ func CheckStateName(s string) error {
 func CheckStatePath(p string) error {
 	odd := func(r rune) bool { return r <= ' ' || r >= 0x7f || strings.ContainsRune(`,"\`, r) }
 	if len(p) > maxStatePath || !path.IsAbs(p) || path.Clean(p) != p || p == "/" || strings.ContainsFunc(p, odd) {
-		return fmt.Errorf("%.80q is no absolute path of a folder below /, without . and .. and odd characters, of %d bytes at most", p, maxStatePath)
+		return fmt.Errorf("%.80q is not an absolute path of a folder below /, without . and .. and odd characters, of %d bytes at most", p, maxStatePath)
 	}
 	for _, kernels := range []string{"/proc", "/sys", "/dev", "/run"} {
 		if Below(p, kernels) {

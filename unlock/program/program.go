@@ -3,7 +3,7 @@
 // reads. It lies in the image, so that it is measured with it, and holds numbers and
 // absolute paths only: nothing is looked up in the guest.
 //
-// It is no secret: what is in it, the environment too, is as public as the image's
+// It is not secret: what is in it, the environment too, is as public as the image's
 // own files are to its programs.
 package program
 
@@ -120,9 +120,9 @@ func Parse(text []byte) (Spec, error) {
 func (s Spec) check() error {
 	switch {
 	case !isPath(s.Path):
-		return fmt.Errorf("the program %.80q is no absolute path", s.Path)
+		return fmt.Errorf("the program %.80q is not an absolute path", s.Path)
 	case !isPath(s.Dir):
-		return fmt.Errorf("the working folder %.80q is no absolute path", s.Dir)
+		return fmt.Errorf("the working folder %.80q is not an absolute path", s.Dir)
 	case len(s.Args) == 0:
 		return errors.New("it has no arguments, and so no program")
 	case s.StopSignal < 1 || s.StopSignal > maxSignal:
@@ -130,7 +130,7 @@ func (s Spec) check() error {
 	case s.Grace < 0 || s.Grace > maxGrace:
 		return fmt.Errorf("%d seconds are not 0 to %d", s.Grace, maxGrace)
 	case !isName(s.Hostname) || len(s.Hostname) > maxName:
-		return fmt.Errorf("%.80q is no name of a machine", s.Hostname)
+		return fmt.Errorf("%.80q is not the name of a machine", s.Hostname)
 	}
 	for _, a := range slices.Concat(s.Args, s.Env) {
 		if strings.Contains(a, "\x00") || !utf8.ValidString(a) {
@@ -181,11 +181,11 @@ func (s Spec) checkSecrets() error {
 		case (n.File == "") == (n.Env == ""):
 			return fmt.Errorf("the secret %s is either a file or a variable", n.GUID)
 		case n.File != "" && (!isName(n.File) || len(n.File) > maxName):
-			return fmt.Errorf("%.80q is no name for a secret's file: letters, digits, and \"-\", \".\" and \"_\" inside", n.File)
+			return fmt.Errorf("%.80q is not a name for a secret's file: letters, digits, and \"-\", \".\" and \"_\" inside", n.File)
 		case isGUID(n.File):
 			return fmt.Errorf("%q would be the name of another secret's file", n.File)
 		case n.Env != "" && (!isVariable(n.Env) || len(n.Env) > maxName):
-			return fmt.Errorf("%.80q is no name of a variable", n.Env)
+			return fmt.Errorf("%.80q is not the name of a variable", n.Env)
 		case seen["file "+n.File] && n.File != "" || seen["env "+n.Env] && n.Env != "":
 			return fmt.Errorf("two secrets have the name %q", n.File+n.Env)
 		}

@@ -77,7 +77,7 @@ func (f *Frames) Next() (Kind, []byte, bool) {
 	for {
 		at := bytes.Index(f.buf, []byte(magic))
 		if at < 0 {
-			// The begin of the magic number may be there already.
+			// The start of the magic number may be there already.
 			f.buf = f.buf[max(0, len(f.buf)-len(magic)+1):]
 			return 0, nil, false
 		}

@@ -231,18 +231,18 @@ func TestPlaces(t *testing.T) {
 		want         string
 		err          error
 	}{
-		"lib":                       {dir("lib/modules/6.12"), "6.12", "kernel 6.12", ErrNoIndex},
-		"usr/lib":                   {dir("usr/lib/modules/6.12"), "6.12", "kernel 6.12", ErrNoIndex},
-		"link":                      {link, "", "kernel 6.12", ErrNoIndex},
-		"link out of it":            {absolute, "", "kernel 6.12", ErrNoIndex},
-		"only one":                  {dir("lib/modules/6.12"), "", "kernel 6.12", ErrNoIndex},
-		"none":                      {dir(), "", "there is no folder lib/modules/VERSION or usr/lib/modules/VERSION", ErrVersion},
-		"several":                   {dir("lib/modules/6.12", "usr/lib/modules/6.1"), "", "6.1, 6.12", ErrVersion},
-		"one of several":            {dir("lib/modules/6.12", "usr/lib/modules/6.1"), "6.1", "kernel 6.1", ErrNoIndex},
-		"other":                     {dir("lib/modules/6.12"), "6.13", "6.12", ErrVersion},
-		"no folder":                 {filepath.Join(t.TempDir(), "absent"), "", "absent", fs.ErrNotExist},
-		"a version with a way up":   {dir("lib/modules/6.12"), "../modules/6.12", "6.12", ErrVersion},
-		"a version that is no name": {dir("lib/modules/6.12"), ".", "6.12", ErrVersion},
+		"lib":                          {dir("lib/modules/6.12"), "6.12", "kernel 6.12", ErrNoIndex},
+		"usr/lib":                      {dir("usr/lib/modules/6.12"), "6.12", "kernel 6.12", ErrNoIndex},
+		"link":                         {link, "", "kernel 6.12", ErrNoIndex},
+		"link out of it":               {absolute, "", "kernel 6.12", ErrNoIndex},
+		"only one":                     {dir("lib/modules/6.12"), "", "kernel 6.12", ErrNoIndex},
+		"none":                         {dir(), "", "there is no folder lib/modules/VERSION or usr/lib/modules/VERSION", ErrVersion},
+		"several":                      {dir("lib/modules/6.12", "usr/lib/modules/6.1"), "", "6.1, 6.12", ErrVersion},
+		"one of several":               {dir("lib/modules/6.12", "usr/lib/modules/6.1"), "6.1", "kernel 6.1", ErrNoIndex},
+		"other":                        {dir("lib/modules/6.12"), "6.13", "6.12", ErrVersion},
+		"no folder":                    {filepath.Join(t.TempDir(), "absent"), "", "absent", fs.ErrNotExist},
+		"a version with a way up":      {dir("lib/modules/6.12"), "../modules/6.12", "6.12", ErrVersion},
+		"a version that is not a name": {dir("lib/modules/6.12"), ".", "6.12", ErrVersion},
 	} {
 		if _, err := Choose(tc.dir, tc.version, Guest{}); !errors.Is(err, tc.err) || !strings.Contains(err.Error(), tc.want) {
 			t.Errorf("%s: Choose error = %v; want %v, and it to say %q", name, err, tc.err, tc.want)

@@ -79,7 +79,7 @@ func (r *root) runsELF(data []byte) error {
 	var h elf.Header64
 	_, err := binary.Decode(data, binary.LittleEndian, &h)
 	if err != nil || h.Ident[elf.EI_CLASS] != byte(elf.ELFCLASS64) || h.Ident[elf.EI_DATA] != byte(elf.ELFDATA2LSB) || h.Machine != uint16(elf.EM_X86_64) {
-		return errors.New("it is no program for x86-64")
+		return errors.New("it is not a program for x86-64")
 	}
 	segments := make([]elf.Prog64, h.Phnum)
 	if h.Phentsize != uint16(binary.Size(elf.Prog64{})) || h.Phnum == 0 || h.Phoff > uint64(len(data)) {

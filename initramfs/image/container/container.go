@@ -181,7 +181,7 @@ func (r *resolver) want(name string) {
 	case err != nil:
 		r.fail("%w", err)
 	case !n.Mode.IsDir():
-		r.fail("%.80q is no folder", name)
+		r.fail("%.80q is not a folder", name)
 	}
 }
 

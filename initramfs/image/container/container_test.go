@@ -133,7 +133,7 @@ func TestResolveRefuses(t *testing.T) {
 		{v1.ImageConfig{Cmd: []string{"sh"}, StopSignal: "SIGSTOPPED"}, `there is no signal "SIGSTOPPED"`},
 		{v1.ImageConfig{Cmd: []string{"sh"}, StopSignal: "99"}, "there is no signal 99"},
 		{v1.ImageConfig{Cmd: []string{"sh"}, WorkingDir: "/proc/1"}, `its working folder "/proc/1" is where the guest has its own files`},
-		{v1.ImageConfig{Cmd: []string{"sh"}, WorkingDir: "/bin/sh"}, `"/bin/sh" is no folder`},
+		{v1.ImageConfig{Cmd: []string{"sh"}, WorkingDir: "/bin/sh"}, `"/bin/sh" is not a folder`},
 		{v1.ImageConfig{Cmd: []string{"sh"}, Volumes: volume("/run/cocoroot/x")}, "is where the guest has its own files"},
 		{v1.ImageConfig{Cmd: []string{"sh"}, Volumes: volume("/cocoroot")}, "is where the guest has its own files"},
 		{v1.ImageConfig{Cmd: []string{"sh"}, ExposedPorts: volume("80/sctp")}, `its port "80/sctp"`},

@@ -26,7 +26,7 @@ import (
 // asked for.
 type layer struct {
 	name  string // for messages
-	whole bool   // it is no change of what is below: no name is a whiteout
+	whole bool   // it is not a change of what is below: no name is a whiteout
 	open  func() (io.ReadCloser, error)
 }
 

@@ -120,7 +120,7 @@ func Make(ctx context.Context, source, dir string, o Options) (*Image, error) {
 	defer s.Close()
 	switch {
 	case o.Partition != 0 && !s.part:
-		return nil, fmt.Errorf("%w: %s is no disk image with partitions", ErrPartition, source)
+		return nil, fmt.Errorf("%w: %s is not a disk image with partitions", ErrPartition, source)
 	case s.folder != "":
 		return o.fromFolder(ctx, s.folder, dir)
 	case s.ready != "":

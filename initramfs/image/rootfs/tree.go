@@ -182,7 +182,7 @@ func (t *tree) add(in *inode, parts []string) error {
 	isFolder := in.header.Typeflag == tar.TypeDir
 	if len(parts) == 0 {
 		if !isFolder {
-			return fmt.Errorf("%w: its root is no folder", errTar)
+			return fmt.Errorf("%w: its root is not a folder", errTar)
 		}
 		t.root.inode = in
 		return nil
@@ -225,7 +225,7 @@ func (t *tree) linked(layer int, name string) (*inode, error) {
 			return n.inode, nil
 		}
 	}
-	return nil, fmt.Errorf("%w: a hard link to %.80q, which is no file before it", errTar, name)
+	return nil, fmt.Errorf("%w: a hard link to %.80q, which is not a file before it", errTar, name)
 }
 
 // folder walks to a folder. A symbolic link on the way is followed inside the
@@ -271,7 +271,7 @@ func (t *tree) folder(layer int, parts []string, create bool) (*node, error) {
 			parts = append(strings.Split(next.inode.header.Linkname, "/"), parts...)
 			continue
 		case next.children == nil:
-			return nil, fmt.Errorf("%w: %.80q is no folder", errTar, part)
+			return nil, fmt.Errorf("%w: %.80q is not a folder", errTar, part)
 		}
 		at = append(at, next)
 	}

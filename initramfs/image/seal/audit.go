@@ -77,7 +77,7 @@ func (o *Options) auditRoot(root *fsimage.Node, kind policy.FSType) error {
 		without = fmt.Sprintf(", have systemd leave that alone with --append '%s'", strings.Join(words, " "))
 	}
 	return fault.Hintf(fmt.Errorf("the root file system is not sealed as it is:%s", text.String()),
-		"mend the root%s, or seal it anyway with --allow %s", without, strings.Join(names, ","))
+		"change the root%s, or seal it anyway with --allow %s", without, strings.Join(names, ","))
 }
 
 // checkStates refuses a state for which the image has no folder, so that the guest

@@ -47,7 +47,7 @@ func (o *Options) container(root *fsimage.Node, c v1.ImageConfig) ([]byte, error
 	}
 	p, err := container.Resolve(root, c, o.Container.Options)
 	if errors.Is(err, container.ErrConfig) {
-		return nil, fault.Hintf(err, "mend the image; or start a program of it as it is: --init PROGRAM")
+		return nil, fault.Hintf(err, "change the image; or start a program of it as it is: --init PROGRAM")
 	}
 	if err != nil {
 		return nil, err

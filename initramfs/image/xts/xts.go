@@ -15,7 +15,7 @@
 //
 // XTS hides a sector's content. It does not authenticate it, and it shows
 // which 16-byte blocks of a sector changed between two versions under one
-// key. Only the host seals with this package: the kernel decrypts in the
+// key. Only the owner seals with this package: the kernel decrypts in the
 // guest, and cmds/init must not link it.
 package xts
 

@@ -2,7 +2,7 @@
 // encrypted secret table (SEV API specification, AMD publication 55766,
 // LAUNCH_SECRET). All numbers are little-endian.
 //
-// A packet is no secret: only the PSP that made the measurement can open it,
+// A packet is not secret: only the PSP that made the measurement can open it,
 // and only for that one launch. It does not say what became of the secret, nor
 // whether the guest was the right one: that has to be known before.
 package packet
@@ -31,7 +31,7 @@ const (
 	// MaxFile bounds a packet's file in bytes: 16 KiB in base64 and some text.
 	MaxFile = 32 << 10
 	// Kind is the kind of this file and of a launch's report, beside those of other
-	// platforms. A file that says nothing is of it.
+	// platforms. A file that names no kind is of this one.
 	Kind = "sev"
 
 	alignment = aes.BlockSize // what a payload's size is a multiple of, in bytes
@@ -54,7 +54,7 @@ type Packet struct {
 	Measurement session.Measurement `json:"measurement"`
 }
 
-// CheckHeader refuses what is no header.
+// CheckHeader refuses what is not a header.
 func CheckHeader(b []byte) error {
 	if len(b) != HeaderSize || binary.LittleEndian.Uint32(b) != 0 {
 		return errHeader

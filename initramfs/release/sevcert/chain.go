@@ -191,7 +191,7 @@ func fingerprint(key crypto.PublicKey) string {
 // Naples is the name of the first generation. The key of a chip of it (CEK) can
 // be extracted with nothing but software, and stays the same through updates of
 // its firmware (Buhren, Werling, Seifert: "Insecure Until Proven Updated", CCS
-// 2019): a chain that ends there does not say that a chip is at its begin.
+// 2019): a chain up from there does not say that there is a chip at its other end.
 const Naples = "Naples"
 
 // AMDRoots returns AMD's roots. ARK and ASK of Milan, Genoa and Turin are

@@ -145,7 +145,7 @@ func (g Generation) tcb(v uint64) (TCB, error) {
 		}
 	}
 	if !isZero(b) {
-		return TCB{}, fmt.Errorf("%#016x is no version of %s's firmware", v, g.Name)
+		return TCB{}, fmt.Errorf("%#016x is not a version of %s's firmware", v, g.Name)
 	}
 	return t, nil
 }

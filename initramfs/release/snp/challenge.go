@@ -22,7 +22,7 @@ const kindChallenge = "challenge"
 // maxChallenge bounds a challenge's file in bytes.
 const maxChallenge = 4 << 10
 
-// Challenge makes a guest's report fresh. It is no secret, and the host gets a
+// Challenge makes a guest's report fresh. It is not secret, and the host gets a
 // copy of its file; the owner's file is what is used up.
 type Challenge struct {
 	Version int       `json:"version"`
@@ -77,12 +77,12 @@ func (c Challenge) fresh(now time.Time) error {
 func used(path string) string { return path + ".used" }
 
 // Use uses the challenge in a file up, for good. Of several that try, one
-// succeeds. The file has to hold this challenge still, and be no link to it: its
+// succeeds. The file has to hold this challenge still, and not be a link to it: its
 // name may have been given to another one meanwhile.
 func (c Challenge) Use(path string) error {
 	fi, err := os.Lstat(path)
 	if err == nil && !fi.Mode().IsRegular() {
-		err = errors.New("it is no ordinary file")
+		err = errors.New("it is not an ordinary file")
 	}
 	if err == nil {
 		err = os.Rename(path, used(path))

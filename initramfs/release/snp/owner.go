@@ -29,7 +29,7 @@ import (
 // body without signature, encapsulated key (1120 bytes, MLKEM768X25519) and tag.
 const MaxTable = release.MaxAnswer - ed25519.SignatureSize - 1120 - 16
 
-// ErrOwner is returned for what is no owner's key.
+// ErrOwner is returned for what is not an owner's key.
 var ErrOwner = errors.New("not an owner's key")
 
 // Owner is an owner's key. The private half is in locked memory until Close.

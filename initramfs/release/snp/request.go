@@ -112,7 +112,7 @@ type packetFile struct {
 	Answer     []byte `json:"answer"`
 }
 
-// Encode returns the packet's file. It is no secret.
+// Encode returns the packet's file. It is not secret.
 func (p Packet) Encode() ([]byte, error) {
 	return strictjson.Encode(packetFile{strictjson.Version, Kind, p.Transcript[:], p.Answer})
 }

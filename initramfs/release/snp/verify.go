@@ -48,7 +48,7 @@ type Evidence struct {
 
 // Refusal says which check a guest did not pass.
 type Refusal struct {
-	Check string // its name, as in Checks
+	Check string // its name, as initramfs/release/README.md has it
 	Err   error
 }
 

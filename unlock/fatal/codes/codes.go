@@ -15,9 +15,10 @@ type Kind int
 const (
 	// Failed is any other failure.
 	Failed Kind = iota
-	// Secret means that the injected secret is missing or does not fit.
+	// Secret means that a secret is missing or does not fit.
 	Secret
-	// Tampered means that the image is not the one that was measured.
+	// Tampered means that the image is not the one that was measured, or a state
+	// disk not what the guest wrote.
 	Tampered
 )
 

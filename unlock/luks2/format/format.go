@@ -118,7 +118,7 @@ func New(o Options) ([]byte, error) {
 	return region, nil
 }
 
-// checkVolumeKey refuses what is no volume key. XTS is not secure with two equal
+// checkVolumeKey refuses what is not a volume key. XTS is not secure with two equal
 // halves, and the kernel refuses them.
 func checkVolumeKey(key []byte) error {
 	if len(key) != luks2.KeySize {

@@ -40,7 +40,7 @@ type Listing struct {
 
 // Listed is an entry of a table that was read.
 type Listed struct {
-	Offset int // of its header, bytes from the table's begin
+	Offset int // of its header, bytes from the table's start
 	GUID   efi.GUID
 	Data   []byte // aliases the table
 }

@@ -94,7 +94,7 @@ func putHeader(p []byte, g efi.GUID, size int) []byte {
 }
 
 // WarnOfEnding warns of white space at the end of a key, which counts. What
-// has several lines is no key, but text that ends in a newline by right.
+// has several lines is not a key, but text that ends in a newline by right.
 func WarnOfEnding(warn func(format string, args ...any), path string, key []byte) {
 	what := secret.Ending(key)
 	if what == "" || bytes.ContainsRune(bytes.TrimRight(key, "\r\n\x00"), '\n') {
