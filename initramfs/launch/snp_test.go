@@ -97,19 +97,18 @@ func TestQEMUMakesTheChannel(t *testing.T) {
 		if err := cmd.Start(); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := in.Write([]byte("info qtree\nquit\n")); err != nil {
-			t.Error(err)
-		}
 		var tree strings.Builder
 		for lines := bufio.NewScanner(out); lines.Scan(); {
 			tree.WriteString(lines.Text() + "\n")
 			if strings.Contains(lines.Text(), "monitor - type") { // its sockets are made
-				conn, err := net.Dial("unix", c.ChannelSocket)
-				if err != nil {
+				if conn, err := net.Dial("unix", c.ChannelSocket); err != nil {
 					t.Errorf("%s: %v", tc.channel, err)
-					continue
+				} else {
+					defer conn.Close()
 				}
-				defer conn.Close()
+				if _, err := in.Write([]byte("info qtree\nquit\n")); err != nil { // not earlier: its end takes the socket along
+					t.Error(err)
+				}
 			}
 		}
 		if err := cmd.Wait(); err != nil || !strings.Contains(tree.String(), tc.want) {

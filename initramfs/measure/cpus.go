@@ -121,7 +121,7 @@ func parseFamily(s string) (Signature, error) {
 }
 
 // cpuTypes returns QEMU's models of AMD processors with SEV
-// (target/i386/cpu.c, builtin_x86_defs), in the order in which AMD made them,
+// (target/i386/cpu.c, builtin_x86_defs of 11.1), in the order in which AMD made them,
 // each as NAME, NAME-v1 and so on. A version never changes the signature.
 func cpuTypes() (names []string, signatures map[string]Signature) {
 	signatures = make(map[string]Signature)
@@ -133,9 +133,9 @@ func cpuTypes() (names []string, signatures map[string]Signature) {
 		{"EPYC", 5, newSignature(23, 1, 2)},
 		{"EPYC-IBPB", 0, newSignature(23, 1, 2)},
 		{"EPYC-Rome", 5, newSignature(23, 49, 0)},
-		{"EPYC-Milan", 3, newSignature(25, 1, 1)},
-		{"EPYC-Genoa", 2, newSignature(25, 17, 0)},
-		{"EPYC-Turin", 1, newSignature(26, 0, 0)},
+		{"EPYC-Milan", 4, newSignature(25, 1, 1)},
+		{"EPYC-Genoa", 3, newSignature(25, 17, 0)},
+		{"EPYC-Turin", 2, newSignature(26, 0, 0)},
 	} {
 		name := m.name
 		for v := 1; v <= m.versions+1; v++ {

@@ -18,6 +18,7 @@ func TestSignatures(t *testing.T) {
 	for name, want := range map[string]Signature{
 		"EPYC": 0x800f12, "EPYC-v4": 0x800f12, "EPYC-IBPB": 0x800f12, "EPYC-Rome": 0x830f10,
 		"EPYC-Milan-v2": 0xa00f11, "EPYC-Genoa": 0xa10f10, "EPYC-Turin-v1": 0xb00f00,
+		"EPYC-Milan-v4": 0xa00f11, "EPYC-Genoa-v3": 0xa10f10, "EPYC-Turin-v2": 0xb00f00, // QEMU 11.1's
 	} {
 		if got, err := LookupCPUType(name); err != nil || got != want {
 			t.Errorf("LookupCPUType(%q) = %#x, %v; want %#x", name, got, err, want)
