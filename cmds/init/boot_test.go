@@ -196,6 +196,9 @@ func TestSecretFailures(t *testing.T) {
 			g.table = bytes.Clone(table.Bytes())
 			binary.LittleEndian.PutUint32(g.table[16:], 0xc01) // longer than the area
 		}, "SECRET-TABLE"},
+		"entry twice": {func(_ *testing.T, g *guest) {
+			g.table = tableOf([]table.Entry{g.entries[0], g.entries[0]}, 0, false)
+		}, "SECRET-TABLE"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
