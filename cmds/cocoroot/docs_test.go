@@ -91,6 +91,13 @@ func TestDocumentedTables(t *testing.T) {
 			t.Errorf("cmds/cocoroot/README.md has no command %s", c.Name())
 		}
 	}
+	checks := readText(t, filepath.Join(repository, "initramfs/release/snp/verify.go"))
+	_, table, _ := strings.Cut(readText(t, filepath.Join(repository, "initramfs/release/README.md")), "\n| check |")
+	for _, m := range regexp.MustCompile(`(?:refusef\("|\{")([a-zA-Z ]+)", (?:e\.|")`).FindAllStringSubmatch(checks, -1) {
+		if !regexp.MustCompile("(?m)^\\|[^|]*\\b" + m[1] + "\\b[^|]*\\|").MatchString(table) {
+			t.Errorf("initramfs/release/README.md has no check %s", m[1])
+		}
+	}
 	source := readText(t, filepath.Join(repository, "unlock/policy/policy.go"))
 	line := readText(t, filepath.Join(repository, "cmds/init/README.md"))
 	inCode := regexp.MustCompile(`case Prefix \+ "([a-z-]+)"`).FindAllStringSubmatch(source, -1)

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -62,32 +63,27 @@ func TestAppliance(t *testing.T) {
 	}
 }
 
-// TestFromOCI does what the README says one does with an OCI image.
+// TestFromOCI does what the README says one does with a container image.
 func TestFromOCI(t *testing.T) {
 	t.Parallel()
 	program, _ := buildAppliance(t)
 	dir := t.TempDir()
 	layer := filepath.Join(dir, "layer.tar")
 	oracle.Run(t, "tar", "-C", filepath.Dir(program), "--owner=0", "--group=0", "-cf", layer, "appliance")
-	oracle.Layout(t, filepath.Join(dir, "app"), map[string]any{"Entrypoint": []string{"/appliance"}, "Cmd": []string{"serve"}}, layer)
+	oracle.Layout(t, filepath.Join(dir, "app"), map[string]any{"Entrypoint": []string{"/appliance"}, "Cmd": []string{"serve"}, "ExposedPorts": map[string]any{"8099/tcp": struct{}{}}}, layer)
 
-	tool, modules := oracle.Artifact(t, "cocoroot"), oracle.Artifact(t, "modules")
-	var out []byte
-	var err error
-	for _, command := range []string{
-		tool + " initrd -o initrd.img --modules " + modules + " --init " + oracle.Artifact(t, "init"),
-		tool + " seal app -o app.img",
-		tool + " launch --simulate --firmware " + oracle.Artifact(t, "OVMF.amdsev.fd") + " --kernel " + oracle.Artifact(t, "bzImage") +
-			" --initrd initrd.img --cmdline-file app.img.cmdline --disk app.img --secret 736869e5-84f0-4973-92ec-06879ce3da0b=app.img.key",
-	} {
-		words := strings.Fields(command)
-		cmd := exec.Command(words[0], words[1:]...)
-		cmd.Dir = dir
-		if out, err = cmd.CombinedOutput(); err != nil {
-			t.Fatalf("%s: %v\n%s", command, err, out)
-		}
+	_, section, _ := strings.Cut(string(read(t, filepath.Join(oracle.Repository(t), "templates/images/README.md"))), "\n## From a container image\n")
+	command := regexp.MustCompile(`(?m)^    \$ build/cocoroot (.*)$`).FindStringSubmatch(section)
+	if command == nil {
+		t.Fatal("the README has no command")
 	}
-	if !strings.Contains(string(out), "arguments [serve] of 8 in the root") || strings.Contains(string(out), "boot-test: pid 1 ") {
+	cmd := exec.Command(oracle.Artifact(t, "cocoroot"), strings.Fields(command[1])...)
+	cmd.Dir = dir
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		t.Fatalf("%s: %v\n%s", command[1], err, out)
+	}
+	if said := string(out); !strings.Contains(said, "arguments [serve] of 8 in the root") || !strings.Contains(said, "cocoroot: eth0 has the address 10.0.2.15") || strings.Contains(said, "boot-test: pid 1 ") {
 		t.Errorf("the image's program did not run as it is meant to:\n%s", out)
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -222,6 +223,17 @@ func TestCompressedTars(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A bzip2 of the small tar: no package here writes one.
+func TestBzip2Tar(t *testing.T) {
+	const packed = "QlpoOTFBWSZTWfK6cgUAAGrbgMmQQAD3gAQmeuOeAATIIAB0GRI0yjI9IzUaMaNT9UGSg009TTTQAAAw1alKqPhQhiaCTK5j44OBeIIWFpJQA9KeTIfio655BIyn6gCb07vAmkZdAtso" +
+		"TfGFgVFUnKRz/KKVZg+gpUQq4tHhCzgHBG0YN5IH8XckU4UJDyunIFA="
+	data, err := base64.StdEncoding.DecodeString(packed)
+	if err != nil {
+		t.Fatal(err)
+	}
+	wantContents(t, build(t, write(t, "root", data), Options{}), smallContents)
 }
 
 func TestPipe(t *testing.T) {
