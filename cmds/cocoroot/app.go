@@ -29,7 +29,7 @@ type app struct {
 	interrupt atomic.Pointer[func()]
 }
 
-// onInterrupt has the first interrupt call f, in the place of ending the verb.
+// onInterrupt has the first interrupt call f, in place of ending the verb.
 func (a *app) onInterrupt(f func()) { a.interrupt.Store(&f) }
 
 // interrupted reports whether the verb deals with this interrupt itself.

@@ -52,7 +52,7 @@ func (o *guestOptions) register(cmd *cobra.Command) {
 	option(cmd, &s.VMType, "vm-type", "sev-es: `TYPE` legacy or init2, as in cocoroot measure (default: legacy)", parseVMType)
 	flags.StringVar(&s.Session, "session-file", "", "sev, sev-es: NAME_session.b64 that cocoroot secret session wrote")
 	flags.StringVar(&s.DHCert, "dh-cert-file", "", "sev, sev-es: NAME_godh.b64 that cocoroot secret session wrote")
-	flags.IntVar(&s.CBit, "cbitpos", 51, "position of the C-bit: 51 on Rome and later, 47 on Naples (launch: default as the processor says)")
+	flags.IntVar(&s.CBit, "cbitpos", 51, "position of the C-bit: 51 on Rome and later, 47 on Naples (launch asks the processor instead)")
 	flags.IntVar(&s.ReducedPhysBits, "reduced-phys-bits", 1, "address bits that memory encryption takes")
 	flags.BoolVar(&o.unchecked, "firmware-unchecked", false, "take firmware that is not cocoroot's own: it may let the host in before the measured kernel runs")
 	choices(cmd, "vm-type", "legacy", "init2")

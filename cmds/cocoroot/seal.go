@@ -44,7 +44,7 @@ func (a *app) seal() *cobra.Command {
 	option(c, &o.Release.Owner, "owner", "the owner's public `KEY` (NAME.pub): the guest, on SEV-SNP, asks for its secrets (default: they are injected, on SEV and SEV-ES)", snp.ReadPublic)
 	option(c, &o.Release.Channel, "channel", "with --owner: the `CHANNEL` on which the guest asks: serial:ttyS2, virtio:NAME, tcp:ADDRESS:PORT or vsock:CID:PORT (default: serial:ttyS2)", policy.ParseChannel)
 	o.diskFlags(c)
-	repeated(c, &o.Credentials, "credentials", "NAME=GUID: a secret entry that the image's systemd gives to the units with LoadCredential=NAME; may be repeated", policy.ParseCredential)
+	repeated(c, &o.Credentials, "credentials", "`NAME=GUID`: a secret entry that the image's systemd gives to the units with LoadCredential=NAME; may be repeated", policy.ParseCredential)
 	o.containerFlags(c)
 	o.launches.register(c)
 	flags.BoolVar(&o.Force, "force", false, "replace existing files")

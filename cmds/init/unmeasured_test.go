@@ -124,7 +124,7 @@ func swapDisk(t *testing.T, dir string) string {
 	return out
 }
 
-// Another image of the same owner's, which the same key opens, in the place of
+// Another image of the same owner's, which the same key opens, in place of
 // the measured one.
 func TestOtherImage(t *testing.T) {
 	t.Parallel()

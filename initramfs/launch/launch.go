@@ -318,7 +318,7 @@ func Run(ctx context.Context, cfg Config, console io.Writer) (Outcome, error) {
 	return vm.finish(ctx, err)
 }
 
-// The names that CommandLine has in the place of the two tables.
+// The names that CommandLine has in place of the two tables.
 const (
 	HashesFile = "hashes-table.bin"
 	SecretFile = "secret-table.bin"
@@ -326,7 +326,7 @@ const (
 
 // CommandLine returns the program and arguments for cfg and a release of QEMU,
 // to be read or to be tried by hand: with the console on standard output, and
-// with HashesFile and SecretFile in the place of the two tables, which on SEV
+// with HashesFile and SecretFile in place of the two tables, which on SEV
 // hardware the platform writes.
 func CommandLine(cfg Config, v Version) ([]string, error) {
 	cfg, err := cfg.ready(v)

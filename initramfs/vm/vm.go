@@ -238,7 +238,7 @@ func (f Folder) Inherit(old Folder) error {
 	return nil
 }
 
-// Replace puts the guest in the place of another one, which is kept under a new
+// Replace puts the guest in place of another one, which is kept under a new
 // name, but for its states.
 func (f Folder) Replace(old Folder, kept string) error {
 	if err := rename(old.Path, kept); err != nil {

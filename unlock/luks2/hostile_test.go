@@ -126,7 +126,7 @@ func (h hostile) image(region []byte) ([]byte, error) {
 	return r, nil
 }
 
-// replaced puts new in the place of old; a * in old stands for the shortest
+// replaced puts new in place of old; a * in old stands for the shortest
 // run of characters that leads to what follows it. Without a place for it,
 // text comes back as it is.
 func replaced(text, old, new string) string {

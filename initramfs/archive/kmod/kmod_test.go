@@ -140,7 +140,7 @@ func TestChooseRefuses(t *testing.T) {
 	write := func(file, text string) func(string) error {
 		return func(tree string) error { return os.WriteFile(filepath.Join(tree, file), []byte(text), 0o644) }
 	}
-	// A device of the host's that offers a cipher, in the place of the kernel's own.
+	// A device of the host's that offers a cipher, in place of the kernel's own.
 	device := func(tree string) error {
 		dir := filepath.Join(tree, "kernel/drivers/crypto")
 		if err := os.MkdirAll(dir, 0o755); err != nil {

@@ -65,7 +65,7 @@ func (a agent) find(r *root) []string {
 	look(unitDirs, func(p, name string) bool { return isUnit(name) && r.unit(name) == p && !r.masked(name) })
 	look(generatorDirs, func(p, name string) bool { return r.generator(name) == p })
 	look(scriptDirs, func(_, name string) bool {
-		// systemd takes a unit in the place of a script, a masked one too.
+		// systemd takes a unit in place of a script, a masked one too.
 		return !(r.systemd && (r.unit(name+".service") != "" || r.masked(name+".service")))
 	})
 	return slices.Compact(out)

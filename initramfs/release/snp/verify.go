@@ -36,7 +36,7 @@ type Expect struct {
 	FamilyID   []byte   // 16 bytes
 	ImageID    []byte   // 16 bytes
 
-	Roots Roots // of tests; nil is AMD's, and nothing else is to be had from the command line
+	Roots Roots // of tests; nil is AMD's, and the command line offers nothing else
 }
 
 // Evidence are the certificates that go with a report. They are believed only as
