@@ -35,7 +35,7 @@ func (e *Error) Unwrap() error { return e.Err }
 // New returns err with an exit code and a next step.
 func New(code int, err error, hint string) error { return &Error{code, err, hint} }
 
-// Usagef is wrong use of a command.
+// Usagef returns an error for wrong use of a command.
 func Usagef(format string, args ...any) error {
 	return &Error{Code: Usage, Err: fmt.Errorf(format, args...)}
 }

@@ -59,10 +59,10 @@ func OpenFinite(path string) (*os.File, error) {
 }
 
 // IsQcow2 reports whether a file begins as a disk image of QEMU's own format
-// (docs/interop/qcow2.rst), which is none of the formats that are used here.
+// (docs/interop/qcow2.rst), which only sealing reads.
 func IsQcow2(head []byte) bool { return bytes.HasPrefix(head, []byte("QFI\xfb")) }
 
-// Raw is what to do with a qcow2.
+// Raw says what to do with a qcow2 elsewhere.
 const Raw = "it is a qcow2; qemu-img convert -O raw makes a raw image of it"
 
 // CheckRaw returns an error for a qcow2, and none for what cannot be read here.

@@ -14,7 +14,7 @@ import (
 // Fields print a line each, and are an object in JSON, in their order.
 type Fields []Field
 
-// Field is one of them. Each element of a list prints as a line of its own.
+// Field is one line of a report. Each element of a list prints as a line of its own.
 type Field struct {
 	Name  string // as in JSON
 	Value any    // nil does not print

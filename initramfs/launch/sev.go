@@ -26,7 +26,7 @@ const (
 	ModeSNP Mode = "sev-snp"
 )
 
-// Modes are the names of all modes.
+// Modes returns the names of all modes.
 func Modes() []string { return []string{string(ModeSEV), string(ModeES), string(ModeSNP)} }
 
 // ParseMode reads the name of a mode.

@@ -12,7 +12,7 @@ import (
 	"cocoroot/initramfs/strictjson"
 )
 
-// Why a guest cannot be given a secret, and what to do.
+// Errors returned by Collect, Inject and QueryPlatform, with what to do.
 var (
 	ErrNoSEV = fault.Hintf(errors.New("the guest runs without SEV"),
 		"start QEMU with KVM, -object sev-guest,… and -machine confidential-guest-support=…")

@@ -10,7 +10,7 @@ import (
 	"cocoroot/initramfs/release/session"
 )
 
-// Why a report is not accepted.
+// Errors returned by Verify.
 var (
 	ErrMeasurement = errors.New("the measurement is of none of the expected launch digests")
 	ErrPolicy      = errors.New("the guest's policy allows more than it may")

@@ -85,7 +85,7 @@ type Record struct {
 // version is the version of the format.
 const version = 1
 
-// Folder is a guest's.
+// Folder is the folder of a guest.
 type Folder struct {
 	Record
 	Path        string // as it was given

@@ -75,7 +75,7 @@ type Network struct {
 }
 
 // Secret is an entry that the program gets by name: as a file of its user's in
-// /run/cocoroot/secrets, or as a variable of its environment. One of both is set.
+// /run/cocoroot/secrets, or as a variable of its environment: either File or Env is set.
 type Secret struct {
 	GUID efi.GUID `json:"guid"`
 	File string   `json:"file,omitempty"`

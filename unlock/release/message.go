@@ -80,7 +80,7 @@ func (r Request) Encode() []byte {
 // request's body as a field.
 func Transcript(body []byte) [HashSize]byte { return sha512.Sum512(field(nil, body)) }
 
-// Info is the HPKE info of an answer to the request with this transcript.
+// Info returns the HPKE info of an answer to the request with this transcript.
 func Info(t [HashSize]byte) []byte { return slices.Concat([]byte(Protocol), t[:]) }
 
 // Signed returns what the owner signs: a label, the transcript, and the answer

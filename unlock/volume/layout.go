@@ -124,8 +124,8 @@ func (l Layout) bitmapBlocks(a area) byte {
 	return byte(shift - bits.TrailingZeros(blockSectors))
 }
 
-// JournalSections is a journal for a disk of size bytes: a 128th of it, 64 MiB
-// at most, as the kernel would choose.
+// JournalSections returns the length of the journal, in sections, for a disk of
+// size bytes: a 128th of it, 64 MiB at most, as the kernel would choose.
 func JournalSections(size uint64) uint32 {
 	section := Layout{Journal: true}.sectionSectors() * sectorSize
 	return uint32(max(1, min(size>>7, 64<<20)/section))

@@ -27,7 +27,7 @@ const (
 	maxParts   = 4096    // of a path, links resolved
 )
 
-// Node is a file, a folder or whatever.
+// Node is a file, a folder, a link or a device.
 type Node struct {
 	Mode  fs.FileMode
 	Size  int64                            // bytes

@@ -67,7 +67,7 @@ func (k *Keys) Close() error {
 	return errors.Join(k.TEK.Close(), k.TIK.Close())
 }
 
-// MAC is HMAC-SHA-256 under the integrity key over the parts.
+// MAC returns the HMAC-SHA-256 of the parts under the integrity key.
 func (k *Keys) MAC(parts ...[]byte) [sha256.Size]byte {
 	return mac(k.TIK.Bytes(), parts...)
 }

@@ -13,7 +13,7 @@ import (
 	"cocoroot/unlock/release"
 )
 
-// Why a host cannot carry between guest and owner.
+// Errors returned by the methods of Carrier.
 var (
 	// ErrGone means that the guest, or its QEMU, ended.
 	ErrGone = errors.New("the guest is gone")

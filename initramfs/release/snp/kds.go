@@ -129,7 +129,7 @@ type Server struct {
 	roots  Roots // of tests; nil is AMD's
 }
 
-// KDS returns the one on the Internet.
+// KDS returns the one at kdsintf.amd.com.
 func KDS() *Server {
 	return &Server{base: "https://kdsintf.amd.com", client: &http.Client{Timeout: 30 * time.Second}, after: time.After}
 }

@@ -18,7 +18,7 @@ const Kind = "sev-snp"
 // base64, and some text.
 const MaxFile = 140 << 10
 
-// Errors for what the host or the guest brings.
+// Errors returned for what the host or the guest brings.
 var (
 	ErrRequest = errors.New("not a guest's request")
 	ErrFile    = errors.New("not a file of this kind")
