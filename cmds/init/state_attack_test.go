@@ -85,7 +85,7 @@ type opened struct {
 	cipher *xts.Cipher
 }
 
-// openState derives the key as SECURITY.md says how.
+// openState derives the key as cmds/init/README.md says.
 func openState(t *testing.T, path string) opened {
 	t.Helper()
 	h, err := state.Decode(readAt(t, path, 0, state.HeaderSize))

@@ -11,7 +11,7 @@ import (
 	"cocoroot/unlock/state"
 )
 
-// stateNeedles derives the keys of the state on a disk, as SECURITY.md says how.
+// stateNeedles derives the keys of the state on a disk, as cmds/init/README.md says.
 func stateNeedles(t *testing.T, disk string) []needle {
 	t.Helper()
 	h, err := state.Decode(readAt(t, disk, 0, state.HeaderSize))
