@@ -16,9 +16,12 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"cocoroot/initramfs/archive"
 	"cocoroot/initramfs/fault"
 	"cocoroot/initramfs/files"
+	"cocoroot/initramfs/inspect"
 	"cocoroot/initramfs/launch"
+	"cocoroot/initramfs/measure/ovmf"
 	"cocoroot/initramfs/vm"
 )
 
@@ -172,10 +175,20 @@ func (a *app) createFolder(ctx context.Context, o createOptions, args []string) 
 
 // fillFolder makes what is in the guest's folder, as the single verbs do.
 func (a *app) fillFolder(ctx context.Context, o createOptions, f vm.Folder, args []string) error {
-	for _, part := range []struct{ name, path, beside, made string }{
-		{vm.Firmware, o.firmware, "OVMF.amdsev.fd", "firmware"}, {vm.Kernel, o.kernel, "bzImage", "kernel"}, {vm.Initrd, o.initrd, "initrd.img", "initrd"},
+	isFirmware := func(b []byte) bool {
+		_, err := ovmf.Parse(b)
+		return err == nil
+	}
+	for _, part := range []struct {
+		name, path, beside string
+		is                 func([]byte) bool // another file, which may be a key, does not go to the host
+	}{
+		{vm.Firmware, o.firmware, "OVMF.amdsev.fd", isFirmware}, {vm.Kernel, o.kernel, "bzImage", inspect.IsKernel}, {vm.Initrd, o.initrd, "initrd.img", archive.IsArchive},
 	} {
-		b, err := readPart(part.beside, part.path, fmt.Sprintf("./build.sh %[1]s makes it; --%[1]s names another", part.made))
+		b, err := readPart(part.beside, part.path, fmt.Sprintf("./build.sh %[1]s makes it; --%[1]s names another", part.name))
+		if err == nil && !part.is(b) {
+			err = fault.Usagef("%s is no %s", cmp.Or(part.path, part.beside), part.name)
+		}
 		if err == nil {
 			err = f.Take(part.name, b)
 		}
@@ -284,7 +297,7 @@ func (o createOptions) tell(w io.Writer) error {
 	}
 	fmt.Fprintf(w, "%s: for the host, nothing of it secret\n%s: stays with you, keep it secret\n", f.At(), f.Own())
 	if len(f.Modes) == 0 {
-		fmt.Fprintf(w, "next: cocoroot launch %s --simulate\n", launch.ShellWord(o.path))
+		fmt.Fprintf(w, "next: cocoroot launch %s --simulate\n", fault.ShellWord(o.path))
 		return nil
 	}
 	fmt.Fprintf(w, "next, on the host, with a copy of %s: cocoroot launch COPY --mode %s\n", f.At(), f.Modes[0])

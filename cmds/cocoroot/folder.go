@@ -226,6 +226,9 @@ func launchFolder(c *cobra.Command, args []string, mode launch.Mode) error {
 	if err != nil {
 		return err
 	}
+	if publish := c.Flags().Lookup("publish"); f.Owned() && publish.Value.String() == besideDisk { // the host's copy may have other ports
+		d.err = publish.Value.Set(f.Own(vm.Manifest))
+	}
 	made, err := d.MakeDisks()
 	if err != nil {
 		return err
@@ -245,7 +248,10 @@ func (d *defaults) keys() error {
 	if !d.Owned() {
 		return nil
 	}
-	all := map[string]string{"disk": there(d.Own(vm.DiskKey)), "state": there(d.Own(vm.StateKey))}
+	all := map[string]string{"disk": there(d.Own(vm.DiskKey))}
+	if slices.ContainsFunc(d.Disks, func(disk vm.Disk) bool { return !disk.Scratch }) { // its key may be of an earlier guest here
+		all["state"] = there(d.Own(vm.StateKey))
+	}
 	more, err := os.ReadDir(d.Own(vm.Secrets))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("cannot read the secrets: %w", err)

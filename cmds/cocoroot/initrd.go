@@ -94,7 +94,7 @@ func (a *app) chooseModules(dir, version string, g kmod.Guest) ([]archive.Module
 	choice, err := kmod.Choose(dir, version, g)
 	switch {
 	case errors.Is(err, kmod.ErrNoIndex):
-		return nil, fault.Hintf(err, "depmod -b %s %s makes it; a package that was unpacked and not installed has none", dir, choice.Version)
+		return nil, fault.Hintf(err, "depmod -b %s %s makes it; a package that was unpacked and not installed has none", fault.ShellWord(dir), fault.ShellWord(choice.Version))
 	case errors.Is(err, kmod.ErrVersion):
 		return nil, fault.Hintf(err, "--modules names the folder above lib/modules, --kver the kernel")
 	case err != nil:

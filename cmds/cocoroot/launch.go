@@ -170,7 +170,7 @@ func (o *launchOptions) readFiles() (err error) {
 // checkDisk refuses what QEMU, or the guest, could not use.
 func checkDisk(d launch.Disk) error {
 	if fi, err := os.Stat(d.Path); d.Writable && (errors.Is(err, fs.ErrNotExist) || err == nil && fi.Mode().IsRegular() && fi.Size() == 0) {
-		return fault.Hintf(fmt.Errorf("cannot use the disk %s: it is not there, or empty", d.Path), "truncate -s 10G %s makes one, which grows as it is written to", launch.ShellWord(d.Path))
+		return fault.Hintf(fmt.Errorf("cannot use the disk %s: it is not there, or empty", d.Path), "truncate -s 10G %s makes one, which grows as it is written to", fault.ShellWord(d.Path))
 	}
 	return files.CheckRaw(d.Path)
 }
@@ -229,7 +229,7 @@ func (o *launchOptions) printCommand(ctx context.Context, a *app) error {
 	if o.simulate {
 		a.note("the command reads %s and, with --secret, %s; launch makes both itself, in memory: cocoroot secret build makes the second one", launch.HashesFile, launch.SecretFile)
 	}
-	_, err = fmt.Fprintln(a.stdout, launch.ShellWords(words))
+	_, err = fmt.Fprintln(a.stdout, fault.ShellWords(words))
 	return err
 }
 
@@ -310,12 +310,12 @@ func (o *launchOptions) onHardware(a *app) error {
 	if !o.sev.TakesSecret() {
 		o.listen(a)
 		if o.config.ChannelSocket != "" {
-			a.note("the guest will ask for its secrets: cocoroot release collect --channel %s --challenge F", launch.ShellWord(o.config.ChannelSocket))
+			a.note("the guest will ask for its secrets: cocoroot release collect --channel %s --challenge F", fault.ShellWord(o.config.ChannelSocket))
 		}
 		return nil
 	}
 	o.config.OnStart = func(context.Context, *qmp.Client) error {
-		a.note("the guest waits for its secret: cocoroot release collect --qmp %s", launch.ShellWord(o.config.QMPSocket))
+		a.note("the guest waits for its secret: cocoroot release collect --qmp %s", fault.ShellWord(o.config.QMPSocket))
 		return nil
 	}
 	_, _, err := release.ReadSession(o.sev.Session, o.sev.DHCert)

@@ -265,6 +265,11 @@ func (b *boot) mountStates() (err error) {
 	for _, s := range b.states {
 		say("state %s at generation %d", s.Path, s.Generation)
 	}
+	if err == nil && len(b.states) > 0 { // once more: a link of the image may lead there
+		if err = root.CheckInit(b.policy.Init); err != nil {
+			err = &fatal.Error{Code: fatal.StatePath, Err: err}
+		}
+	}
 	return err
 }
 

@@ -175,12 +175,13 @@ func CheckBoot(kernel, initrd string) error {
 		n, _ := f.ReadAt(b, 0)
 		return b[:n]
 	}
-	if isKernel(head(initrd)) || archive.IsArchive(head(kernel)) {
+	if IsKernel(head(initrd)) || archive.IsArchive(head(kernel)) {
 		return fault.Usagef("%s is not a kernel, or %s is not an initrd: are --kernel and --initrd swapped?", kernel, initrd)
 	}
 	return nil
 }
 
-func isKernel(head []byte) bool {
+// IsKernel reports whether a file that begins so is a bzImage.
+func IsKernel(head []byte) bool {
 	return len(head) >= bzHeaderEnd && string(head[bzMagic:bzMagic+4]) == "HdrS"
 }

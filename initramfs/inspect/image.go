@@ -12,8 +12,8 @@ import (
 
 	"github.com/google/uuid"
 
+	"cocoroot/initramfs/fault"
 	"cocoroot/initramfs/image/cmdline"
-	"cocoroot/initramfs/launch"
 	"cocoroot/unlock/luks2/format"
 	"cocoroot/unlock/verity"
 	"cocoroot/unlock/verity/tree"
@@ -43,7 +43,7 @@ func lookImage(s *subject, r *Report) error {
 // stockCommands returns the commands with which stock tools check the image, and
 // open it with its key: what they say needs no word of ours.
 func stockCommands(image string, p *verity.Params) (all []string) {
-	add := func(words ...string) { all = append(all, launch.ShellWords(words)) }
+	add := func(words ...string) { all = append(all, fault.ShellWords(words)) }
 	if p != nil {
 		add("veritysetup", "verify", "--no-superblock", "--format=1", "--hash=sha256", "--data-block-size=4096", "--hash-block-size=4096",
 			fmt.Sprintf("--data-blocks=%d", p.DataBlocks), fmt.Sprintf("--hash-offset=%d", p.HashStart()*verity.BlockSize),

@@ -79,7 +79,7 @@ func kinds() []kind {
 		{"sealed_image", "a sealed image", "cocoroot seal makes an image that the guest opens", begins("LUKS\xba\xbe", "SKUL\xba\xbe"), lookImage},
 		{"state_disk", "a state disk and its key, the host's word until a guest has checked it with its key", "", isState, lookState},
 		{"archive", "an initrd", "cocoroot initrd makes one", headed(archive.IsArchive), lookArchive},
-		{"kernel", "a Linux kernel (bzImage)", "", headed(isKernel), lookKernel},
+		{"kernel", "a Linux kernel (bzImage)", "", headed(IsKernel), lookKernel},
 		{"packet", "a packet for one launch", "cocoroot release verify writes it", object("header", "secret"), parsed(packet.Decode, showPacket)},
 		{"launch_report", "a launch report, the host's word until cocoroot release verify has checked it", "cocoroot release collect writes it", object("api_major"), parsed(release.ParseReport, showReport)},
 		{"snp_packet", "a packet for one boot of a SEV-SNP guest", "cocoroot release verify writes it", object("transcript", "answer"), parsed(snp.ParsePacket, nil)},

@@ -9,6 +9,7 @@ import (
 	"text/template"
 	"unicode/utf8"
 
+	"cocoroot/initramfs/fault"
 	"cocoroot/initramfs/measure"
 	"cocoroot/initramfs/measure/ovmf"
 )
@@ -27,7 +28,7 @@ func fill(templates fs.FS, name string, data any) ([]byte, error) {
 		},
 		"upper":  func(m Mode) string { return strings.ToUpper(string(m)) },
 		"option": func(word string) bool { return strings.HasPrefix(word, "-") },
-		"word":   ShellWord,
+		"word":   fault.ShellWord,
 	}).ParseFS(templates, "launch/"+name)
 	if err != nil {
 		return nil, err
@@ -89,25 +90,4 @@ func xmlText(s string) (string, error) {
 	var b strings.Builder
 	err := xml.EscapeText(&b, []byte(s))
 	return b.String(), err
-}
-
-// ShellWords quotes words for a shell.
-func ShellWords(words []string) string {
-	quoted := make([]string, len(words))
-	for i, w := range words {
-		quoted[i] = ShellWord(w)
-	}
-	return strings.Join(quoted, " ")
-}
-
-// ShellWord quotes a word for a shell, unless all of its characters are known
-// to be plain.
-func ShellWord(w string) string {
-	plain := func(r rune) bool {
-		return r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || strings.ContainsRune("_@%+=:,./-", r)
-	}
-	if w != "" && !strings.ContainsFunc(w, func(r rune) bool { return !plain(r) }) {
-		return w
-	}
-	return "'" + strings.ReplaceAll(w, "'", `'\''`) + "'"
 }

@@ -291,15 +291,15 @@ func (f Folder) Check(limit int64) error {
 }
 
 // MakeDisks makes the files of disks that are not there yet, and returns the names
-// of the states among them to which nothing was ever written. In an owner's folder
-// they are files: a link that came back from a host could lead to any other.
+// of the states among them to which nothing was ever written. They are files: in a
+// folder that somebody else made, a link could lead to any other.
 func (f Folder) MakeDisks() (states []string, err error) {
 	for _, d := range f.Disks {
 		path := f.At(Disks, d.Name)
 		if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 			return states, fmt.Errorf("cannot make a folder for disks: %w", err)
 		}
-		if f.owned && (!isOf(filepath.Dir(path), fs.ModeDir) || exists(path) && !isOf(path, 0)) {
+		if !isOf(filepath.Dir(path), fs.ModeDir) || exists(path) && !isOf(path, 0) {
 			return states, fmt.Errorf("cannot use the disk %s: it is not a file in this folder, but a link or the like", path)
 		}
 		blank, err := makeDisk(path, d.Size)

@@ -111,6 +111,10 @@ func Parse(cmdline string) (Policy, error) {
 	if len(cmdline) > MaxLength {
 		return p, fmt.Errorf("%w: the command line has %d bytes; the kernel keeps %d", ErrMalformed, len(cmdline), MaxLength)
 	}
+	// The kernel takes more for a space, 0xa0 too; terminals and systemd have their own views.
+	if strings.ContainsFunc(strings.TrimSuffix(cmdline, "\n"), func(r rune) bool { return r < ' ' && r != '\t' || r >= 0x7f }) {
+		return p, fmt.Errorf("%w: the command line has a character that is not printable ASCII", ErrMalformed)
+	}
 	seen := make(map[string]bool)
 	for _, w := range words(cmdline) {
 		if err := p.take(w, seen); err != nil {

@@ -120,8 +120,11 @@ func (p *Policy) checkStates() error {
 	return nil
 }
 
-// forInit reports whether init uses the secret entry g up.
-func (p *Policy) forInit(g efi.GUID) bool { return g == p.Key || g == p.StateKey || g == Orders }
+// forInit reports whether the secret entry g is for init only. The key of states is,
+// in a guest without any too.
+func (p *Policy) forInit(g efi.GUID) bool {
+	return g == p.Key || g == p.StateKey || g == DefaultStateKey || g == Orders
+}
 
 // Kept reports whether the secret entry g stays for the workload under its GUID. The
 // keys of the disks and the orders never do, even where cocoroot.keep= names them;

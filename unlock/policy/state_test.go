@@ -98,8 +98,8 @@ func TestKept(t *testing.T) {
 			t.Errorf("keep=%s: Kept is wrong", keep)
 		}
 	}
-	if p := Defaults(); p.Kept(Orders) {
-		t.Error("without states the workload gets the orders")
+	if p := Defaults(); p.Kept(Orders) || p.Kept(DefaultStateKey) {
+		t.Error("without states the workload gets the orders, or the key of states")
 	}
 }
 

@@ -8,7 +8,7 @@ type word struct {
 }
 
 // space is what the kernel takes for white space, of ASCII (lib/ctype.c).
-const space = " \t\n\v\f\r"
+const space = " \t\n"
 
 // words splits a command line as the kernel's next_arg does (lib/cmdline.c):
 // at white space outside double quotes, up to a bare "--". A quote before the

@@ -20,11 +20,12 @@ var (
 	errUnsafe = errors.New("this is not the first process in an initramfs")
 )
 
-// CheckInit checks that the mounted image has an executable regular file at path.
+// CheckInit checks that the mounted image has an executable regular file at path, and
+// that no state is mounted on the way to it: that file would not be the measured one.
 func CheckInit(path string) error { return checkInit(newRoot, path) }
 
 func checkInit(root, path string) error {
-	fd, err := openInside(root, path, 0)
+	fd, err := openInside(root, path, 0, unix.RESOLVE_NO_XDEV)
 	var st unix.Stat_t
 	if err == nil {
 		defer unix.Close(fd)
@@ -33,6 +34,8 @@ func checkInit(root, path string) error {
 	switch {
 	case err == unix.ENOENT || err == unix.ENOTDIR:
 		err = ErrNoInit
+	case err == unix.EXDEV:
+		err = errors.New("a state is mounted there, or on the way")
 	case err == nil && (st.Mode&unix.S_IFMT != unix.S_IFREG || st.Mode&0o111 == 0):
 		err = fmt.Errorf("%w: it is not an executable file", ErrNoInit)
 	}
@@ -45,7 +48,7 @@ func checkInit(root, path string) error {
 // Folder finds a folder of the mounted image: inside is where it lies there, and
 // outside where it lies until Switch; there are no links in either.
 func Folder(path string) (inside, outside string, err error) {
-	fd, err := openInside(newRoot, path, unix.O_DIRECTORY)
+	fd, err := openInside(newRoot, path, unix.O_DIRECTORY, 0)
 	if err == nil {
 		defer unix.Close(fd)
 		outside, err = os.Readlink(fmt.Sprintf("/proc/self/fd/%d", fd))
@@ -62,13 +65,13 @@ func Folder(path string) (inside, outside string, err error) {
 
 // openInside opens what the image, mounted at root, has at path, to look at it only.
 // Symbolic links, absolute ones too, are followed inside the image.
-func openInside(root, path string, flags uint64) (int, error) {
+func openInside(root, path string, flags, resolve uint64) (int, error) {
 	dir, err := unix.Open(root, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return -1, fmt.Errorf("cannot look into the image: %w", err)
 	}
 	defer unix.Close(dir)
-	return unix.Openat2(dir, path, &unix.OpenHow{Flags: flags | unix.O_PATH | unix.O_CLOEXEC, Resolve: unix.RESOLVE_IN_ROOT})
+	return unix.Openat2(dir, path, &unix.OpenHow{Flags: flags | unix.O_PATH | unix.O_CLOEXEC, Resolve: unix.RESOLVE_IN_ROOT | resolve})
 }
 
 // Switch makes the mounted image the root: it moves the kernel's file

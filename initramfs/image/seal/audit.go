@@ -47,7 +47,7 @@ func (o *Options) auditRoot(root *fsimage.Node, kind policy.FSType) error {
 	if err != nil {
 		return err
 	}
-	if err := checkStates(root, p.States); err != nil {
+	if err := checkStates(root, p); err != nil {
 		return err
 	}
 	o.hasModules = hasModules
@@ -70,7 +70,7 @@ func (o *Options) auditRoot(root *fsimage.Node, kind policy.FSType) error {
 	}
 	if top := onlyFolder(root); top != "" && slices.Contains(names, audit.NoInit) {
 		return fault.Hintf(fmt.Errorf("the root file system has no init, and all of it lies in one folder, %q:%s", top, text.String()),
-			"make the tar from inside that folder: tar -C %s -c .", top)
+			"make the tar from inside that folder: tar -C %s -c .", fault.ShellWord(top))
 	}
 	without := ""
 	if len(words) > 0 {
@@ -81,9 +81,11 @@ func (o *Options) auditRoot(root *fsimage.Node, kind policy.FSType) error {
 }
 
 // checkStates refuses a state for which the image has no folder, so that the guest
-// would end with STATE-PATH. A way with links in it may lead to another state.
-func checkStates(root *fsimage.Node, states []policy.State) error {
-	for _, s := range states {
+// would end with STATE-PATH, or one in which what is started lies, where links lead. A
+// way with links in it may lead to another state.
+func checkStates(root *fsimage.Node, p policy.Policy) error {
+	_, init, _ := root.Find(p.Init, true) // what is not there is not hidden
+	for _, s := range p.States {
 		n, real, err := root.Find(s.Path, true)
 		switch {
 		case errors.Is(err, fs.ErrNotExist), errors.Is(err, fsimage.ErrLoop), err == nil && !n.Mode.IsDir():
@@ -92,6 +94,8 @@ func checkStates(root *fsimage.Node, states []policy.State) error {
 			return fmt.Errorf("cannot look for the folder of the state %s: %w", s.Name, err)
 		case "/"+real != s.Path:
 			return fault.Hintf(fmt.Errorf("the state %s cannot be mounted: on the way to %s there is a link", s.Name, s.Path), "its folder is /%s: say that", real)
+		case policy.Below("/"+init, s.Path):
+			return fmt.Errorf("the state %s cannot be mounted: it would hide /%s, which %s is", s.Name, init, p.Init)
 		}
 	}
 	return nil

@@ -131,7 +131,7 @@ func (o Options) derive(root *rootfs.Image, s *keys, key []byte) error {
 	s.sum = &sum
 	s.random, err = sealed.Derive(seed.Bytes(), sum, key)
 	if errors.Is(err, sealed.ErrSeed) {
-		err = fault.Hintf(fmt.Errorf("cannot use %s: %w", o.SeedFile, err), "head -c 32 /dev/urandom >%s makes one", o.SeedFile)
+		err = fault.Hintf(fmt.Errorf("cannot use %s: %w", o.SeedFile, err), "head -c 32 /dev/urandom >%s makes one", fault.ShellWord(o.SeedFile))
 	}
 	return err
 }
