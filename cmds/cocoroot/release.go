@@ -26,7 +26,7 @@ func (a *app) release() *cobra.Command {
 type releaser struct {
 	*app
 	socket  string        // QEMU's QMP socket
-	channel string        // of a SEV-SNP guest
+	channel string        // of an SEV-SNP guest
 	timeout time.Duration // 0: the usual one
 	demands
 	secrets
@@ -133,7 +133,7 @@ func (a *app) releaseChallenge() *cobra.Command {
 }
 
 func (a *app) releaseCerts() *cobra.Command {
-	c := verb("certs REPORT -o DIR", "anywhere online: get AMD's certificate for a SEV-SNP report",
+	c := verb("certs REPORT -o DIR", "anywhere online: get AMD's certificate for an SEV-SNP report",
 		"  cocoroot release certs report.json -o certs", takes(1, 1, "one argument, the report"))
 	dir := c.Flags().StringP("output", "o", "", "`FOLDER` for them; what it has is not asked for again")
 	need(c, "output")

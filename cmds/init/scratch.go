@@ -24,7 +24,7 @@ func (b *boot) makeScratch() error {
 		return b.scratchVolume(key).Create()
 	})
 	if err != nil {
-		return fmt.Errorf("%w; the disk has to be writable and of 264 MiB at least, and a kernel with modules needs cocoroot initrd --writable-disks", err)
+		return fmt.Errorf("%w; the disk has to be writable and have 300 MiB at least, and a kernel with modules needs cocoroot initrd --writable-disks", err)
 	}
 	return nil
 }

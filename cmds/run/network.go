@@ -151,7 +151,7 @@ func fromLease(ack *dhcpv4.DHCPv4) (program.Network, error) {
 	address, _ := netip.AddrFromSlice(ack.YourIPAddr.To4())
 	bits, _ := ack.SubnetMask().Size()
 	if !address.IsValid() || !address.IsGlobalUnicast() || bits < 1 {
-		return n, fmt.Errorf("the address %s with the mask %s is none", ack.YourIPAddr, ack.SubnetMask())
+		return n, fmt.Errorf("the address %s with the mask %s is not a usable one", ack.YourIPAddr, ack.SubnetMask())
 	}
 	n.Address = netip.PrefixFrom(address, bits)
 	for _, r := range ack.Router() {

@@ -226,11 +226,11 @@ func (m Machine) locked() Finding {
 	return answer("locked memory", Hardware, m.Locked >= enough, says, says, "ulimit -l unlimited, or LimitMEMLOCK=infinity in QEMU's unit")
 }
 
-// guest says whether this machine is a SEV-SNP guest itself.
+// guest says whether this machine is an SEV-SNP guest itself.
 func (m Machine) guest() Finding {
 	_, err := fs.Stat(m.Root, "dev/sev-guest")
-	return answer("/dev/sev-guest", Inform, err == nil, "this machine is a SEV-SNP guest; guests inside it cannot be",
-		"not there: this machine is no SEV-SNP guest, or does not say so", "")
+	return answer("/dev/sev-guest", Inform, err == nil, "this machine is an SEV-SNP guest; guests inside it cannot be",
+		"not there: this machine is not an SEV-SNP guest, or does not say so", "")
 }
 
 // namespaces says whether an ordinary user may make the recipes' images.

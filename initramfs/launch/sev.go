@@ -37,7 +37,7 @@ func ParseMode(s string) (Mode, error) {
 	return Mode(s), nil
 }
 
-// The bits of a SEV-SNP guest's policy that matter here (SEV-SNP firmware ABI
+// The bits of an SEV-SNP guest's policy that matter here (SEV-SNP firmware ABI
 // 56860, table "Guest Policy").
 const (
 	snpSMT   = 1 << 16 // may run on a host with simultaneous multithreading

@@ -38,7 +38,7 @@ func NewFirmware(image []byte) (Firmware, error) {
 	return Firmware{image, footer, hashed}, nil
 }
 
-// checkSections refuses metadata that does not say what a SEV-SNP launch
+// checkSections refuses metadata that does not say what an SEV-SNP launch
 // measures. A section of an unknown type is refused too: QEMU measures it as
 // zero pages, another VMM may not, and a firmware that relies on either has
 // to be looked at first.

@@ -5,7 +5,7 @@ import (
 	"crypto/sha512"
 )
 
-// pageType is the type of a page in a SEV-SNP launch (AMD SEV-SNP ABI 56860,
+// pageType is the type of a page in an SEV-SNP launch (AMD SEV-SNP ABI 56860,
 // SNP_LAUNCH_UPDATE, PAGE_TYPE).
 type pageType uint8
 
@@ -36,7 +36,7 @@ const (
 	vmsaAddress = 0xfffffffff000
 )
 
-// ledger is a SEV-SNP launch under way.
+// ledger is an SEV-SNP launch under way.
 type ledger struct {
 	digest [sha512.Size384]byte // so far; zeros before the first page
 	result *Measurement

@@ -46,7 +46,7 @@ func CheckGeneration(found, want string) error {
 		return fmt.Errorf("the platform is up to AMD's root of %s, and not of %s", found, want)
 	case want == "" && found == sevcert.Naples:
 		return fault.Hintf(errors.New("the platform is of Naples, whose chips' keys can be extracted"),
-			"whoever has one such key can play the platform; --generation Naples accepts that")
+			"whoever has one such key can pose as the platform; --generation Naples accepts that")
 	}
 	return nil
 }

@@ -116,12 +116,12 @@ func parseIPv4(s string) (IPv4, error) {
 	var a IPv4
 	parts := strings.Split(s, ".")
 	if len(parts) != len(a) {
-		return IPv4{}, fmt.Errorf("%.32q is no IPv4 address", s)
+		return IPv4{}, fmt.Errorf("%.32q is not an IPv4 address", s)
 	}
 	for i, p := range parts {
 		n, err := strconv.ParseUint(p, 10, 8)
 		if err != nil || len(p) > 1 && p[0] == '0' {
-			return IPv4{}, fmt.Errorf("%.32q is no IPv4 address", s)
+			return IPv4{}, fmt.Errorf("%.32q is not an IPv4 address", s)
 		}
 		a[i] = byte(n)
 	}

@@ -134,7 +134,7 @@ func (s Spec) check() error {
 	}
 	for _, a := range slices.Concat(s.Args, s.Env) {
 		if strings.Contains(a, "\x00") || !utf8.ValidString(a) {
-			return errors.New("an argument or a variable has a NUL in it, or is no UTF-8")
+			return errors.New("an argument or a variable has a NUL in it, or is not UTF-8")
 		}
 	}
 	for _, v := range s.Env {
@@ -159,7 +159,7 @@ func (n Network) check() error {
 		return nil
 	}
 	if !n.Address.Addr().Is4() || n.Gateway.IsValid() && (!n.Gateway.Is4() || !n.Address.Contains(n.Gateway)) {
-		return fmt.Errorf("%s is no IPv4 address with a network in which the gateway %s is", n.Address, n.Gateway)
+		return fmt.Errorf("%s is not an IPv4 address with a network in which the gateway %s is", n.Address, n.Gateway)
 	}
 	if len(n.DNS) > maxDNS {
 		return fmt.Errorf("there are %d name servers; a program asks %d", len(n.DNS), maxDNS)

@@ -23,7 +23,7 @@ import (
 // hashed or signed.
 const Protocol = "cocoroot-release-1"
 
-// Report is the size of a SEV-SNP attestation report in bytes (SEV-SNP firmware
+// Report is the size of an SEV-SNP attestation report in bytes (SEV-SNP firmware
 // ABI, AMD publication 56860, table ATTESTATION_REPORT).
 const Report = 1184
 

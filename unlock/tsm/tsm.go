@@ -60,7 +60,7 @@ func get(base string, data [DataSize]byte) (report, aux []byte, err error) {
 	case errors.Is(err, fs.ErrNotExist):
 		return nil, nil, errors.New("it lacks TSM_REPORTS; boot a kernel that has it and SEV_GUEST")
 	case errors.Is(err, unix.ENXIO):
-		return nil, nil, errors.New("this machine has none to give; is it a SEV-SNP guest, and sev-guest in the kernel or in the archive?")
+		return nil, nil, errors.New("this machine has none to give; is it an SEV-SNP guest, and sev-guest in the kernel or in the archive?")
 	case err != nil:
 		return nil, nil, err
 	}

@@ -93,7 +93,7 @@ func fromHost(file string) bool { return strings.HasPrefix(file, "kernel/drivers
 
 // mayFindNothing reports whether a module may fail with ENODEV and the boot go on:
 // one for CPUs that have certain instructions, beside another that does the same
-// anywhere (aesni_intel, crc32c_intel), and sev_guest outside of a SEV-SNP guest,
+// anywhere (aesni_intel, crc32c_intel), and sev_guest outside of an SEV-SNP guest,
 // which then says so when it is to show a report.
 func mayFindNothing(file string) bool {
 	return strings.HasPrefix(file, "kernel/arch/") || nameOf(file) == sevGuest

@@ -48,7 +48,7 @@ func Kinds() []Kind {
 		{"host-disk", "the host says what disks there are: one of its own with this name would be used", findDisks},
 		{"machine-id", "all guests of this image, and all their starts, have one identity and what derives from it", findMachineID},
 		{"random-seed", "every start stirs in the same seed, as if it were new randomness", findSeeds},
-		{"ssh-host-key", "all guests of this image answer with one key, which everybody has who had this root", findHostKeys},
+		{"ssh-host-key", "all guests of this image answer with one key, which everybody who had this root knows", findHostKeys},
 	}
 	for _, a := range agents {
 		all = append(all, Kind{a.name, a.reason, a.find})

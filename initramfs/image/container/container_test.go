@@ -139,7 +139,7 @@ func TestResolveRefuses(t *testing.T) {
 		{v1.ImageConfig{Cmd: []string{"sh"}, ExposedPorts: volume("80/sctp")}, `its port "80/sctp"`},
 		{v1.ImageConfig{Cmd: []string{"sh"}, ExposedPorts: volume("0")}, `its port "0"`},
 		{v1.ImageConfig{Cmd: []string{"sh"}, Env: []string{"HOME"}}, "a variable is not NAME=VALUE"},
-		{v1.ImageConfig{Cmd: []string{"sh", "\xff"}}, "is no UTF-8"},
+		{v1.ImageConfig{Cmd: []string{"sh", "\xff"}}, "is not UTF-8"},
 	} {
 		_, err := Resolve(root, tc.config, Options{})
 		if !errors.Is(err, ErrConfig) || !strings.Contains(err.Error(), tc.want) {

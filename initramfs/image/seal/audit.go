@@ -93,7 +93,7 @@ func checkStates(root *fsimage.Node, p policy.Policy) error {
 		case err != nil:
 			return fmt.Errorf("cannot look for the folder of the state %s: %w", s.Name, err)
 		case "/"+real != s.Path:
-			return fault.Hintf(fmt.Errorf("the state %s cannot be mounted: on the way to %s there is a link", s.Name, s.Path), "its folder is /%s: say that", real)
+			return fault.Hintf(fmt.Errorf("the state %s cannot be mounted: on the way to %s there is a link", s.Name, s.Path), "its folder is /%s: use that path", real)
 		case policy.Below("/"+init, s.Path):
 			return fmt.Errorf("the state %s cannot be mounted: it would hide /%s, which %s is", s.Name, init, p.Init)
 		}

@@ -47,7 +47,7 @@ func (o *Options) makeRoot(ctx context.Context, tell Observer) (*rootfs.Image, e
 	case errors.Is(err, rootfs.ErrOCI) && o.OCIImage == "":
 		return nil, fault.Hintf(err, "--image TAG or --image sha256:… chooses one of several images")
 	case errors.Is(err, fsimage.ErrRecovery):
-		return nil, fault.Hintf(err, "e2fsck -f -y %[1]s replays it; a partition of a raw disk, copy first: dd if=%[1]s of=COPY bs=1M iflag=skip_bytes skip=BYTE, and seal the copy", fault.ShellWord(o.Root))
+		return nil, fault.Hintf(err, "e2fsck -f -y %[1]s replays it; copy a partition of a raw disk first: dd if=%[1]s of=COPY bs=1M iflag=skip_bytes skip=BYTE, and seal the copy", fault.ShellWord(o.Root))
 	case errors.Is(err, rootfs.ErrPartition):
 		return nil, fault.Hintf(err, "--partition N takes the one with this number, of a disk image")
 	case errors.Is(err, fsimage.ErrUnknown):

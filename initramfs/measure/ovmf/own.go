@@ -24,7 +24,7 @@ func ParseOwn(text string) (Own, error) {
 	sum, version, _ := strings.Cut(text, " ")
 	b, err := hex.DecodeString(sum)
 	if err != nil || len(b) != sha256.Size {
-		return Own{}, fmt.Errorf("cannot know the firmware of this build: %.80q is no SHA-256", sum)
+		return Own{}, fmt.Errorf("cannot know the firmware of this build: %.80q is not a SHA-256", sum)
 	}
 	return Own{[sha256.Size]byte(b), version}, nil
 }

@@ -27,7 +27,7 @@ const (
 func Parse(image []byte) (Firmware, error) {
 	f := Firmware{ImageSize: len(image)}
 	if uint64(len(image)) > fourGiB/2 {
-		return Firmware{}, fmt.Errorf("%w: %d bytes are no firmware", ErrNoFooter, len(image))
+		return Firmware{}, fmt.Errorf("%w: %d bytes are not firmware", ErrNoFooter, len(image))
 	}
 	end := len(image) - resetVectorSize
 	if end < headSize {

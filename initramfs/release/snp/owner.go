@@ -1,5 +1,5 @@
 // Package snp is the owner's side of attested release (unlock/release): it
-// issues challenges, verifies what a SEV-SNP guest shows, and encrypts and signs
+// issues challenges, verifies what an SEV-SNP guest shows, and encrypts and signs
 // its secrets; and it carries the frames on the host.
 //
 // The host is the attacker. It chooses the chip and brings the certificates, and
