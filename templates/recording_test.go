@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -34,6 +35,18 @@ func TestRecording(t *testing.T) {
 	readme, err := os.ReadFile("../README.md")
 	if err != nil || !bytes.Contains(readme, []byte("(templates/recording/demo.svg)")) {
 		t.Errorf("the README does not show the recording: %v", err)
+	}
+	_, sample, _ := strings.Cut(string(readme), "\n    $ ./build.sh demo\n")
+	sample, _, _ = strings.Cut(sample, "\n\n")
+	for line := range strings.Lines(sample) {
+		line = strings.TrimSpace(line)
+		recorded := func(l string) bool { // which may be cut
+			begin, cut := strings.CutSuffix(l, "...")
+			return l == line || cut && strings.HasPrefix(line, begin)
+		}
+		if line != "…" && !slices.ContainsFunc(shown, recorded) {
+			t.Errorf("the README shows %q, and the recording does not", line)
+		}
 	}
 }
 
