@@ -54,5 +54,8 @@ type Renamed struct {
 	From, To string
 }
 
+// Error returns the text with To in place of From.
 func (e Renamed) Error() string { return strings.ReplaceAll(e.Err.Error(), e.From, e.To) }
+
+// Unwrap returns the error as it was.
 func (e Renamed) Unwrap() error { return e.Err }

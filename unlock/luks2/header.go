@@ -66,6 +66,7 @@ type FieldError struct {
 	Next   string // what the owner can do
 }
 
+// Error implements error.
 func (e *FieldError) Error() string {
 	return "cannot accept the LUKS2 header: " + e.Field + ": " + e.Reason + "; " + e.Next
 }

@@ -25,6 +25,7 @@ type Bad struct {
 	Count  uint64 // number of data blocks that depend on it
 }
 
+// Error implements error.
 func (b Bad) Error() string {
 	return fmt.Sprintf("the block at byte %d differs from the root hash", b.Offset)
 }
