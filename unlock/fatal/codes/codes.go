@@ -67,7 +67,7 @@ func Table() []Entry {
 		{fatal.StateTable, Failed, "the kernel refused the decrypted mapping of a state disk"},
 		{fatal.StateCorrupt, Tampered, "the file system on a state disk cannot be mounted: blocks are not the ones that were written"},
 		{fatal.StateRollback, Tampered, "a state is older than the generation that the owner ordered as its floor"},
-		{fatal.StatePath, Failed, "the image has no folder at the path of a state"},
+		{fatal.StatePath, Failed, "the image has no folder at the path of a state, or the state would hide what is started"},
 		{fatal.Switch, Failed, "switch_root failed"},
 		{fatal.Deadline, Failed, "the boot took too long"},
 		{fatal.Crash, Failed, "a part of init died"},
