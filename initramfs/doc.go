@@ -11,9 +11,9 @@
 //	vm        keep all of that in one folder, made from one file of settings
 //
 // inspect says what any of the files in all this is, doctor what works on a
-// machine; state asks, in the guest, how new its state disks are. files reads and writes files, fault has errors with a next step,
-// strictjson reads the files that pass between owner and host. oracle is for tests
-// only.
+// machine; state asks, in the guest, how new its state disks are. files reads and
+// writes files, fault has errors with a next step, strictjson reads the files that
+// pass between owner and host. oracle is for tests only.
 //
 // The guest's side is unlock, which these packages import for the formats that
 // both sides share. The guest links nothing of initramfs.

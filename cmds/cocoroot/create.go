@@ -187,7 +187,7 @@ func (a *app) fillFolder(ctx context.Context, o createOptions, f vm.Folder, args
 	} {
 		b, err := readPart(part.beside, part.path, fmt.Sprintf("./build.sh %[1]s makes it; --%[1]s names another", part.name))
 		if err == nil && !part.is(b) {
-			err = fault.Usagef("%s is no %s", cmp.Or(part.path, part.beside), part.name)
+			err = fault.Usagef("%s is not a file of the kind %s", cmp.Or(part.path, part.beside), part.name)
 		}
 		if err == nil {
 			err = f.Take(part.name, b)

@@ -48,7 +48,7 @@ func TestSettingsSendNoKey(t *testing.T) {
 				args = append(args, m.boots[i:i+2]...)
 			}
 		}
-		if code, _, stderr := call(t, args...); code != fault.Usage || !strings.Contains(stderr, key+" is no "+part) {
+		if code, _, stderr := call(t, args...); code != fault.Usage || !strings.Contains(stderr, key+" is not a file of the kind "+part) {
 			t.Errorf("create with a key for its %s = %d, %q", part, code, stderr)
 		}
 	}

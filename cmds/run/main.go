@@ -34,7 +34,7 @@ const patience = 2 * time.Second
 
 func main() {
 	if len(os.Args) == 2 && os.Args[0] == asker {
-		keepLease(os.Args[1], os.NewFile(3, "ready"))
+		keepLease(os.Args[1], os.NewFile(3, "ready")) // does not return
 	}
 	if os.Getpid() != 1 {
 		fmt.Fprintln(os.Stderr, "cocoroot: error: run is the first process of a sealed container image only")

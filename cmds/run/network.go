@@ -77,7 +77,7 @@ func keepAsking(card string, ready chan<- struct{}) {
 			_, _ = io.Copy(io.Discard, r) // until it ends
 		}
 		r.Close()
-		say("what asks for an address on %s has ended, and is started again", card)
+		say("what asks for an address on %s does not run; it is started again", card)
 		time.Sleep(startAgain)
 	}
 }

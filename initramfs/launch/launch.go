@@ -290,8 +290,8 @@ func (c Config) waits() bool { return c.SEV != nil && c.SEV.TakesSecret() }
 
 // Run boots the guest and waits for its end, copying its console to console
 // (which may be nil) as it comes. The guest gets no network but Forwards, and no
-// input but ConsoleInput. When ctx ends, QEMU is killed. The outcome is also filled in, as far as the
-// guest got, beside an error.
+// input but ConsoleInput. When ctx ends, QEMU is killed. The outcome is also filled
+// in, as far as the guest got, beside an error.
 func Run(ctx context.Context, cfg Config, console io.Writer) (Outcome, error) {
 	cfg, err := cfg.withDefaults()
 	if err != nil {

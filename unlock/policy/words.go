@@ -7,7 +7,8 @@ type word struct {
 	name, value string
 }
 
-// space is what the kernel takes for white space, of ASCII (lib/ctype.c).
+// space is the white space that Parse lets through. The kernel takes more for it
+// (lib/ctype.c).
 const space = " \t\n"
 
 // words splits a command line as the kernel's next_arg does (lib/cmdline.c):
