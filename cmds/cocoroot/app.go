@@ -12,6 +12,7 @@ import (
 	"unicode"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
 
 	"cocoroot/initramfs/fault"
 	"cocoroot/initramfs/measure/ovmf"
@@ -44,10 +45,31 @@ func (a *app) interrupted() bool {
 // main runs the verb and returns the exit code.
 func (a *app) main(ctx context.Context, args []string) int {
 	a.json = slices.Contains(args, "--json")
+	out := &stdout{Writer: a.stdout}
+	a.stdout = out
 	root := a.root()
 	root.SetArgs(args)
 	c, err := root.ExecuteContextC(ctx)
-	return a.report(c.CommandPath(), err)
+	if errors.Is(out.err, unix.EPIPE) { // as if the signal had ended it; nobody would read more
+		return 128 + int(unix.SIGPIPE)
+	}
+	return a.report(c.CommandPath(), cmp.Or(err, out.err))
+}
+
+// stdout is standard output. That it cannot be written is said at the end, so that a
+// verb need not ask after each line.
+type stdout struct {
+	io.Writer
+	err error // the last
+}
+
+func (s *stdout) Write(b []byte) (int, error) {
+	n, err := s.Writer.Write(b)
+	if err != nil {
+		err = fmt.Errorf("cannot write standard output: %w", err)
+		s.err = err
+	}
+	return n, err
 }
 
 // root returns the command with all of its verbs.
@@ -59,10 +81,10 @@ func (a *app) root() *cobra.Command {
 	root.SetVersionTemplate("cocoroot {{.Version}}\n")
 	root.SilenceErrors, root.SilenceUsage = true, true
 	root.SetOut(a.stdout)
-	root.SetErr(a.stderr)
+	root.SetErr(io.Discard) // what help has to say is said by report
 	root.SetHelpTemplate(helpText)
 	showOptions(root)
-	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return fault.Usagef("%w", err) })
+	root.SetFlagErrorFunc(wrongOption)
 	root.PersistentPreRunE = func(c *cobra.Command, args []string) error {
 		return cmp.Or(applySettings(c), fillIn(c, args), missing(c), noStream(c, args))
 	}

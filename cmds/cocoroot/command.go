@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"math"
@@ -58,6 +59,9 @@ func takes(least, most int, what string) cobra.PositionalArgs {
 	return func(c *cobra.Command, args []string) error {
 		if n := len(args); n < least || n > most {
 			return fault.Usagef("%s takes %s; it got %d", c.Name(), what, n)
+		}
+		if slices.Contains(args, "") { // a variable of a shell that is not set
+			return fault.Usagef("%s takes %s; it got an empty one", c.Name(), what)
 		}
 		return nil
 	}
@@ -119,11 +123,30 @@ func need(c *cobra.Command, names ...string) {
 	}
 }
 
+// wrongOption is the error for an option that is not the command's, or has not the value
+// that it takes. What was meant is guessed, as of commands.
+func wrongOption(c *cobra.Command, err error) error {
+	unknown, ok := errors.AsType[*pflag.NotExistError](err)
+	if !ok || unknown.GetSpecifiedShortnames() != "" {
+		return fault.Usagef("%w", err)
+	}
+	all := &cobra.Command{SuggestionsMinimumDistance: 2}
+	c.Flags().VisitAll(func(f *pflag.Flag) {
+		all.AddCommand(&cobra.Command{Use: f.Name, Run: func(*cobra.Command, []string) {}})
+	})
+	hint := ""
+	if near := all.SuggestionsFor(unknown.GetSpecifiedName()); len(near) > 0 {
+		hint = fmt.Sprintf("did you mean --%s?", strings.Join(near, " or --"))
+	}
+	return fault.New(fault.Usage, fmt.Errorf("%s has no option --%s", c.CommandPath(), unknown.GetSpecifiedName()), hint)
+}
+
 // missing is the error that names all options that must be given and are not.
 func missing(c *cobra.Command) error {
 	var names []string
 	c.Flags().VisitAll(func(f *pflag.Flag) {
-		if f.Annotations[cobra.BashCompOneRequiredFlag] != nil && !f.Changed {
+		empty := f.Value.Type() == "string" && f.Value.String() == ""
+		if f.Annotations[cobra.BashCompOneRequiredFlag] != nil && (!f.Changed || empty) {
 			names = append(names, "--"+f.Name)
 		}
 	})

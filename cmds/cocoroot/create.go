@@ -140,11 +140,11 @@ func (a *app) createFolder(ctx context.Context, o createOptions, args []string) 
 	old, err := vm.Open(out)
 	replaces := err == nil
 	if _, statErr := os.Lstat(out); statErr == nil && !(replaces && o.force && old.Owned()) {
-		err := fmt.Errorf("cannot make %s: it is there", out)
+		err := fmt.Errorf("cannot make %s: it is there already", out)
 		if replaces {
 			return fault.Hintf(err, "--force replaces the guest, and keeps what was there")
 		}
-		return err
+		return fault.Hintf(err, "choose another name; --force replaces only a guest's folder, with both halves")
 	}
 	dir, err := os.MkdirTemp(filepath.Dir(out), "."+filepath.Base(out)+".tmp-*")
 	if err != nil {
@@ -297,7 +297,11 @@ func (o createOptions) tell(w io.Writer) error {
 	}
 	fmt.Fprintf(w, "%s: for the host, nothing of it secret\n%s: stays with you, keep it secret\n", f.At(), f.Own())
 	if len(f.Modes) == 0 {
-		fmt.Fprintf(w, "next: cocoroot launch %s --simulate\n", fault.ShellWord(o.path))
+		path := o.path
+		if strings.HasPrefix(path, "-") { // or it would be an option
+			path = "./" + path
+		}
+		fmt.Fprintf(w, "next: cocoroot launch %s --simulate\n", fault.ShellWord(path))
 		return nil
 	}
 	fmt.Fprintf(w, "next, on the host, with a copy of %s: cocoroot launch COPY --mode %s\n", f.At(), f.Modes[0])

@@ -94,12 +94,13 @@ func TestCreate(t *testing.T) {
 	}{
 		{[]string{"launch", vm, "--mode", "sev-es", "--dry-run"}, fault.Usage, "was not made for mode sev-es"},
 		{[]string{"launch", vm, vm, "--simulate"}, fault.Usage, "one folder"},
-		{[]string{"launch", m.root, "--simulate"}, fault.Usage, "not a folder that cocoroot create made"},
+		{[]string{"launch", m.root, "--simulate"}, fault.Usage, "cocoroot create has made no such folder"},
 		{[]string{"launch", vm}, fault.Usage, "--simulate and --mode"},
 		{[]string{"verify", vm + "/host"}, fault.Usage, "has no owner's half"},
 		{[]string{"release", "challenge", "--vm", vm + "/host"}, fault.Failed, "host/owner/challenge"},
-		{[]string{"verify", m.root}, fault.Usage, "not a folder that cocoroot create made"},
+		{[]string{"verify", m.root}, fault.Usage, "cocoroot create has made no such folder"},
 		{m.create(), fault.Failed, "hint: --force replaces the guest"},
+		{[]string{"release", "verify", m.path("initrd"), "--vm", vm}, fault.Usage, "was made for simulated launches only"},
 	} {
 		if code, _, stderr := call(t, tc.args...); code != tc.code || !strings.Contains(stderr, tc.want) {
 			t.Errorf("%q = %d, %q; want %d and %q", tc.args, code, stderr, tc.code, tc.want)

@@ -19,8 +19,8 @@ func (a *app) doctor() *cobra.Command {
 			return err
 		}
 		r := m.Check(c.Context())
-		if err := a.print(r, *asJSON); err != nil || r.Simulates {
-			return err
+		if a.print(r, *asJSON); r.Simulates {
+			return nil
 		}
 		return fault.Hintf(errors.New("a simulated launch would not work here"), "the lines with \"no\" say what to do about it")
 	}

@@ -67,6 +67,9 @@ func fillIn(c *cobra.Command, args []string) error {
 		err = d.boots()
 		d.set("vcpus", fmt.Sprint(d.VCPUs[0]))
 		d.set("vcpu-type", d.VCPUType)
+		if len(f.Modes) == 1 {
+			d.set("mode", string(f.Modes[0]))
+		}
 	case "cocoroot secret session":
 		d.set("output", f.Own(vm.Session))
 		if len(f.Modes) > 0 {
@@ -276,6 +279,9 @@ func (d *defaults) keys() error {
 func (d *defaults) release() error {
 	if !d.Owned() {
 		return fault.Usagef("%s has no owner's half, and only the owner releases secrets", d.Path)
+	}
+	if len(d.Modes) == 0 {
+		return fault.New(fault.Usage, fmt.Errorf("%s was made for simulated launches only", d.Path), "cocoroot create --mode sev-snp, or sev-es, makes a guest for SEV hardware")
 	}
 	text, err := files.Read(d.Own(vm.Manifest), manifest.MaxSize)
 	if err != nil {

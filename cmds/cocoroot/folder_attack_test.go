@@ -60,7 +60,7 @@ func TestFolderCameBack(t *testing.T) {
 		if err := os.Symlink(target, path); err != nil {
 			t.Fatal(err)
 		}
-		if code, _, stderr := call(t, launch...); code != fault.Failed || !strings.Contains(stderr, "cannot use the disk") {
+		if code, _, stderr := call(t, launch...); code != fault.Failed || !strings.Contains(stderr, "but a link or the like") {
 			t.Errorf("launch with a link at %s = %d, %q", name, code, stderr)
 		}
 		if err := os.Remove(path); err != nil {

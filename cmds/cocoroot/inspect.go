@@ -54,9 +54,7 @@ func (a *app) inspect() *cobra.Command {
 			if r.Foreign != nil {
 				a.warn("%s", foreign(r.Foreign))
 			}
-			if err := a.print(r, o.asJSON); err != nil {
-				return err
-			}
+			a.print(r, o.asJSON)
 			return r.Err()
 		})
 }
@@ -80,7 +78,7 @@ func (a *app) inspectFolder(path string, area int, o inspectOptions) error {
 		err = cmp.Or(err, r.Err())
 	}
 	if o.asJSON {
-		return cmp.Or(printJSON(a.stdout, all), err)
+		printJSON(a.stdout, all)
 	}
 	return err
 }
@@ -94,20 +92,18 @@ func (a *app) secretInspect() *cobra.Command {
 			}
 			defer buf.Close()
 			l := table.Inspect(buf.Bytes(), area)
-			if err := a.print(inspect.Table(l, area, o.show), o.asJSON); err != nil {
-				return err
-			}
+			a.print(inspect.Table(l, area, o.show), o.asJSON)
 			return judgeTable(path, l)
 		})
 }
 
 // print prints what there is to say of a thing, for people or for a program.
-func (a *app) print(r interface{ Print(io.Writer) }, asJSON bool) error {
+func (a *app) print(r interface{ Print(io.Writer) }, asJSON bool) {
 	if asJSON {
-		return printJSON(a.stdout, r)
+		printJSON(a.stdout, r)
+	} else {
+		r.Print(a.stdout)
 	}
-	r.Print(a.stdout)
-	return nil
 }
 
 // judgeTable turns a listing's fault into the tool's error.
@@ -128,9 +124,9 @@ func printLine(w io.Writer, v any) {
 }
 
 // printJSON prints one value, indented.
-func printJSON(w io.Writer, v any) error {
+func printJSON(w io.Writer, v any) {
 	e := json.NewEncoder(w)
 	e.SetIndent("", "  ")
 	e.SetEscapeHTML(false)
-	return e.Encode(v)
+	e.Encode(v)
 }

@@ -33,6 +33,10 @@ import (
 // that may be. Under emulation the first line takes some 5 s.
 const silence = 60 * time.Second
 
+// notStarted is the exit code of a container image's program that was not started, as
+// cmds/run tells it.
+const notStarted = 125
+
 // launchOptions are the options of the verb as they were given.
 type launchOptions struct {
 	guestOptions
@@ -229,8 +233,8 @@ func (o *launchOptions) printCommand(ctx context.Context, a *app) error {
 	if o.simulate {
 		a.note("the command reads %s and, with --secret, %s; launch makes both itself, in memory: cocoroot secret build makes the second one", launch.HashesFile, launch.SecretFile)
 	}
-	_, err = fmt.Fprintln(a.stdout, fault.ShellWords(words))
-	return err
+	fmt.Fprintln(a.stdout, fault.ShellWords(words))
+	return nil
 }
 
 // simulated prepares a launch without SEV.
@@ -333,6 +337,8 @@ func judge(o launch.Outcome, err error, as *launchOptions) error {
 		return fault.Hintf(fmt.Errorf("the guest did not end within %s", as.timeout), "--timeout gives it more time")
 	case err != nil:
 		return err
+	case o.Exit != nil && *o.Exit == notStarted:
+		return fault.New(notStarted, errors.New("the image's program was not started"), "the guest's last lines say why; a program that ends with exit code 125 itself looks the same")
 	case o.Exit != nil && *o.Exit != fault.OK:
 		return fault.New(*o.Exit, fmt.Errorf("the image's program ended with exit code %d", *o.Exit), "that is the program's own code, and not one of cocoroot's")
 	case o.Exit != nil:

@@ -106,6 +106,7 @@ func TestJudge(t *testing.T) {
 		{launch.Outcome{Exit: exit(0), Fatal: said}, fault.OK},
 		{launch.Outcome{Exit: exit(7), Fatal: said}, 7},
 		{launch.Outcome{Exit: exit(7), Panic: "Kernel panic - not syncing: dm-verity device corrupted"}, 7},
+		{launch.Outcome{Exit: exit(125), Fatal: said}, 125},
 		{launch.Outcome{Fatal: said}, fault.Tampered},
 		{launch.Outcome{Panic: "Kernel panic - not syncing: dm-verity device corrupted"}, fault.Tampered},
 		{launch.Outcome{Reason: "guest-shutdown"}, fault.Failed},
@@ -115,5 +116,15 @@ func TestJudge(t *testing.T) {
 		if err := judge(tc.o, nil, o); fault.Code(err) != tc.want {
 			t.Errorf("judge(%+v) = %v, code %d; want %d", tc.o, err, fault.Code(err), tc.want)
 		}
+	}
+}
+
+// A program that was not started ended with no code of its own.
+func TestJudgeNotStarted(t *testing.T) {
+	code := 125
+	err := judge(launch.Outcome{Exit: &code}, nil, &launchOptions{})
+	f, ok := errors.AsType[*fault.Error](err)
+	if !ok || f.Code != code || !strings.Contains(err.Error(), "was not started") || strings.Contains(f.Hint, "own code") {
+		t.Errorf("judge = %+v; want that it was not started", f)
 	}
 }

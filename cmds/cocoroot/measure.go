@@ -102,11 +102,12 @@ func (a *app) printMeasurement(o measureOptions) error {
 		return err
 	}
 	a.warnForeign(in.Firmware.SHA256())
-	if !o.asJSON {
-		_, err = fmt.Fprintf(a.stdout, "%x\n", result.Digest)
-		return err
+	if o.asJSON {
+		printJSON(a.stdout, result)
+	} else {
+		fmt.Fprintf(a.stdout, "%x\n", result.Digest)
 	}
-	return printJSON(a.stdout, result)
+	return nil
 }
 
 // check checks that the options fit together, and takes those that name no file.

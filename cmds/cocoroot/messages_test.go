@@ -12,6 +12,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"cocoroot/initramfs/fault"
 	"cocoroot/initramfs/oracle"
 )
@@ -30,6 +32,10 @@ func TestMessages(t *testing.T) {
 	fd, secret := r.shared[1], guid+"="+file("key", secretKey)
 	measure := []string{"measure", "--mode", "sev", "--firmware", fd}
 	launch := []string{"launch", "--simulate", "--firmware", fd, "--cmdline-file", r.cmdline, "--kernel", bz, "--disk", r.cmdline}
+	absent, challenge := filepath.Join(dir, "absent"), filepath.Join(dir, "challenge")
+	if code, _, stderr := call(t, "release", "challenge", "-o", challenge); code != fault.OK {
+		t.Fatal(stderr)
+	}
 	for name, tc := range map[string]struct {
 		args []string
 		want string
@@ -55,18 +61,67 @@ func TestMessages(t *testing.T) {
 		"launch, nothing":      {[]string{"launch", "--simulate"}, "options --firmware, --kernel, --initrd, --cmdline-file and --disk are missing"},
 		"launch, no session":   {slices.Concat([]string{"launch", "--mode", "sev-es", "--cmdline-file", r.cmdline}, r.shared[:8]), "options --session-file, --dh-cert-file, --vcpu-type and --qmp-socket are missing"},
 		"template, nothing":    {[]string{"template", "libvirt-sev-es"}, "options --firmware, --kernel, --initrd, --disk, --session-file, --dh-cert-file and --vcpu-type are missing"},
+		"no such root":         {[]string{"seal", absent, "-o", filepath.Join(dir, "o")}, "error: cannot read " + absent + ": no such file or directory\n"},
+		"no such image":        {[]string{"verify", absent}, "error: cannot read " + absent + ": no such file or directory\n"},
+		"no such file":         {[]string{"inspect", absent}, "error: cannot read " + absent + ": no such file or directory\n"},
+		"a folder as manifest": {[]string{"verify", bz, "--manifest", dir}, "error: cannot read " + dir + ": is a directory\n"},
+		"no such guest":        {[]string{"launch", absent, "--simulate"}, "cocoroot create has made no such folder"},
+		"a file as guest":      {[]string{"launch", bz, "--simulate"}, "cocoroot create has made no such folder"},
+		"an empty name":        {[]string{"seal", "", "-o", filepath.Join(dir, "o")}, "it got an empty one"},
+		"an empty output":      {[]string{"seal", dir, "-o", ""}, "option --output is missing"},
+		"create over a file":   {[]string{"create", bz, "-o", bz, "--force"}, "is there already\ncocoroot: hint: choose another name"},
+		"cut tar":              {[]string{"seal", file("cut.tar", string(tarOf(t, "a", "b"))[:1024+10]), "-o", filepath.Join(dir, "o")}, "the tar is malformed: it ends too early"},
+		"broken tar":           {[]string{"seal", file("broken.tar", string(tarOf(t, "a"))[:512]+strings.Repeat("x", 1024)), "-o", filepath.Join(dir, "o")}, "where an entry should begin is something else"},
+		"text as init":         {[]string{"initrd", "-o", filepath.Join(dir, "o"), "--init", r.cmdline}, "it is not a program"},
+		"misspelt option":      {[]string{"seal", dir, "--outptu", "o"}, "cocoroot seal has no option --outptu\ncocoroot: hint: did you mean --output?"},
+		"no option at all":     {[]string{"seal", dir, "--nonsense"}, "hint: cocoroot seal --help"},
+		"a short option":       {[]string{"verify", "-dash"}, "unknown shorthand flag: 'd' in -dash"},
+		"not in the guest":     {[]string{"state", "generation"}, "hint: this runs in the guest"},
+		"no socket":            {[]string{"release", "collect", "--channel", filepath.Join(dir, "no"), "--challenge", challenge, "-o", filepath.Join(dir, "o")}, "hint: QEMU makes the socket when the guest starts"},
 		"version, no dry run":  {slices.Concat(launch, []string{"--initrd", initrd, "--qemu-version", "10.0"}), "is for --dry-run"},
 	} {
 		code, out, stderr := call(t, tc.args...)
 		if code == fault.OK || out != "" && name != "report" || !strings.Contains(stderr, tc.want) {
 			t.Errorf("%s = %d, %q, %q; want %q", name, code, out, stderr, tc.want)
 		}
-		if m := regexp.MustCompile(`json: |Go (struct|value)|\.tmp-|unmarshal|\.cocoroot-seal-`).FindString(stderr); m != "" {
+		if m := regexp.MustCompile(` json: |Go (struct|value)|\bEOF|archive/tar|: (open|read|lstat) |\.tmp-|unmarshal|\.cocoroot-seal-`).FindString(stderr); m != "" {
 			t.Errorf("%s says %q: %q", name, m, stderr)
 		}
 	}
 	if code, out, stderr := call(t, "secret", "build", secret, "-o", filepath.Join(dir, "table")); code != fault.OK || !strings.Contains(out, ": 1 entry, ") {
 		t.Errorf("secret build = %d, %q, %q; want 1 entry", code, out, stderr)
+	}
+}
+
+// tarOf returns a tar with empty files.
+func tarOf(t *testing.T, names ...string) []byte {
+	t.Helper()
+	var b bytes.Buffer
+	w := tar.NewWriter(&b)
+	for _, name := range names {
+		if err := w.WriteHeader(&tar.Header{Name: name, Mode: 0o644, Size: 0}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	w.Close()
+	return b.Bytes()
+}
+
+// full is a device without room.
+type full struct{}
+
+func (full) Write([]byte) (int, error) { return 0, unix.ENOSPC }
+
+// What cannot be printed is not taken for printed.
+func TestOutputThatFails(t *testing.T) {
+	r := newGuestRig(t)
+	for _, args := range [][]string{{"--help"}, {"seal", "--help"}, {"version"}, {"template"}, {"inspect", r.cmdline}, {"inspect", r.cmdline, "--json"},
+		{"measure", "--mode", "sev", "--firmware", r.shared[1]}, {"completion", "bash"}} {
+		var stderr bytes.Buffer
+		a := &app{stdout: full{}, stderr: &stderr}
+		if code := a.main(t.Context(), args); code != fault.Failed || strings.Count(stderr.String(), "cannot write standard output: no space left on device") != 1 {
+			t.Errorf("%q = %d, %q; want %d, and the error once", args, code, stderr.String(), fault.Failed)
+		}
 	}
 }
 

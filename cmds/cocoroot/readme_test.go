@@ -62,7 +62,7 @@ func TestReadme(t *testing.T) {
 			case command[1] == byHand && round > 0:
 				fails, want = true, "cocoroot: error: cannot write initrd.img: file already exists\ncocoroot: hint: --force replaces it\n"
 			case strings.Contains(command[1], " create ") && round > 0:
-				fails, want = true, "cocoroot: error: cannot make vm: it is there\ncocoroot: hint: --force replaces the guest, and keeps what was there\n"
+				fails, want = true, "cocoroot: error: cannot make vm: it is there already\ncocoroot: hint: --force replaces the guest, and keeps what was there\n"
 			case strings.Contains(command[1], " create "):
 				_, want, _ = strings.Cut(section, command[0]+"\n")
 				want, _, _ = strings.Cut(want, "    $ ")

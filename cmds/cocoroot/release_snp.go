@@ -129,9 +129,7 @@ func (r *releaser) attest(e snp.Expect, q snp.Request) error {
 	}
 	e.Now = time.Now()
 	facts, err := snp.Verify(e, q, v)
-	if err := r.print(snp.NewVerdict(facts, err), r.asJSON); err != nil {
-		return err
-	}
+	r.print(snp.NewVerdict(facts, err), r.asJSON)
 	if err == nil {
 		return nil
 	}
@@ -170,6 +168,8 @@ func (r *releaser) carry(ctx context.Context, f func(context.Context, *snp.Carri
 		return fault.Hintf(err, "is cocoroot.owner= in the guest's command line, and the port of its cocoroot.channel= at %s? --timeout gives it more time", r.channel)
 	case errors.Is(err, snp.ErrGone):
 		return fault.Hintf(err, "its console says why")
+	case errors.Is(err, snp.ErrUnreached):
+		return fault.Hintf(err, "QEMU makes the socket when the guest starts (launch --channel), and an owner reaches it through ssh -L")
 	}
 	return err
 }

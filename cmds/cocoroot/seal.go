@@ -113,10 +113,7 @@ func (a *app) sealRoot(ctx context.Context, o sealOptions) error {
 	bar.end()
 	if o.json {
 		text, err := m.Marshal()
-		if err != nil {
-			return err
-		}
-		_, err = a.stdout.Write(text)
+		a.stdout.Write(text)
 		return err
 	}
 	return o.tell(a, m)

@@ -59,10 +59,10 @@ func parseSecret(name func(*program.Secret, string)) func(string) (program.Secre
 
 func parseSeconds(text string) (int, error) {
 	d, err := time.ParseDuration(text)
-	if err == nil && (d < 0 || d%time.Second != 0) {
-		err = fmt.Errorf("%.32q is not a whole number of seconds, such as 10s", text)
+	if err != nil || d < 0 || d%time.Second != 0 {
+		return 0, fmt.Errorf("%.32q is not a whole number of seconds, such as 10s", text)
 	}
-	return int(d / time.Second), err
+	return int(d / time.Second), nil
 }
 
 func parseNetwork(text string) (n program.Network, err error) {

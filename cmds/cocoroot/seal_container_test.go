@@ -106,7 +106,8 @@ func TestSealContainerRefuses(t *testing.T) {
 		want string
 		args []string
 	}{
-		"no program":              {fault.Failed, "no-init: /sbin/init", []string{aContainer(t, nil)}},
+		"no program":              {fault.Failed, "neither Entrypoint nor Cmd, which say what to start, and no init:\n    no-init: /sbin/init", []string{aContainer(t, nil)}},
+		"nothing to do":           {fault.Failed, "hint: name the program, after all options: -- PROGRAM", []string{aContainer(t, nil)}},
 		"a missing user":          {fault.Failed, `its user "nobody"`, []string{aContainer(t, map[string]any{"Cmd": []string{"/app"}, "User": "nobody"})}},
 		"an unknown signal":       {fault.Failed, `there is no signal "SIGWHAT"`, []string{aContainer(t, map[string]any{"Cmd": []string{"/app"}, "StopSignal": "SIGWHAT"})}},
 		"no run":                  {fault.Failed, "./build.sh tools builds it", []string{aContainer(t, service), "--run", me + ".absent"}},

@@ -9,8 +9,11 @@ import (
 	"strings"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"cocoroot/initramfs/fault"
 	"cocoroot/initramfs/oracle"
+	"cocoroot/initramfs/vm"
 )
 
 // A hint is pasted into a shell: the names in it may be those of whoever made a tar.
@@ -107,22 +110,34 @@ func TestPublishIsTheOwners(t *testing.T) {
 	}
 }
 
-// Whoever sends somebody the host's half of a guest writes to no file outside it.
-func TestDiskOfOthers(t *testing.T) {
+// Whoever sends somebody the host's half of a guest has it read no file outside it, write to
+// none, and wait for nothing.
+func TestLinksOfOthers(t *testing.T) {
 	m := newMakings(t)
 	ok(t, m.create("--state", "data,/data,512M")...)
 	mine := put(t, m.path("mine"), "not the guest's")
 	theirs := m.path("vm/host")
-	if err := os.Mkdir(theirs+"/disks", 0o700); err != nil {
-		t.Fatal(err)
+	launch := []string{"launch", theirs, "--simulate", "--dry-run", "--qemu-version", "10.0", "--secret", "state=" + m.path("vm/owner/state.key")}
+	ok(t, launch...)
+	for _, name := range []string{"disks/data", vm.Image, vm.Firmware, vm.Kernel, vm.Initrd, vm.Cmdline, "vm.json"} {
+		path := filepath.Join(theirs, name)
+		for what, lay := range map[string]func() error{
+			"link": func() error { return os.Symlink(mine, path) },
+			"pipe": func() error { return unix.Mkfifo(path, 0o600) },
+		} {
+			if err := errors.Join(os.Rename(path, path+".away"), lay()); err != nil {
+				t.Fatal(err)
+			}
+			code, out, stderr := call(t, launch...)
+			if code == fault.OK || out != "" || !strings.Contains(stderr, path+": it is not a file in this folder") {
+				t.Errorf("launch with a %s as %s = %d, %s, %s", what, name, code, out, stderr)
+			}
+			if err := os.Rename(path+".away", path); err != nil {
+				t.Fatal(err)
+			}
+		}
 	}
-	if err := os.Symlink(mine, theirs+"/disks/data"); err != nil {
-		t.Fatal(err)
-	}
-	code, out, stderr := call(t, "launch", theirs, "--simulate", "--dry-run", "--qemu-version", "10.0", "--secret", "state="+m.path("vm/owner/state.key"))
-	if code != fault.Failed || !strings.Contains(stderr, "cannot use the disk") {
-		t.Errorf("launch = %d, %s, %s", code, out, stderr)
-	}
+	ok(t, launch...)
 }
 
 // A line that comes from elsewhere does nothing to the terminal.

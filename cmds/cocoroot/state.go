@@ -64,7 +64,7 @@ func (a *app) stateGeneration() *cobra.Command {
 		if len(args) == 1 {
 			all[0].Path = args[0]
 		} else if all, err = state.Mounts(state.StatusFile); err != nil {
-			return err
+			return fault.Hintf(err, "this runs in the guest, where init writes that file; PATH names a mounted state disk")
 		}
 		for i := range all {
 			if all[i].Generation, err = state.Commit(all[i].Path); err != nil {
@@ -73,7 +73,8 @@ func (a *app) stateGeneration() *cobra.Command {
 		}
 		switch {
 		case *asJSON:
-			return printJSON(a.stdout, all)
+			printJSON(a.stdout, all)
+			return nil
 		case len(args) == 1:
 			fmt.Fprintln(a.stdout, all[0].Generation)
 			return nil

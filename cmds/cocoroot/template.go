@@ -60,8 +60,8 @@ func (a *app) template() *cobra.Command {
 	o.register(c)
 	c.RunE = func(c *cobra.Command, args []string) error {
 		if len(args) == 0 {
-			_, err := fmt.Fprintln(a.stdout, strings.Join(templateNames(), "\n"))
-			return err
+			fmt.Fprintln(a.stdout, strings.Join(templateNames(), "\n"))
+			return nil
 		}
 		switch {
 		case args[0] == settingsFile:
@@ -189,7 +189,11 @@ func (o *templateOptions) script(ctx context.Context) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	return launch.Script(templates.Launch(), o.config, v)
+	text, err := launch.Script(templates.Launch(), o.config, v)
+	if errors.Is(err, launch.ErrQEMU) && o.version == "" {
+		err = fault.Hintf(err, "--qemu-version says which one the host has, such as "+newQEMU)
+	}
+	return text, err
 }
 
 // qemuVersion returns the release that was given, or that the program says.

@@ -351,6 +351,9 @@ func TestTemplateBadInput(t *testing.T) {
 		if strings.Contains(stderr, secretKey[:16]) {
 			t.Errorf("%s prints the key: %q", name, stderr)
 		}
+		if strings.Contains(stderr, "executing") {
+			t.Errorf("%s tells of the template: %q", name, stderr)
+		}
 	}
 }
 

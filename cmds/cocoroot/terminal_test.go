@@ -4,6 +4,7 @@ import (
 	"archive/tar"
 	"bytes"
 	"encoding/json"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -26,7 +27,12 @@ func TestTerminal(t *testing.T) {
 		return []string{"seal", aContainer(t, config), "-o", filepath.Join(t.TempDir(), "image"), "--run", run}
 	}
 	list := func(s string) map[string]any { return map[string]any{s: struct{}{}} }
+	refusal := func(id uint64) string {
+		return fmt.Sprintf(`{"id":%d,"error":{"class":%[2]s,"desc":%[2]s}}`+"\n", id, jsonText(hostile))
+	}
+	qmp := (&fakeQEMU{Answer: map[string]func(uint64) string{"query-sev": refusal}}).Serve(t)
 	cases := map[string][]string{
+		"QEMU":       {"release", "collect", "--qmp", qmp, "-o", m.path("report")},
 		"user":       image(map[string]any{"Entrypoint": []string{"/app"}, "User": hostile}),
 		"group":      image(map[string]any{"Entrypoint": []string{"/app"}, "User": "0:" + hostile}),
 		"signal":     image(map[string]any{"Entrypoint": []string{"/app"}, "StopSignal": hostile}),

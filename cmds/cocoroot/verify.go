@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 
 	"github.com/spf13/cobra"
 
@@ -35,6 +36,9 @@ func (a *app) verify() *cobra.Command {
 
 func (a *app) verifyImage(ctx context.Context, image, manifestFile, cmdlineFile, keyFile string, asJSON bool) error {
 	if manifestFile == "" && cmdlineFile == "" {
+		if _, err := os.Stat(image); err != nil {
+			return fmt.Errorf("cannot read %s: %w", image, errors.Unwrap(err))
+		}
 		return fault.New(fault.Usage, errors.New("there is nothing to verify against: give one of --manifest and --cmdline-file"),
 			fmt.Sprintf("take the manifest from where you sealed (%s.manifest.json), not from where the image was: who changes the one can change the other", image))
 	}
@@ -47,9 +51,7 @@ func (a *app) verifyImage(ctx context.Context, image, manifestFile, cmdlineFile,
 	v, result := verify.Image(ctx, image, p, keyFile, bar.At)
 	bar.end()
 	if code := fault.Code(result); asJSON && (code == fault.OK || code == fault.Tampered) {
-		if err := printJSON(a.stdout, v); err != nil {
-			return err
-		}
+		printJSON(a.stdout, v)
 	}
 	if asJSON || result != nil {
 		return result

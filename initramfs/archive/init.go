@@ -22,7 +22,7 @@ const (
 func checkStatic(file []byte) error {
 	f, err := elf.NewFile(bytes.NewReader(file))
 	if err != nil {
-		return err
+		return errors.New("it is not a program (ELF)")
 	}
 	if f.Machine != elf.EM_X86_64 {
 		return fmt.Errorf("it is built for %s", f.Machine)

@@ -56,7 +56,7 @@ func (all *Outputs) Create(path string, mode fs.FileMode, force bool) (_ *Output
 		all.files = append(all.files, o)
 		return o, nil
 	case err == nil && !fi.Mode().IsRegular():
-		return nil, errors.New("it is there and is not a regular file")
+		return nil, errors.New("it is there already, and is not a regular file")
 	case err == nil && !force:
 		return nil, fault.Hintf(fs.ErrExist, "--force replaces it")
 	case err != nil && !errors.Is(err, fs.ErrNotExist):
@@ -93,7 +93,7 @@ func (o *Output) WriteAt(b []byte, off int64) (n int, err error) {
 	return o.File.WriteAt(b, off)
 }
 
-// withoutName returns an error without the temporary name that it has.
+// withoutName returns an error without the name that it has, which is said already, or temporary.
 func withoutName(err error) error {
 	if e, ok := errors.AsType[*fs.PathError](err); ok {
 		return e.Err

@@ -21,24 +21,32 @@ import (
 const MaxImage = 64 << 20
 
 // Read reads a file of at most limit bytes that holds no secret.
-func Read(path string, limit int64) ([]byte, error) {
+func Read(path string, limit int64) (_ []byte, err error) {
+	defer unread(path, &err)
 	f, err := os.Open(path)
 	if err != nil {
-		return nil, fmt.Errorf("cannot read %s: %w", path, err)
+		return nil, err
 	}
 	defer f.Close()
 	fi, err := f.Stat()
 	if err != nil {
-		return nil, fmt.Errorf("cannot read %s: %w", path, err)
+		return nil, err
 	}
 	b := bytes.NewBuffer(make([]byte, 0, min(fi.Size(), limit)+bytes.MinRead)) // a pipe's size is 0
 	if _, err := b.ReadFrom(io.LimitReader(f, limit+1)); err != nil {
-		return nil, fmt.Errorf("cannot read %s: %w", path, err)
+		return nil, err
 	}
 	if int64(b.Len()) > limit {
-		return nil, fmt.Errorf("cannot read %s: it has more than %d bytes", path, limit)
+		return nil, fmt.Errorf("it has more than %d bytes", limit)
 	}
 	return b.Bytes(), nil
+}
+
+// unread says of an error what could not be read.
+func unread(path string, err *error) {
+	if *err != nil {
+		*err = fmt.Errorf("cannot read %s: %w", path, withoutName(*err))
+	}
 }
 
 // OpenFinite opens a file or a pipe. A device such as /dev/zero has no end.
@@ -80,22 +88,22 @@ func CheckRaw(path string) error {
 }
 
 // Open opens a regular file or a block device, and returns its length in bytes.
-func Open(path string) (*os.File, int64, error) {
+func Open(path string) (_ *os.File, size int64, err error) {
+	defer unread(path, &err)
 	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0) // a FIFO would keep us waiting
 	if err != nil {
-		return nil, 0, fmt.Errorf("cannot read: %w", err)
+		return nil, 0, err
 	}
 	fi, err := f.Stat()
 	if err == nil && !fi.Mode().IsRegular() && fi.Mode()&(os.ModeDevice|os.ModeCharDevice) != os.ModeDevice {
 		err = errors.New("it is neither a regular file nor a block device")
 	}
-	var size int64
 	if err == nil {
 		size, err = f.Seek(0, io.SeekEnd)
 	}
 	if err != nil {
 		f.Close()
-		return nil, 0, fmt.Errorf("cannot read %s: %w", path, err)
+		return nil, 0, err
 	}
 	return f, size, nil
 }

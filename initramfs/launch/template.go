@@ -2,7 +2,9 @@ package launch
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/xml"
+	"errors"
 	"fmt"
 	"io/fs"
 	"strings"
@@ -35,6 +37,9 @@ func fill(templates fs.FS, name string, data any) ([]byte, error) {
 	}
 	var b bytes.Buffer
 	err = t.Execute(&b, data)
+	if e, ok := errors.AsType[template.ExecError](err); ok {
+		err = cmp.Or(errors.Unwrap(e.Err), err) // without the template's own places
+	}
 	return b.Bytes(), err
 }
 

@@ -94,7 +94,7 @@ type Folder struct {
 }
 
 // ErrNone is returned for what is not a guest's folder.
-var ErrNone = errors.New("it is not a folder that cocoroot create made")
+var ErrNone = errors.New("cocoroot create has made no such folder")
 
 // Open finds the halves of a guest in a folder: both of them, or the host's, which
 // it may be itself.
@@ -109,8 +109,11 @@ func Open(path string) (Folder, error) {
 		f.host = path
 		from = f.At(record)
 	}
+	if err := isFile(from); err != nil {
+		return f, err
+	}
 	b, err := files.Read(from, maxRecord)
-	if errors.Is(err, fs.ErrNotExist) {
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR) {
 		return f, fmt.Errorf("cannot use %s as a guest: %w", path, ErrNone)
 	}
 	if err != nil {
@@ -118,6 +121,13 @@ func Open(path string) (Folder, error) {
 	}
 	if err := strictjson.Decode(b, maxRecord, &f.Record); err != nil {
 		return f, fmt.Errorf("cannot use %s: %w", from, err)
+	}
+	if !f.owned { // a stranger's
+		for _, name := range []string{Firmware, Kernel, Initrd, Cmdline, Image} {
+			if err := isFile(f.At(name)); err != nil {
+				return f, err
+			}
+		}
 	}
 	return f, f.check(from)
 }
@@ -131,6 +141,15 @@ func exists(path string) bool {
 func isOf(path string, t fs.FileMode) bool {
 	fi, err := os.Lstat(path)
 	return err == nil && fi.Mode().Type() == t
+}
+
+// isFile refuses what is there and not a file: in a folder that somebody else made, a
+// link could lead to any file, and a pipe has no end.
+func isFile(path string) error {
+	if _, err := os.Lstat(path); err == nil && !isOf(path, 0) {
+		return fmt.Errorf("cannot use %s: it is not a file in this folder, but a link or the like", path)
+	}
+	return nil
 }
 
 func (f Folder) check(from string) error {
@@ -276,7 +295,7 @@ var ErrChanged = errors.New("it is not the file that was measured")
 func (f Folder) Check(limit int64) error {
 	for name, want := range f.Files {
 		path := f.At(filepath.Base(name))
-		if exists(path) && !isOf(path, 0) { // a pipe has no end, a link leads elsewhere
+		if isFile(path) != nil {
 			return fmt.Errorf("%s: %w", path, ErrChanged)
 		}
 		b, err := files.Read(path, limit)
@@ -291,16 +310,18 @@ func (f Folder) Check(limit int64) error {
 }
 
 // MakeDisks makes the files of disks that are not there yet, and returns the names
-// of the states among them to which nothing was ever written. They are files: in a
-// folder that somebody else made, a link could lead to any other.
+// of the states among them to which nothing was ever written.
 func (f Folder) MakeDisks() (states []string, err error) {
 	for _, d := range f.Disks {
 		path := f.At(Disks, d.Name)
 		if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 			return states, fmt.Errorf("cannot make a folder for disks: %w", err)
 		}
-		if !isOf(filepath.Dir(path), fs.ModeDir) || exists(path) && !isOf(path, 0) {
-			return states, fmt.Errorf("cannot use the disk %s: it is not a file in this folder, but a link or the like", path)
+		if !isOf(filepath.Dir(path), fs.ModeDir) {
+			return states, fmt.Errorf("cannot use %s: it is not a folder, but a link or the like", filepath.Dir(path))
+		}
+		if err := isFile(path); err != nil {
+			return states, err
 		}
 		blank, err := makeDisk(path, d.Size)
 		if err != nil {

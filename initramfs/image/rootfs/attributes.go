@@ -125,7 +125,11 @@ func (n notes) texts() []string {
 		if kind == accessACL {
 			what = "the ACL is dropped, and so is what group and others may do"
 		}
-		out = append(out, fmt.Sprintf("squashfs cannot keep %.80q of %.80q (and of %d more): %s", kind, n[kind].example, n[kind].count-1, what))
+		more := ""
+		if others := n[kind].count - 1; others > 0 {
+			more = fmt.Sprintf(" (and of %d more)", others)
+		}
+		out = append(out, fmt.Sprintf("squashfs cannot keep %.80q of %.80q%s: %s", kind, n[kind].example, more, what))
 	}
 	return out
 }

@@ -106,11 +106,14 @@ func eachEntry(ctx context.Context, l layer, f func(i int, h *tar.Header, r io.R
 		}
 		if err == nil {
 			err = checkHeader(h)
-		} else if errors.Is(err, tar.ErrHeader) || errors.Is(err, io.ErrUnexpectedEOF) {
-			err = fmt.Errorf("%w: %w", errTar, err)
+		} else if errors.Is(err, tar.ErrHeader) {
+			err = fmt.Errorf("%w: where an entry should begin is something else", errTar)
 		}
 		if err == nil {
 			err = f(i, h, in)
+		}
+		if errors.Is(err, io.ErrUnexpectedEOF) {
+			err = fmt.Errorf("%w: it ends too early", errTar)
 		}
 		if err != nil {
 			return fmt.Errorf("cannot read %s: %w", l.name, err)

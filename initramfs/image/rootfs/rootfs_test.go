@@ -346,6 +346,15 @@ func TestMetadata(t *testing.T) {
 	}
 }
 
+// TestOneNote: one file is no more files.
+func TestOneNote(t *testing.T) {
+	n := notes{}
+	n.add("VENDOR.x", "a")
+	if got, want := n.texts()[0], `squashfs cannot keep "VENDOR.x" of "a": it is dropped`; got != want {
+		t.Errorf("one note says %q; want %q", got, want)
+	}
+}
+
 // TestFolderACL: squashfs refuses a folder with an ACL, the others keep it.
 func TestFolderACL(t *testing.T) {
 	source := aFolder(t)

@@ -72,6 +72,10 @@ func (o *Options) auditRoot(root *fsimage.Node, kind policy.FSType) error {
 		return fault.Hintf(fmt.Errorf("the root file system has no init, and all of it lies in one folder, %q:%s", top, text.String()),
 			"make the tar from inside that folder: tar -C %s -c .", fault.ShellWord(top))
 	}
+	if o.Container.unnamed && slices.Contains(names, audit.NoInit) {
+		return fault.Hintf(fmt.Errorf("the container image has neither Entrypoint nor Cmd, which say what to start, and no init:%s", text.String()),
+			"name the program, after all options: -- PROGRAM ARGUMENT…; or the guest's first process: --init PROGRAM")
+	}
 	without := ""
 	if len(words) > 0 {
 		without = fmt.Sprintf(", have systemd leave that alone with --append '%s'", strings.Join(words, " "))

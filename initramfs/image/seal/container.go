@@ -16,8 +16,9 @@ import (
 type Container struct {
 	container.Options
 	// First returns cmds/run, which is put into the image.
-	First func() ([]byte, error)
-	given bool // the options are for a container image
+	First   func() ([]byte, error)
+	given   bool // the options are for a container image
+	unnamed bool // the image says of no program that it is to be started
 }
 
 // checkContainer refuses what no container image can have. given is Check's.
@@ -35,7 +36,8 @@ func (o *Options) checkContainer(given func(string) bool) error {
 // container puts over an image what starts its program, unless the owner names
 // another first process.
 func (o *Options) container(root *fsimage.Node, c v1.ImageConfig) ([]byte, error) {
-	if o.Init != "" || !container.Names(c) && !o.Container.given {
+	o.Container.unnamed = !container.Names(c)
+	if o.Init != "" || o.Container.unnamed && !o.Container.given {
 		return nil, nil
 	}
 	if len(o.Credentials) > 0 {

@@ -42,6 +42,8 @@ func (o *Options) makeRoot(ctx context.Context, tell Observer) (*rootfs.Image, e
 		err = files.Renamed{Err: err, From: dir + "/"}
 	}
 	switch {
+	case errors.Is(err, syscall.ENOSPC):
+		return nil, fault.Hintf(errors.New("cannot make the file system: no space left on device"), "%s has to have room for the file system and the image, and for the layers of a container image", filepath.Dir(o.ManifestOut))
 	case errors.Is(err, rootfs.ErrFormat):
 		return nil, fault.Usagef("--fs %s: %w", o.FS, err)
 	case errors.Is(err, rootfs.ErrOCI) && o.OCIImage == "":
@@ -110,7 +112,7 @@ func (o Options) checkRoot() error {
 	}
 	source, err := filepath.EvalSymlinks(o.Root)
 	if err != nil {
-		return err
+		return fmt.Errorf("cannot read %s: %w", o.Root, errors.Unwrap(err))
 	}
 	target, err := filepath.EvalSymlinks(filepath.Dir(o.Image))
 	if err != nil {

@@ -17,10 +17,8 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"strings"
 	"sync"
 	"sync/atomic"
-	"unicode"
 
 	"cocoroot/initramfs/strictjson"
 )
@@ -46,8 +44,8 @@ var (
 	ErrClosed = errors.New("the QMP connection is closed")
 )
 
-// Error is QEMU's refusal of a command. The peer's words are cut to a bound
-// and have no control characters: they may go to a terminal.
+// Error is QEMU's refusal of a command. The peer's words are cut to a bound; who
+// prints them has to keep them from acting on a terminal.
 type Error struct {
 	Command string // what was executed
 	Class   string // GenericError, CommandNotFound, …
@@ -138,7 +136,7 @@ func (c *Client) Execute(ctx context.Context, command string, args, result any) 
 		return fmt.Errorf("cannot execute %s: %w", command, err)
 	}
 	if m.Error != nil {
-		return &Error{Command: command, Class: printable(m.Error.Class), Desc: printable(m.Error.Desc)}
+		return &Error{Command: command, Class: cut(m.Error.Class), Desc: cut(m.Error.Desc)}
 	}
 	if result == nil {
 		return nil
@@ -149,18 +147,7 @@ func (c *Client) Execute(ctx context.Context, command string, args, result any) 
 	return nil
 }
 
-// printable returns the beginning of a text with ? for what is not a letter, mark,
-// number, punctuation, symbol or space: no escape sequence, no line break, no
-// change of the writing's direction.
-func printable(s string) string {
-	s = strings.Map(func(r rune) rune {
-		if !unicode.IsPrint(r) {
-			return '?'
-		}
-		return r
-	}, s)
-	return fmt.Sprintf("%.*s", maxDesc, s)
-}
+func cut(s string) string { return fmt.Sprintf("%.*s", maxDesc, s) }
 
 // ask writes a line, if there is one, and waits for the answer. An answer that
 // comes right before the end of the connection, as quit's does, counts.

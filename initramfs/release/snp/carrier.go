@@ -17,6 +17,8 @@ import (
 var (
 	// ErrGone means that the guest, or its QEMU, ended.
 	ErrGone = errors.New("the guest is gone")
+	// ErrUnreached means that nothing listens where the guest should be.
+	ErrUnreached = errors.New("cannot reach the guest")
 	// ErrSilent means that the guest did not say what was waited for.
 	ErrSilent = errors.New("the guest did not answer in time")
 	// ErrOtherGuest means that a packet is not for the guest at the other end.
@@ -139,7 +141,7 @@ func (c *Carrier) talk(ctx context.Context, take func(release.Kind, []byte) (sen
 		case ctx.Err() != nil || errors.Is(err, os.ErrDeadlineExceeded) && c.listener == nil:
 			return fmt.Errorf("%w: %w", ErrSilent, context.Cause(ctx))
 		case c.conn == nil:
-			return fmt.Errorf("cannot reach the guest: %w", err)
+			return fmt.Errorf("%w: %w", ErrUnreached, err)
 		case c.listener == nil:
 			return fmt.Errorf("%w: %w", ErrGone, err)
 		default:
