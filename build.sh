@@ -1,10 +1,9 @@
 #!/usr/bin/env bash
 # The one entrance to building, trying and testing cocoroot: ./build.sh help.
 #
-# What was made lies in build/, which git ignores; what is slow to make or to get lies in
-# the cache, which checkouts share (templates/debian/cache.sh). Debian's packages come as
-# templates/debian/pins says. Kernel, firmware and roots have recipes of their own, which lie
-# in templates/ beside what they are made from.
+# What was made lies in build/, which git ignores; what is slow to make or to get lies in the cache,
+# which checkouts share (templates/debian/cache.sh). Debian's packages come as templates/debian/pins
+# says. Kernel, firmware and roots have recipes of their own in templates/, beside their sources.
 # shellcheck disable=SC2317 # functions that start and quietly run look unreachable
 set -euo pipefail
 umask 022
@@ -83,9 +82,9 @@ tools() {
 	made tools build/cocoroot
 }
 
-# build_tools: only init is built with the experiment that wipes its secrets. It and run,
-# which go into archives and images, are built without inlining: a tenth smaller. The tool knows by its hash the firmware
-# that was built from source, which is when there is a build/firmware.version.
+# build_tools: only init is built with the experiment that wipes its secrets. It and run, which go
+# into archives and images, are a tenth smaller without inlining. The tool knows by its hash the
+# firmware that was built from source, which is when there is a build/firmware.version.
 build_tools() {
 	local own='' version
 	version=$(git describe --tags --always --dirty 2>/dev/null || true)
@@ -166,9 +165,8 @@ debug_archive() {
 	archive debug --debug
 }
 
-# build_debug: the commands and the shell come from u-root's own builder, which runs in
-# u-root's module, for its go.sum pins what they are made from. The small shell sends no
-# escape sequences to the console.
+# build_debug: commands and shell come from u-root's own builder, which runs in u-root's module, for
+# its go.sum pins what they are made from. The small shell sends the console no escape sequences.
 build_debug() {
 	local out=$PWD/$NEW
 	export CGO_ENABLED=0 GOOS=linux GOARCH=amd64 GOAMD64=v1
@@ -247,10 +245,9 @@ everything() {
 	debug_archive
 }
 
-# fuzz SECONDS runs the fuzz targets of all packages, one after another. What fails one is
-# left in its package's testdata/fuzz, and test runs it from then on. Go would take up to a
-# minute to make each input of interest smaller, which on headers of some kilobytes was all
-# that it ever did.
+# fuzz SECONDS runs the fuzz targets of all packages, one after another. What fails one is left in
+# its package's testdata/fuzz, and test runs it from then on. Inputs of interest are not made
+# smaller: for headers of some kilobytes Go takes a minute each.
 fuzz() {
 	local log targets package name
 	go_ready
@@ -267,15 +264,15 @@ fuzz() {
 	done < <(printf '%s\n' "${targets[@]}")
 }
 
-# soak HOURS ends with the first thing that fails. It begins with every kind of machine, and
-# with all rounds of power cuts under disks that are written.
+# soak HOURS ends with the first thing that fails. It begins with every kind of machine; of the
+# other boots it has all cases, of which test has a few each.
 soak() {
-	local end=$((SECONDS + ${1:-8} * 3600))
+	local end=$((SECONDS + ${1:-8} * 3600)) boots=(env CGO_ENABLED=0 GOEXPERIMENT=runtimesecret COCOROOT_SOAK=1 go test -count=1 -timeout 6h ./cmds/init)
 	everything
 	built
-	check machines env CGO_ENABLED=0 GOEXPERIMENT=runtimesecret COCOROOT_SOAK=1 go test -count=1 -timeout 6h -run '^(TestMachines|TestStateSurvives.*)$' ./cmds/init
+	check machines "${boots[@]}" -run '^TestMachines$'
 	while ((SECONDS < end)); do
-		check boot env CGO_ENABLED=0 GOEXPERIMENT=runtimesecret go test -count=1 -timeout 60m ./cmds/init
+		check boot "${boots[@]}" -skip '^TestMachines$'
 		(fuzz 60)
 	done
 }

@@ -33,6 +33,7 @@ func (g *guest) hostileACPI(t *testing.T) string {
 // in firmware_host_test.go), gives the host the key: -acpitable file=TABLE.
 // TestHostCode shows that ours does not. On the other, --no-acpi is what helps.
 func TestHostileACPI(t *testing.T) {
+	t.Parallel()
 	t.Run("takes the key on stock firmware", func(t *testing.T) {
 		t.Parallel()
 		g := standardImage(t).boots(t)

@@ -222,6 +222,7 @@ exit 9`)
 // What a processor reports of another guest, or of this one in other hands, gets
 // nothing: the owner refuses for that reason, and the guest ends.
 func TestReleaseRefuses(t *testing.T) {
+	t.Parallel()
 	edit := func(f func(*sevsnp.Report)) func(*released) {
 		return func(r *released) {
 			first := r.psp.Edit
@@ -232,7 +233,7 @@ func TestReleaseRefuses(t *testing.T) {
 		}
 	}
 	old := uint64(1)<<56 | 1<<48
-	for check, change := range map[string]func(*released){
+	for check, change := range some(t, map[string]func(*released){
 		"version":            edit(func(p *sevsnp.Report) { p.Version = 2 }),
 		"generation":         edit(func(p *sevsnp.Report) { p.Cpuid1EaxFms = 0x00a00f11 }),
 		"signer":             func(r *released) { r.expect.VLEK = true },
@@ -251,7 +252,7 @@ func TestReleaseRefuses(t *testing.T) {
 		"family ID":          func(r *released) { r.expect.FamilyID = bytes.Repeat([]byte{1}, 16) },
 		"image ID":           func(r *released) { r.expect.ImageID = bytes.Repeat([]byte{1}, 16) },
 		"report data":        func(r *released) { r.expect.Owner = bytes.Repeat([]byte{1}, 32) },
-	} {
+	}, "challenge", "measurement", "report data") {
 		t.Run(check, func(t *testing.T) {
 			t.Parallel()
 			r := newReleased(t)

@@ -166,7 +166,8 @@ func TestResidueOfTheRelease(t *testing.T) {
 
 // After a boot that failed nothing at all is left.
 func TestResidueAfterRefusal(t *testing.T) {
-	for name, tc := range map[string]struct {
+	t.Parallel()
+	for name, tc := range some(t, map[string]struct {
 		change func(t *testing.T, g *guest, a *answering)
 		want   string
 	}{
@@ -204,7 +205,7 @@ func TestResidueAfterRefusal(t *testing.T) {
 			}
 		}, "RELEASE"},
 		"no program": {func(t *testing.T, g *guest, a *answering) { g.cmdline += " init=/sbin/absent " + credentialWord }, "ROOT-INIT"},
-	} {
+	}, "refused", "a bad table", "no answer", "no program") {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			s := standardImage(t)

@@ -34,8 +34,9 @@ func (g *guest) askingItsOwner(t *testing.T, psp *snptest.PSP, channel string) (
 // confirmation: with our kernel, and with Debian's as it is, which has neither
 // efi_secret nor an IP_PNP.
 func TestAsks(t *testing.T) {
+	t.Parallel()
 	const fixed = " ip=10.0.2.15::10.0.2.2:255.255.255.0::eth0:off"
-	for name, tc := range map[string]struct{ channel, append, kernel string }{
+	for name, tc := range some(t, map[string]struct{ channel, append, kernel string }{
 		"serial":                     {channel: "serial:ttyS2"},
 		"virtio":                     {channel: "virtio:org.cocoroot.release"},
 		"tcp, address by the kernel": {channel: "tcp", append: " ip=dhcp"},
@@ -43,7 +44,7 @@ func TestAsks(t *testing.T) {
 		"Debian, serial":             {channel: "serial:ttyS2", kernel: "debian13-kernel"},
 		"Debian, virtio":             {channel: "virtio:org.cocoroot.release", kernel: "debian13-kernel"},
 		"Debian, tcp":                {channel: "tcp", append: fixed, kernel: "debian13-kernel"},
-	} {
+	}, "serial", "virtio", "tcp, address by the kernel", "Debian, tcp") {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			kind, _, _ := strings.Cut(tc.channel, ":")
@@ -92,15 +93,16 @@ func TestOwnerIsLate(t *testing.T) {
 
 // What the host can do to the report ends the boot, and nothing is asked.
 func TestNoReport(t *testing.T) {
+	t.Parallel()
 	chip := snptest.NewChip("Genoa-B1", snptest.TCB{SNP: 23})
-	for name, change := range map[string]func(snptest.Answer) snptest.Answer{
+	for name, change := range some(t, map[string]func(snptest.Answer) snptest.Answer{
 		"EIO":      func(snptest.Answer) snptest.Answer { return snptest.Answer{Errno: syscall.EIO} },
 		"ENOTTY":   func(snptest.Answer) snptest.Answer { return snptest.Answer{Errno: syscall.ENOTTY} },
 		"short":    func(a snptest.Answer) snptest.Answer { a.Report = a.Report[:1183]; return a },
 		"long":     func(a snptest.Answer) snptest.Answer { a.Report = append(a.Report, 0); return a },
 		"others":   func(a snptest.Answer) snptest.Answer { a.Others = 1; return a },
 		"its data": func(a snptest.Answer) snptest.Answer { a.Report[0x50] ^= 1; return a },
-	} {
+	}, "EIO", "others", "its data") {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			psp := &snptest.PSP{Chip: chip, Answer: func(_ int, _ snptest.Request, a snptest.Answer) snptest.Answer { return change(a) }}
@@ -125,6 +127,7 @@ func TestNoReport(t *testing.T) {
 // An answer that is not the owner's to this request, or whose table is malformed,
 // ends the boot.
 func TestAnswerRefused(t *testing.T) {
+	t.Parallel()
 	var recorded []byte // of another boot
 	t.Run("record", func(t *testing.T) {
 		g, a := askingGuest(t, nil, "serial:ttyS2")
@@ -155,7 +158,7 @@ func TestAnswerRefused(t *testing.T) {
 		"64 entries": {withTable(func([]byte) []byte { return manyEntries(64) }), "RELEASE-FORM"},
 		"63 entries": {withTable(func([]byte) []byte { return manyEntries(63) }), "SECRET-ABSENT"},
 	}
-	for name, tc := range answers {
+	for name, tc := range some(t, answers, "another key", "another boot's", "no entry", "64 entries") {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			g, a := askingGuest(t, nil, "serial:ttyS2")
@@ -183,7 +186,8 @@ func withTable(change func([]byte) []byte) func(*testing.T, *answering, []byte) 
 
 // A host that refuses, cuts the line, floods it, or says nothing.
 func TestHostOfTheChannel(t *testing.T) {
-	for name, tc := range map[string]struct {
+	t.Parallel()
+	for name, tc := range some(t, map[string]struct {
 		reply func(a *answering, k release.Kind, body []byte) []byte
 		want  string
 	}{
@@ -204,7 +208,7 @@ func TestHostOfTheChannel(t *testing.T) {
 		"announces more than allowed": {func(*answering, release.Kind, []byte) []byte {
 			return length(release.Append(nil, release.Answer, make([]byte, 100)), 1<<31)
 		}, "RELEASE"},
-	} {
+	}, "hangs up in the middle of the answer", "floods") {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			g, a := askingGuest(t, nil, "serial:ttyS2")

@@ -90,13 +90,14 @@ func (g *guest) failsInTime(t *testing.T, code string, let func()) ended {
 
 // A disk that stops answering, at each step that reads it.
 func TestDiskStopsAnswering(t *testing.T) {
+	t.Parallel()
 	p := standardImage(t).policy.Image
-	for name, from := range map[string]uint64{
+	for name, from := range some(t, map[string]uint64{
 		"hash tree":   p.HashStart() * verity.BlockSize,
 		"LUKS header": 4096,
 		"keyslot":     32768,
 		"root":        format.RegionSize,
-	} {
+	}, "hash tree", "root") {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			g := standardImage(t).boots(t)
@@ -182,19 +183,6 @@ func sealRoot(t *testing.T, root string, passphrase []byte, kdf luks2.KDF) seale
 func TestSlowKeyDerivation(t *testing.T) {
 	t.Parallel()
 	sealedWith(t, format.PBKDF2(luks2.MaxIterations)).boots(t).failsInTime(t, "DEADLINE", func() {})
-}
-
-// The child that unseals needs more memory than there is: the kernel kills it,
-// and not the first process.
-func TestOutOfMemory(t *testing.T) {
-	t.Parallel()
-	g := sealedWith(t, format.Argon2id(1, 128<<10, 1)).boots(t)
-	g.memory = 384
-	g.initrd = withBallast(t, g.initrd, 260<<20)
-	e := g.fails(t, "CRASH")
-	if e.Fatal != nil && !strings.Contains(e.Fatal.Text, "signal: killed") {
-		t.Errorf("FATAL text = %q; want the child's death", e.Fatal.Text)
-	}
 }
 
 // withBallast returns an archive that fills so much of the guest's memory.

@@ -128,6 +128,7 @@ func expect(line net.Conn, heard *bytes.Buffer, text string) error {
 
 // What the kernel does not show cannot be removed: there is no shell.
 func TestDebugArchiveWithoutWipe(t *testing.T) {
+	t.Parallel()
 	for name, tc := range map[string]struct {
 		change func(*testing.T, *guest)
 		want   string

@@ -67,8 +67,9 @@ func fdisk(t *testing.T, sector, size int, commands string) []byte {
 }
 
 func TestDisks(t *testing.T) {
+	t.Parallel()
 	const long = "0123456789abcdef0123456789abcdef0123" // as long as QEMU's SCSI has them
-	for name, tc := range map[string]struct {
+	for name, tc := range some(t, map[string]struct {
 		disk   string
 		device []string
 		change func(t *testing.T, g *guest, image []byte)
@@ -110,7 +111,7 @@ func TestDisks(t *testing.T) {
 				g.cmdline += " gpt"
 			}, "/dev/nvme0n1p5",
 		},
-	} {
+	}, "virtio-scsi by serial", "behind a root port", "NVMe by serial and larger", "PARTLABEL and larger", "PARTUUID in upper case and 4096-byte sectors") {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			g := standardImage(t).boots(t)
@@ -204,6 +205,7 @@ func (g *guest) second(t *testing.T, data []byte, device string) {
 
 // A name that two disks bear decides nothing: neither is opened.
 func TestDiskAmbiguous(t *testing.T) {
+	t.Parallel()
 	for name, change := range map[string]func(t *testing.T, g *guest, image, other []byte){
 		"serial": func(t *testing.T, g *guest, _, other []byte) {
 			g.diskName("serial:sealed")

@@ -58,6 +58,7 @@ func without(table []byte, n int) []byte {
 // edk2's own firmware is silent at a wrong hash and boots a blob that has no
 // entry in the table.
 func TestFirmwareRefuses(t *testing.T) {
+	t.Parallel()
 	for name, tc := range map[string]struct {
 		change func(*testing.T, *guest)
 		words  string

@@ -27,6 +27,7 @@ func withModules(t *testing.T, dir string, more ...string) (initrd, said string)
 // A module that does not load ends the boot, also an optional one unless its
 // device is missing; the driver for the secrets is there by then.
 func TestModuleRefused(t *testing.T) {
+	t.Parallel()
 	for name, broken := range map[string]modules.Entry{
 		"needed":   {Path: "/lib/modules/broken.ko"},
 		"optional": {Path: "/lib/modules/broken.ko", Optional: true},
@@ -81,13 +82,14 @@ const modulesScript = `echo "boot-test: $(insmod $(find / -xdev -name '*.ko') 2>
 // What the image may load: nothing, unless it has modules of its own, or the
 // owner says otherwise.
 func TestModulesClosed(t *testing.T) {
+	t.Parallel()
 	const closed, open = "Operation not permitted", "File exists"
-	for name, tc := range map[string]struct{ folder, appended, want string }{
+	for name, tc := range some(t, map[string]struct{ folder, appended, want string }{
 		"none of its own":               {"opt", "", closed},
 		"none, and left open":           {"opt", "cocoroot.modules=open", open},
 		"some of its own":               {"lib/modules", "", open},
 		"some, and closed by the owner": {"usr/lib/modules", "cocoroot.modules=closed", closed},
-	} {
+	}, "none of its own", "some of its own") {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			dir := t.TempDir()

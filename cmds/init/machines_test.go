@@ -2,7 +2,6 @@ package main_test
 
 import (
 	"fmt"
-	"os"
 	"regexp"
 	"strconv"
 	"testing"
@@ -13,13 +12,12 @@ type machine struct{ cpus, memory int } // memory in MiB
 
 func (m machine) String() string { return fmt.Sprintf("%d CPUs and %d MiB", m.cpus, m.memory) }
 
-// machines returns those that are tried: a few, or with COCOROOT_SOAK=1, as
-// ./build.sh soak sets it, every number of CPUs up to 64, and every size of
-// memory at which something changes: the least, where the low part ends
-// (2 GiB, or 0xb0000000), and what lies above 4 GiB.
+// machines returns those that are tried: a few, or when soaking every number of CPUs
+// up to 64, and every size of memory at which something changes: the least, where the
+// low part ends (2 GiB, or 0xb0000000), and what lies above 4 GiB.
 func machines() []machine {
-	if os.Getenv("COCOROOT_SOAK") != "1" {
-		return []machine{{1, 128}, {2, 2817}, {4, 4096}, {16, 64 << 10}}
+	if !soaking() {
+		return []machine{{1, 128}, {2, 2817}, {16, 64 << 10}}
 	}
 	var out []machine
 	for n := range 64 {
@@ -37,8 +35,9 @@ func machines() []machine {
 var foundMachine = regexp.MustCompile(`boot-test: (\d+) CPUs, (\d+) kB, (\d+) PCI devices\r\n`)
 
 // Every CPU comes up and all memory is there, but for what the kernel keeps.
-// One at a time, for the CPUs of one guest are more than this machine's.
+// One at a time: a guest of 64 GiB touches a good deal of this machine's memory.
 func TestMachines(t *testing.T) {
+	t.Parallel()
 	for _, m := range machines() {
 		t.Run(m.String(), func(t *testing.T) {
 			g := standardImage(t).boots(t)

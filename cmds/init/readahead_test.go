@@ -46,6 +46,7 @@ const ioError = "dm-verity device has I/O error"
 // guest stops when it could not do without such a read: of squashfs at the first
 // one, of the others when the kernel had made one request of two reads.
 func TestNoPlaintextInBounceBuffers(t *testing.T) {
+	t.Parallel()
 	for kind, least := range map[string]int{"squashfs": 1, "erofs": 5, "ext4": 5} {
 		t.Run(kind, func(t *testing.T) {
 			t.Parallel()

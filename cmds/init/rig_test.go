@@ -5,6 +5,7 @@ import (
 	"cmp"
 	"context"
 	"crypto/sha256"
+	"flag"
 	"fmt"
 	"io"
 	"math/rand"
@@ -23,6 +24,8 @@ import (
 	"cocoroot/initramfs/measure/ovmf"
 	"cocoroot/initramfs/oracle"
 	"cocoroot/unlock/efi"
+	"cocoroot/unlock/fatal"
+	"cocoroot/unlock/fatal/codes"
 	"cocoroot/unlock/policy"
 	"cocoroot/unlock/secmem"
 	"cocoroot/unlock/secret/table"
@@ -144,6 +147,27 @@ echo "boot-test: late file next"
 grep -a -q LATE-CONTENT /late && echo "boot-test: late file read"
 `
 
+// soaking tells whether all is tried that there is, as ./build.sh soak has it.
+func soaking() bool { return os.Getenv("COCOROOT_SOAK") == "1" }
+
+// some returns the cases of these names: those that show most, where each is a boot. When
+// soaking it returns all.
+func some[T any](t *testing.T, all map[string]T, names ...string) map[string]T {
+	t.Helper()
+	if soaking() {
+		return all
+	}
+	out := make(map[string]T)
+	for _, name := range names {
+		one, ok := all[name]
+		if !ok {
+			t.Fatalf("there is no case %q", name)
+		}
+		out[name] = one
+	}
+	return out
+}
+
 // standard is the image that most boots use, sealed once.
 var standard struct {
 	once  sync.Once
@@ -169,10 +193,26 @@ func standardImage(t *testing.T) sealedImage {
 	return standard.image
 }
 
+// seen has the codes with which boots have ended.
+var seen sync.Map
+
+// unbooted are the codes for what neither a test nor the host can bring about in our kernel
+// at the right moment.
+var unbooted = []fatal.Code{fatal.Build, fatal.Setup, fatal.Disk, fatal.LUKSMap, fatal.Arm}
+
+// Where all tests have run, each code has had a boot.
 func TestMain(m *testing.M) {
 	code := m.Run()
 	if standard.dir != "" {
 		os.RemoveAll(standard.dir)
+	}
+	if code == 0 && flag.Lookup("test.run").Value.String()+flag.Lookup("test.skip").Value.String()+flag.Lookup("test.list").Value.String() == "" {
+		for _, e := range codes.Table() {
+			if _, ok := seen.Load(e.Code); !ok && !slices.Contains(unbooted, e.Code) {
+				fmt.Printf("no boot has failed with %s\n", e.Code)
+				code = 1
+			}
+		}
 	}
 	os.Exit(code)
 }
@@ -288,6 +328,9 @@ func (g *guest) run(t *testing.T, limit time.Duration) ended {
 	}()
 	e.Outcome, e.err = launch.Run(ctx, c, io.MultiWriter(&console, &g.watch))
 	e.console = console.String()
+	if e.Fatal != nil {
+		seen.Store(e.Fatal.Code, true)
+	}
 	t.Cleanup(func() {
 		if t.Failed() {
 			t.Logf("console:\n%s", e.console)

@@ -116,7 +116,8 @@ const mib = 1 << 20
 
 // The disk may hold anything at all.
 func TestScratchTakesAnyDisk(t *testing.T) {
-	for name, prepare := range map[string]func(t *testing.T, disk *os.File){
+	t.Parallel()
+	for name, prepare := range some(t, map[string]func(t *testing.T, disk *os.File){
 		"zeros": func(*testing.T, *os.File) {},
 		"random": func(t *testing.T, disk *os.File) {
 			b := make([]byte, 128*mib)
@@ -142,7 +143,7 @@ func TestScratchTakesAnyDisk(t *testing.T) {
 			clear(b[36:4096])
 			put(t, disk, b, 0)
 		},
-	} {
+	}, "random", "a superblock with a bitmap") {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			path := emptyDisk(t, 272*mib)
@@ -167,12 +168,13 @@ func put(t *testing.T, f *os.File, data []byte, offset int64) {
 
 // Without the disk there is no boot: what was to be on it is not kept in memory.
 func TestScratchFails(t *testing.T) {
-	for name, extra := range map[string]func(t *testing.T) []string{
+	t.Parallel()
+	for name, extra := range some(t, map[string]func(t *testing.T) []string{
 		"absent":    func(*testing.T) []string { return nil },
 		"too small": func(t *testing.T) []string { return scratchDisk(emptyDisk(t, 256*mib), "") },
 		"tiny":      func(t *testing.T) []string { return scratchDisk(emptyDisk(t, 4096), "") },
 		"read-only": func(t *testing.T) []string { return scratchDisk(emptyDisk(t, 272*mib), ",readonly=on") },
-	} {
+	}, "absent", "too small") {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			g := scratchGuest(t, "", "true")

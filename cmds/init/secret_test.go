@@ -77,7 +77,8 @@ func tableOf(entries []table.Entry, padding int, counted bool) []byte {
 }
 
 func TestTableConventions(t *testing.T) {
-	for name, tc := range map[string]struct {
+	t.Parallel()
+	for name, tc := range some(t, map[string]struct {
 		after   string // the key in its entry
 		beside  string // in another entry
 		padding int
@@ -88,7 +89,7 @@ func TestTableConventions(t *testing.T) {
 		"libvirt, full padding":                 {beside: "four", padding: 16},
 		"full padding in the length":            {beside: "four", padding: 16, counted: true},
 		"grub's, NUL and padding in the length": {after: "\x00", padding: 7, counted: true},
-	} {
+	}, "sevctl, no padding", "grub's, NUL and padding in the length") {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			g := standardImage(t).boots(t)

@@ -52,8 +52,7 @@ func TestServices(t *testing.T) {
 	t.Parallel()
 	type object = map[string]any
 	ports := func(p string) object { return object{p: struct{}{}} }
-	for _, tc := range []struct {
-		name   string
+	for name, tc := range some(t, map[string]struct {
 		layer  func(t *testing.T) string
 		config object
 		port   uint16
@@ -63,26 +62,26 @@ func TestServices(t *testing.T) {
 		exit   int
 		grace  string
 	}{
-		{"nginx", debianLayer("nginx"), object{
+		"nginx": {debianLayer("nginx"), object{
 			"Cmd": []string{"nginx", "-g", "daemon off;"}, "StopSignal": "SIGQUIT", "ExposedPorts": ports("80/tcp"),
 		}, 80, 0, getPage, "served from a sealed guest", 0, ""},
-		{"redis", debianLayer("redis"), object{
+		"redis": {debianLayer("redis"), object{
 			"User": "redis", "WorkingDir": "/data", "Volumes": ports("/data"), "ExposedPorts": ports("6379/tcp"),
 			"Entrypoint": []string{"redis-server"}, "Cmd": []string{"--protected-mode", "no", "--bind", "0.0.0.0"},
 		}, 6379, 0, askRedis, "+OK +PONG $5 hello", 0, ""},
-		{"postgres", debianLayer("postgres"), object{
+		"postgres": {debianLayer("postgres"), object{
 			"User": "postgres", "StopSignal": "SIGINT", "Volumes": ports("/data"), "ExposedPorts": ports("5432/tcp"),
 			"Env":        []string{"PGDATA=/data/db", "PATH=/usr/lib/postgresql/15/bin:/usr/bin:/bin"},
 			"Entrypoint": []string{"/bin/sh", "-c", `initdb --auth=trust --no-sync >/dev/null && echo "host all all all trust" >>"$PGDATA/pg_hba.conf" && exec postgres -c listen_addresses='*'`},
 		}, 5432, 2048, askPostgres, "42", 0, ""},
-		{"python", debianLayer("python"), object{
+		"python": {debianLayer("python"), object{
 			"User": "www-data", "WorkingDir": "/srv/www", "StopSignal": "INT", "ExposedPorts": ports("8000"),
 			"Entrypoint": []string{"python3.11", "-m", "http.server"},
 		}, 8000, 0, getPage, "served by python", 0, ""},
-		{"go", goLayer, object{"User": "1000:1000", "Entrypoint": []string{"/service"}, "ExposedPorts": ports("8080/tcp")}, 8080, 0, getPage, "served by 1000", 3, ""},
-		{"stubborn", goLayer, object{"Entrypoint": []string{"/service", "goes on"}}, 8080, 0, getPage, "served by 0", 128 + 9, "1s"},
-	} {
-		t.Run(tc.name, func(t *testing.T) {
+		"go":       {goLayer, object{"User": "1000:1000", "Entrypoint": []string{"/service"}, "ExposedPorts": ports("8080/tcp")}, 8080, 0, getPage, "served by 1000", 3, ""},
+		"stubborn": {goLayer, object{"Entrypoint": []string{"/service", "goes on"}}, 8080, 0, getPage, "served by 0", 128 + 9, "1s"},
+	}, "nginx", "go", "stubborn") {
+		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			dir := t.TempDir()
 			oracle.Layout(t, filepath.Join(dir, "app"), tc.config, tc.layer(t))
@@ -110,7 +109,7 @@ func TestServices(t *testing.T) {
 			if !strings.Contains(e.console, "has the address 10.0.2.15/24") {
 				t.Error("no address came by DHCP")
 			}
-			t.Logf("%s: %d MB sealed, %.1f s", tc.name, s.policy.Image.DeviceSize()>>20, time.Since(begin).Seconds())
+			t.Logf("%s: %d MB sealed, %.1f s", name, s.policy.Image.DeviceSize()>>20, time.Since(begin).Seconds())
 		})
 	}
 }

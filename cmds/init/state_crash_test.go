@@ -41,7 +41,7 @@ func recordingImage(t *testing.T) sealedImage {
 
 // rounds is how often something random is tried.
 func rounds(few, soak int) int {
-	if os.Getenv("COCOROOT_SOAK") == "1" {
+	if soaking() {
 		return soak
 	}
 	return few
@@ -60,7 +60,7 @@ func writing(t *testing.T, r *rand.Rand, g *guest, least int, cut func()) int {
 	g.cmdline += fmt.Sprintf(" -- recorder keep /data %d", least)
 	// Some records later; or about when the state is opened.
 	after, delay := fmt.Sprintf("boot-test: kept %d\r", least+1+r.Intn(120)), time.Duration(r.Intn(200))*time.Millisecond
-	if least > 0 && rounds(0, 1) > 0 && r.Intn(4) == 0 {
+	if least > 0 && soaking() && r.Intn(4) == 0 {
 		after, delay = "cocoroot: disk key wiped", time.Duration(r.Intn(4000))*time.Millisecond
 	}
 	killed, begins := make(chan struct{}), g.watch.on(after)

@@ -250,7 +250,8 @@ func TestStateReleased(t *testing.T) {
 
 // One copy of the header is enough, and the other is written again.
 func TestStateTornHeader(t *testing.T) {
-	for name, at := range map[string]int64{"first": 0, "second": state.SecondCopy} {
+	t.Parallel()
+	for name, at := range some(t, map[string]int64{"first": 0, "second": state.SecondCopy}, "first") {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			s, disk := stateImage(t), firstDisk(t)

@@ -140,6 +140,7 @@ func TestOtherImage(t *testing.T) {
 
 // The disk answers with one thing and then with another.
 func TestDiskChangesBetweenReads(t *testing.T) {
+	t.Parallel()
 	t.Run("second read", func(t *testing.T) {
 		t.Parallel()
 		g := standardImage(t).boots(t)
