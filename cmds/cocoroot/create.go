@@ -139,6 +139,9 @@ func (a *app) createFolder(ctx context.Context, o createOptions, args []string) 
 	out := filepath.Clean(o.path)
 	old, err := vm.Open(out)
 	replaces := err == nil
+	if err != nil && !errors.Is(err, vm.ErrNone) {
+		return err
+	}
 	if _, statErr := os.Lstat(out); statErr == nil && !(replaces && o.force && old.Owned()) {
 		err := fmt.Errorf("cannot make %s: it is there already", out)
 		if replaces {

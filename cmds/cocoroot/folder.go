@@ -19,6 +19,7 @@ import (
 	"cocoroot/initramfs/image/cmdline"
 	"cocoroot/initramfs/image/manifest"
 	"cocoroot/initramfs/launch"
+	"cocoroot/initramfs/release"
 	"cocoroot/initramfs/vm"
 	"cocoroot/unlock/policy"
 )
@@ -260,6 +261,9 @@ func (d *defaults) keys() error {
 		return fmt.Errorf("cannot read the secrets: %w", err)
 	}
 	for _, e := range more {
+		if _, err := release.ParseEntry(e.Name()); err != nil { // with a = in it, it would name another file
+			return fmt.Errorf("cannot use %s: %w", d.Own(vm.Secrets, e.Name()), err)
+		}
 		all[e.Name()] = d.Own(vm.Secrets, e.Name())
 	}
 	given := d.command.Flags().Lookup("secret").Value.(pflag.SliceValue).GetSlice()

@@ -32,6 +32,10 @@ func TestMessages(t *testing.T) {
 	fd, secret := r.shared[1], guid+"="+file("key", secretKey)
 	measure := []string{"measure", "--mode", "sev", "--firmware", fd}
 	launch := []string{"launch", "--simulate", "--firmware", fd, "--cmdline-file", r.cmdline, "--kernel", bz, "--disk", r.cmdline}
+	loop := filepath.Join(dir, "loop")
+	if err := os.Symlink("loop", loop); err != nil {
+		t.Fatal(err)
+	}
 	absent, challenge := filepath.Join(dir, "absent"), filepath.Join(dir, "challenge")
 	if code, _, stderr := call(t, "release", "challenge", "-o", challenge); code != fault.OK {
 		t.Fatal(stderr)
@@ -62,6 +66,7 @@ func TestMessages(t *testing.T) {
 		"launch, no session":   {slices.Concat([]string{"launch", "--mode", "sev-es", "--cmdline-file", r.cmdline}, r.shared[:8]), "options --session-file, --dh-cert-file, --vcpu-type and --qmp-socket are missing"},
 		"template, nothing":    {[]string{"template", "libvirt-sev-es"}, "options --firmware, --kernel, --initrd, --disk, --session-file, --dh-cert-file and --vcpu-type are missing"},
 		"no such root":         {[]string{"seal", absent, "-o", filepath.Join(dir, "o")}, "error: cannot read " + absent + ": no such file or directory\n"},
+		"a link to itself":     {[]string{"seal", loop, "-o", filepath.Join(dir, "o")}, "error: cannot read " + loop + ": too many levels of symbolic links\n"},
 		"no such image":        {[]string{"verify", absent}, "error: cannot read " + absent + ": no such file or directory\n"},
 		"no such file":         {[]string{"inspect", absent}, "error: cannot read " + absent + ": no such file or directory\n"},
 		"a folder as manifest": {[]string{"verify", bz, "--manifest", dir}, "error: cannot read " + dir + ": is a directory\n"},

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -74,6 +75,14 @@ func (r *releaser) prose() io.Writer {
 		return io.Discard
 	}
 	return r.stdout
+}
+
+// tell prints a verdict. It names the launch, and so without it nothing is released.
+func (r *releaser) tell(v interface{ Print(io.Writer) }) error {
+	var text bytes.Buffer
+	(&app{stdout: &text}).print(v, r.asJSON)
+	_, err := r.stdout.Write(text.Bytes())
+	return err
 }
 
 func parseTime(text string) (time.Duration, error) {

@@ -142,9 +142,12 @@ func (r *releaser) seal(e release.Expectation, report release.Report, pairs []st
 	}
 	defer keys.Close()
 	digest, refused := release.Verify(report, keys, e)
-	r.print(release.NewVerdict(report, e, digest, refused), r.asJSON)
+	err = r.tell(release.NewVerdict(report, e, digest, refused))
 	if refused != nil {
 		return p, fault.New(fault.Mismatch, fmt.Errorf("the secret is not released: %w", refused), mismatchHint(refused))
+	}
+	if err != nil {
+		return p, err
 	}
 	area, err := release.TableArea(r.firmware)
 	if err != nil {

@@ -129,9 +129,9 @@ func (r *releaser) attest(e snp.Expect, q snp.Request) error {
 	}
 	e.Now = time.Now()
 	facts, err := snp.Verify(e, q, v)
-	r.print(snp.NewVerdict(facts, err), r.asJSON)
+	untold := r.tell(snp.NewVerdict(facts, err))
 	if err == nil {
-		return nil
+		return untold
 	}
 	var hint string
 	if refused, ok := errors.AsType[*snp.Refusal](err); ok {

@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"errors"
+	"io"
 	"net"
 	"os"
 	"path/filepath"
@@ -44,15 +45,22 @@ func (r *asked) path(name string) string { return filepath.Join(r.dir, name) }
 // call runs the tool with the chip's root in AMD's place.
 func (r *asked) call(args ...string) (int, string, string) {
 	r.t.Helper()
-	var stdout, stderr bytes.Buffer
-	a := &app{stdout: &stdout, stderr: &stderr, own: ovmf.Own{}, roots: func(_ snp.Generation, vlek bool) (ark, ask *x509.Certificate, err error) {
+	var stdout bytes.Buffer
+	code, stderr := r.callTo(&stdout, args...)
+	return code, stdout.String(), stderr
+}
+
+func (r *asked) callTo(stdout io.Writer, args ...string) (int, string) {
+	r.t.Helper()
+	var stderr bytes.Buffer
+	a := &app{stdout: stdout, stderr: &stderr, own: ovmf.Own{}, roots: func(_ snp.Generation, vlek bool) (ark, ask *x509.Certificate, err error) {
 		if vlek {
 			return r.chip.Ark, r.chip.Asvk, nil
 		}
 		return r.chip.Ark, r.chip.Ask, nil
 	}}
 	code := a.main(r.t.Context(), args)
-	return code, stdout.String(), stderr.String()
+	return code, stderr.String()
 }
 
 func (r *asked) ok(args ...string) string {
@@ -229,6 +237,17 @@ func TestReleaseRunAttested(t *testing.T) {
 	}
 	if s := <-got; !strings.Contains(s, "does not release") {
 		t.Errorf("the refused guest: %q", s)
+	}
+}
+
+// A guest whose report cannot be told of gets nothing.
+func TestRunUntold(t *testing.T) {
+	r := newAsked(t)
+	channel, got := r.socket()
+	code, stderr := r.callTo(full{}, "release", "run", "--channel", channel, "--owner", r.path("me.key"), "--digest", r.digest,
+		"--vcek", r.path("vcek"), guid+"="+r.path("key"), "--timeout", "20s")
+	if s := <-got; code != fault.Failed || !strings.Contains(s, "does not release") || !strings.Contains(stderr, "no space left") {
+		t.Errorf("release run = %d, %q; the guest has %q", code, stderr, s)
 	}
 }
 

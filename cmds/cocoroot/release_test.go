@@ -128,6 +128,18 @@ func TestRelease(t *testing.T) {
 	}
 }
 
+// What names the launch is printed, or nothing is released.
+func TestVerdictIsTold(t *testing.T) {
+	r := newRig(t, "0x7")
+	r.collect(&fakeQEMU{Guest: r.guest, Type: "sev"})
+	var stderr bytes.Buffer
+	a := &app{stdout: full{}, stderr: &stderr}
+	if code := a.main(t.Context(), r.owner("verify", r.path("report"), "-o", r.path("p"))); code != fault.Failed || strings.Count(stderr.String(), "no space left") != 1 {
+		t.Errorf("release verify = %d, %q", code, stderr.String())
+	}
+	r.nothing("a verdict that cannot be printed")
+}
+
 func TestReleaseRun(t *testing.T) {
 	r := newRig(t, "0x7")
 	q := &fakeQEMU{Guest: r.guest}

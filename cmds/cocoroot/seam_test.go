@@ -119,25 +119,58 @@ func TestLinksOfOthers(t *testing.T) {
 	theirs := m.path("vm/host")
 	launch := []string{"launch", theirs, "--simulate", "--dry-run", "--qemu-version", "10.0", "--secret", "state=" + m.path("vm/owner/state.key")}
 	ok(t, launch...)
-	for _, name := range []string{"disks/data", vm.Image, vm.Firmware, vm.Kernel, vm.Initrd, vm.Cmdline, "vm.json"} {
-		path := filepath.Join(theirs, name)
-		for what, lay := range map[string]func() error{
-			"link": func() error { return os.Symlink(mine, path) },
-			"pipe": func() error { return unix.Mkfifo(path, 0o600) },
-		} {
-			if err := errors.Join(os.Rename(path, path+".away"), lay()); err != nil {
+	names := []string{"disks/data", vm.Image, vm.Firmware, vm.Kernel, vm.Initrd, vm.Cmdline, "vm.json",
+		vm.Manifest, vm.Image + ".cmdline", vm.Run, vm.Session + "_session.b64", "disks"}
+	for _, name := range names {
+		refuseLinks(t, launch, filepath.Join(theirs, name), mine)
+	}
+	ok(t, launch...)
+	// A folder with both halves may be theirs, too. What the owner's half knows has changed.
+	for _, name := range []string{"host/image", "host/disks/data", "host/run", "owner/disk.key", "owner/state.key", "owner/secrets", "owner/secrets/" + guid} {
+		if name == "owner/secrets/"+guid {
+			if err := os.Mkdir(m.path("vm/owner/secrets"), 0o700); err != nil {
 				t.Fatal(err)
 			}
-			code, out, stderr := call(t, launch...)
-			if code == fault.OK || out != "" || !strings.Contains(stderr, path+": it is not a file in this folder") {
-				t.Errorf("launch with a %s as %s = %d, %s, %s", what, name, code, out, stderr)
-			}
-			if err := os.Rename(path+".away", path); err != nil {
+		}
+		refuseLinks(t, []string{"launch", m.path("vm"), "--simulate", "--dry-run", "--qemu-version", "10.0"}, m.path("vm/"+name), mine)
+	}
+	put(t, m.path("vm/owner/secrets/"+guid+"=x"), "")
+	if code, out, stderr := call(t, "launch", m.path("vm"), "--simulate", "--dry-run", "--qemu-version", "10.0"); code == fault.OK || !strings.Contains(stderr, "x: ") {
+		t.Errorf("launch with a = in the name of a secret = %d, %s, %s", code, out, stderr)
+	}
+}
+
+// refuseLinks lays a link, and a pipe, in the place of a file that may be there.
+func refuseLinks(t *testing.T, launch []string, path, target string) {
+	t.Helper()
+	for what, lay := range map[string]func() error{
+		"link": func() error { return os.Symlink(target, path) },
+		"pipe": func() error { return unix.Mkfifo(path, 0o600) },
+	} {
+		away := filepath.Join(t.TempDir(), "away")
+		_, err := os.Lstat(path)
+		was := err == nil
+		if was {
+			err = os.Rename(path, away)
+		} else {
+			err = nil
+		}
+		if err := errors.Join(err, lay()); err != nil {
+			t.Fatal(err)
+		}
+		code, out, stderr := call(t, launch...)
+		if code == fault.OK || out != "" || !strings.Contains(stderr, path+": it is not a file in this folder") {
+			t.Errorf("launch with a %s as %s = %d, %s, %s", what, path, code, out, stderr)
+		}
+		if err := os.Remove(path); err != nil {
+			t.Fatal(err)
+		}
+		if was {
+			if err := os.Rename(away, path); err != nil {
 				t.Fatal(err)
 			}
 		}
 	}
-	ok(t, launch...)
 }
 
 // A line that comes from elsewhere does nothing to the terminal.

@@ -48,6 +48,7 @@ func TestTerminal(t *testing.T) {
 		"no guest":   {"launch", put(t, m.path(strings.ReplaceAll(hostile, "/", "")), ""), "--simulate"},
 		"cmdline":    {"inspect", put(t, m.path("cmdline"), "console=ttyS0 cocoroot.disk="+hostile)},
 		"an archive": {"inspect", put(t, m.path("cpio"), "070701"+strings.Repeat("0", 88)+"00000010"+"00000000"+hostile[:15]+"\x00")},
+		"modules":    {"inspect", put(t, m.path("modules.cpio"), newc("etc/cocoroot/modules", "/lib/modules/"+strings.ReplaceAll(hostile, "\n", "")+".ko\n")+newc("TRAILER!!!", ""))},
 		"a record":   {"launch", folderWith(t, "vm.json", `{"version":1,"vcpus":[1],"memory_mib":1,"files":{},"disks":[{"name":`+jsonText(hostile)+`,"size":0}]}`), "--simulate"},
 		"a field":    {"launch", folderWith(t, "vm.json", `{`+jsonText(hostile)+`:1}`), "--simulate"},
 		"a mode":     {"launch", folderWith(t, "vm.json", `{"version":1,"vcpus":[1],"memory_mib":1,"files":{},"modes":[`+jsonText(hostile)+`]}`), "--mode", "sev"},
@@ -77,6 +78,13 @@ func TestTerminal(t *testing.T) {
 			}
 		}
 	}
+}
+
+// newc returns a file of an archive for the kernel.
+func newc(name, text string) string {
+	h := fmt.Sprintf("070701%08x%08x%08x%08x%08x%08x%08x", 1, 0o100644, 0, 0, 1, 0, len(text)) + strings.Repeat("0", 32) + fmt.Sprintf("%08x%08x", len(name)+1, 0) + name + "\x00"
+	pad := func(s string) string { return s + strings.Repeat("\x00", -len(s)&3) }
+	return pad(h) + pad(text)
 }
 
 func jsonText(s string) string {

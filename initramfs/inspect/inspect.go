@@ -160,10 +160,10 @@ func (r *Report) Print(w io.Writer) {
 	fmt.Fprintf(w, "%s: %s, %d bytes\n", printable(r.File), r.title, r.Size)
 	r.Details.Print(w)
 	for _, t := range r.Warnings {
-		fmt.Fprintf(w, "warning: %s\n", t)
+		fmt.Fprintf(w, "warning: %s\n", printable(t))
 	}
 	for _, t := range r.Problems {
-		fmt.Fprintf(w, "problem: %s\n", t)
+		fmt.Fprintf(w, "problem: %s\n", printable(t))
 	}
 }
 

@@ -21,8 +21,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
-	"strings"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -31,6 +31,7 @@ import (
 	"cocoroot/initramfs/image/manifest"
 	"cocoroot/initramfs/launch"
 	"cocoroot/initramfs/strictjson"
+	"cocoroot/unlock/policy"
 )
 
 // The names of the files in host/.
@@ -122,14 +123,10 @@ func Open(path string) (Folder, error) {
 	if err := strictjson.Decode(b, maxRecord, &f.Record); err != nil {
 		return f, fmt.Errorf("cannot use %s: %w", from, err)
 	}
-	if !f.owned { // a stranger's
-		for _, name := range []string{Firmware, Kernel, Initrd, Cmdline, Image} {
-			if err := isFile(f.At(name)); err != nil {
-				return f, err
-			}
-		}
+	if err := f.check(from); err != nil {
+		return f, err
 	}
-	return f, f.check(from)
+	return f, f.checkLinks()
 }
 
 func exists(path string) bool {
@@ -152,6 +149,35 @@ func isFile(path string) error {
 	return nil
 }
 
+// checkLinks is isFile for the host's half, but for the sockets in Run, and for what
+// goes into the guest of the owner's. Check says of a file that the owner knows that it
+// has changed.
+func (f Folder) checkLinks() error {
+	dirs := []string{f.host, f.At(Disks)}
+	if f.owned {
+		dirs = append(dirs, f.owner, f.Own(Secrets))
+	}
+	for _, dir := range dirs {
+		all, err := os.ReadDir(dir)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("cannot look through a guest's folder: %w", err)
+		}
+		for _, e := range all {
+			_, known := f.Files[e.Name()]
+			switch {
+			case e.IsDir(), f.owned && known && dir == f.host:
+				continue
+			case dir == f.owner && !slices.Contains([]string{DiskKey, StateKey, Secrets}, e.Name()):
+				continue
+			}
+			if err := isFile(filepath.Join(dir, e.Name())); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
 func (f Folder) check(from string) error {
 	if f.Version != version {
 		return fmt.Errorf("cannot use %s: version %d; this program knows version %d", from, f.Version, version)
@@ -160,7 +186,7 @@ func (f Folder) check(from string) error {
 		return fmt.Errorf("cannot use %s: it names no number of CPUs", from)
 	}
 	for _, d := range f.Disks {
-		if d.Name == "" || d.Name != filepath.Base(d.Name) || strings.HasPrefix(d.Name, ".") || d.Size < 1 {
+		if policy.CheckStateName(d.Name) != nil || d.Size < 1 {
 			return fmt.Errorf("cannot use %s: %.80q of %d bytes is not a disk", from, d.Name, d.Size)
 		}
 	}
@@ -317,12 +343,6 @@ func (f Folder) MakeDisks() (states []string, err error) {
 		if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 			return states, fmt.Errorf("cannot make a folder for disks: %w", err)
 		}
-		if !isOf(filepath.Dir(path), fs.ModeDir) {
-			return states, fmt.Errorf("cannot use %s: it is not a folder, but a link or the like", filepath.Dir(path))
-		}
-		if err := isFile(path); err != nil {
-			return states, err
-		}
 		blank, err := makeDisk(path, d.Size)
 		if err != nil {
 			return states, fmt.Errorf("cannot make the disk %s: %w", d.Name, err)
@@ -338,7 +358,10 @@ func (f Folder) MakeDisks() (states []string, err error) {
 func makeDisk(path string, size int64) (blank bool, err error) {
 	file, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err == nil {
-		return true, errors.Join(file.Truncate(size), file.Close())
+		if err = errors.Join(file.Truncate(size), file.Close()); err != nil {
+			os.Remove(path)
+		}
+		return true, err
 	}
 	if !errors.Is(err, fs.ErrExist) {
 		return false, err

@@ -67,6 +67,9 @@ func TestOpenRefuses(t *testing.T) {
 		`{"version": 1, "vcpus": [1], "disks": [{"name": "../x", "size": 1}]}`,
 		`{"version": 1, "vcpus": [1], "disks": [{"name": ".x", "size": 1}]}`,
 		`{"version": 1, "vcpus": [1], "disks": [{"name": "x", "size": 0}]}`,
+		`{"version": 1, "vcpus": [1], "disks": [{"name": "x=y", "size": 1}]}`, // NAME=FILE would be another file
+		`{"version": 1, "vcpus": [1], "disks": [{"name": "/", "size": 1}]}`,
+		`{"version": 1, "vcpus": [1], "disks": [{"name": "-x", "size": 1}]}`,
 		`{"version": 1, "vcpus": [1]}` + strings.Repeat(" ", maxRecord),
 	} {
 		dir := t.TempDir()
@@ -105,6 +108,18 @@ func TestMakeDisks(t *testing.T) {
 		if fi, err := os.Stat(f.At(Disks, name)); err != nil || fi.Size() != 1<<20 || fi.Mode().Perm() != 0o600 {
 			t.Errorf("%s: %v, %v", name, fi, err)
 		}
+	}
+}
+
+// A disk that cannot be made leaves nothing that looks like one.
+func TestMakeDisksFails(t *testing.T) {
+	f := guest(t, filepath.Join(t.TempDir(), "vm"))
+	f.Disks = []Disk{{"data", -1, false}} // as too large a size on some file systems
+	if made, err := f.MakeDisks(); err == nil {
+		t.Errorf("MakeDisks = %q", made)
+	}
+	if left, err := os.ReadDir(f.At(Disks)); err != nil || len(left) != 0 {
+		t.Errorf("left: %v, %v", left, err)
 	}
 }
 

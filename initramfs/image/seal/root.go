@@ -110,9 +110,12 @@ func (o Options) checkRoot() error {
 	if err := o.checkInputs(); err != nil {
 		return err
 	}
+	if _, err := os.Stat(o.Root); err != nil {
+		return fmt.Errorf("cannot read %s: %w", o.Root, errors.Unwrap(err))
+	}
 	source, err := filepath.EvalSymlinks(o.Root)
 	if err != nil {
-		return fmt.Errorf("cannot read %s: %w", o.Root, errors.Unwrap(err))
+		return err
 	}
 	target, err := filepath.EvalSymlinks(filepath.Dir(o.Image))
 	if err != nil {
