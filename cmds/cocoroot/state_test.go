@@ -3,10 +3,12 @@ package main
 import (
 	"encoding/json"
 	"encoding/xml"
+	"errors"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 
 	"cocoroot/initramfs/fault"
@@ -40,8 +42,18 @@ func TestStateNew(t *testing.T) {
 	}
 }
 
-// The generations themselves need a guest: TestStateFlow has them.
+// The generations themselves need a guest: the boot tests have them. Here are paths
+// of no state; a user's FIFO does not keep root waiting.
 func TestStateGeneration(t *testing.T) {
+	dir := t.TempDir()
+	if err := errors.Join(syscall.Mkfifo(dir+"/fifo", 0o600), os.Symlink("fifo", dir+"/link"), os.Symlink("loop", dir+"/loop"), os.Symlink("/dev/zero", dir+"/device")); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"fifo", "link", "loop", "device"} {
+		if code, out, stderr := call(t, "state", "generation", dir+"/"+name); code != fault.Failed || out != "" || strings.Count(stderr, "error: open "+dir) != 1 {
+			t.Errorf("state generation %s = %d, %q, %q", name, code, out, stderr)
+		}
+	}
 	for args, want := range map[string]int{"state generation": fault.Failed, "state generation /proc": fault.Failed, "state generation /nonexistent": fault.Failed, "state generation / /": fault.Usage} {
 		if code, out, stderr := call(t, strings.Fields(args)...); code != want || out != "" || strings.Count(stderr, "error: ") != 1 {
 			t.Errorf("%s = %d, %q, %q; want %d", args, code, out, stderr, want)

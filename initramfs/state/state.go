@@ -52,10 +52,11 @@ const (
 	btrfsWaitSync  = 0x40089416 // _IOW(0x94, 22, __u64)
 )
 
-// Commit writes what is in memory to the state disk at path, and returns the
-// generation with which all of it is on the disk.
+// Commit writes what is in memory to the state disk with the folder at path, and
+// returns the generation with which all of it is on the disk.
 func Commit(path string) (generation uint64, err error) {
-	f, err := os.Open(path)
+	// Opening a FIFO waits for its writer, and opening a device may change it.
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_DIRECTORY, 0)
 	if err != nil {
 		return 0, err
 	}
