@@ -100,6 +100,7 @@ func TestCreate(t *testing.T) {
 		{[]string{"release", "challenge", "--vm", vm + "/host"}, fault.Failed, "host/owner/challenge"},
 		{[]string{"verify", m.root}, fault.Usage, "cocoroot create has made no such folder"},
 		{m.create(), fault.Failed, "hint: --force replaces the guest"},
+		{append(m.create("--force"), "-o", folderWith(t, "vm.json", `{"version":2}`)), fault.Failed, "this program knows version 1"},
 		{[]string{"release", "verify", m.path("initrd"), "--vm", vm}, fault.Usage, "was made for simulated launches only"},
 	} {
 		if code, _, stderr := call(t, tc.args...); code != tc.code || !strings.Contains(stderr, tc.want) {

@@ -13,10 +13,6 @@ import (
 	"cocoroot/initramfs/measure/ovmf"
 )
 
-// maxFile bounds kernel and initrd, in bytes, because both are held in memory. QEMU
-// puts them below 4 GiB of the guest's.
-const maxFile = 2 << 30
-
 // input is what QEMU reads, as nameless files in memory: what was hashed
 // cannot be exchanged before it boots, and the secret is in no file system.
 type input struct {
@@ -35,7 +31,7 @@ func load(c Config) (_ *input, err error) {
 	for _, f := range []struct {
 		name, path string
 		limit      int64
-	}{{"firmware", c.Firmware, files.MaxImage}, {"kernel", c.Kernel, maxFile}, {"initrd", c.Initrd, maxFile}} {
+	}{{"firmware", c.Firmware, files.MaxImage}, {"kernel", c.Kernel, measure.MaxFile}, {"initrd", c.Initrd, measure.MaxFile}} {
 		if f.path == "" {
 			continue // there is no initrd
 		}

@@ -37,6 +37,10 @@ const (
 	// TableLength is its size without the padding, as its head counts it.
 	TableLength = tableHead + 3*tableEntry
 
+	// MaxFile bounds a kernel and an initrd, in bytes. QEMU puts them below 4 GiB of
+	// the guest's memory.
+	MaxFile = 2 << 30
+
 	tableHead  = 16 + 2         // GUID, u16 little-endian length
 	tableEntry = tableHead + 32 // the same, then a SHA-256 digest
 )
@@ -152,6 +156,9 @@ func HashFiles(kernel, initrd, cmdline string) (*HashesTable, error) {
 			return nil, fmt.Errorf("cannot read the %s: %w", what.name, err)
 		}
 		defer f.Close()
+		if fi, err := f.Stat(); err == nil && fi.Size() > MaxFile { // all of it may be a hole
+			return nil, fmt.Errorf("cannot read the %s: %s has more than %d bytes", what.name, what.path, int64(MaxFile))
+		}
 		blobs[i] = f
 	}
 	table, err := NewHashesTable(blobs[0], blobs[1], cmdline)

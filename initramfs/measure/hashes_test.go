@@ -6,10 +6,25 @@ import (
 	"encoding/hex"
 	"errors"
 	"io"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"testing/iotest"
 )
+
+// A file that is one hole costs nobody hours.
+func TestHashFilesBounds(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "kernel")
+	if err := errors.Join(os.WriteFile(path, nil, 0o600), os.Truncate(path, MaxFile+1)); err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range [][2]string{{path, ""}, {"", path}} {
+		if table, err := HashFiles(f[0], f[1], ""); err == nil || !strings.Contains(err.Error(), "more than") {
+			t.Errorf("HashFiles(%q) = %v, %v; want that a file is too long", f, table, err)
+		}
+	}
+}
 
 // TestMarshalByHand spells the 176 bytes out.
 func TestMarshalByHand(t *testing.T) {
