@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"github.com/anatol/luks.go"
+	"golang.org/x/sys/unix"
 
 	"cocoroot/unlock/disk"
 	"cocoroot/unlock/dm"
@@ -151,10 +152,13 @@ func readHeader(f io.ReaderAt) ([]byte, error) {
 }
 
 // blameVerity names the hash as the cause of err where the kernel has met a
-// block that does not match it.
+// block that does not match it, and the disk where a block cannot be read.
 func blameVerity(v dm.Verity, err error) error {
 	if bad, statusErr := v.Corrupted(); statusErr == nil && bad {
 		return fatal.Errorf(fatal.Verity, "the disk does not hold the measured image (%w); boot it with the command line it was sealed with", err)
+	}
+	if errors.Is(err, unix.EIO) {
+		return &fatal.Error{Code: fatal.Disk, Err: err}
 	}
 	return err
 }
