@@ -163,13 +163,13 @@ func (r *releaser) carry(ctx context.Context, f func(context.Context, *snp.Carri
 	err = f(ctx, carrier)
 	switch {
 	case errors.Is(err, snp.ErrOtherGuest):
-		return fault.New(fault.Secret, err, "each boot asks anew: collect its report and verify that")
+		return fault.New(fault.Secret, err, "the guest asks anew at each boot and for each challenge: collect its report and verify that; cocoroot release run does all in one connection")
 	case errors.Is(err, snp.ErrSilent):
-		return fault.Hintf(err, "is cocoroot.owner= in the guest's command line, and the port of its cocoroot.channel= at %s? --timeout gives it more time", r.channel)
+		return fault.Hintf(err, "is cocoroot.owner= in the guest's command line, and the port of its cocoroot.channel= at %s, with no other program connected? --timeout gives it more time", r.channel)
 	case errors.Is(err, snp.ErrGone):
 		return fault.Hintf(err, "its console says why")
 	case errors.Is(err, snp.ErrUnreached):
-		return fault.Hintf(err, "QEMU makes the socket when the guest starts (launch --channel), and an owner reaches it through ssh -L")
+		return fault.Hintf(err, "QEMU makes the socket when the guest starts (launch --channel) and lets in one program at a time; an owner reaches it through ssh -L")
 	}
 	return err
 }

@@ -22,7 +22,7 @@ var (
 	// ErrSilent means that the guest did not say what was waited for.
 	ErrSilent = errors.New("the guest did not answer in time")
 	// ErrOtherGuest means that a packet is not for the guest at the other end.
-	ErrOtherGuest = errors.New("the packet is for another guest, or for another boot of this one")
+	ErrOtherGuest = errors.New("the packet is for another guest, for another boot of this one, or for an earlier challenge")
 )
 
 const (
