@@ -37,7 +37,7 @@ func (a *app) verify() *cobra.Command {
 func (a *app) verifyImage(ctx context.Context, image, manifestFile, cmdlineFile, keyFile string, asJSON bool) error {
 	if manifestFile == "" && cmdlineFile == "" {
 		if _, err := os.Stat(image); err != nil {
-			return fmt.Errorf("cannot read %s: %w", image, errors.Unwrap(err))
+			return fault.Usagef("cannot read %s: %w", image, errors.Unwrap(err))
 		}
 		return fault.New(fault.Usage, errors.New("there is nothing to verify against: give one of --manifest and --cmdline-file"),
 			fmt.Sprintf("take the manifest from where you sealed (%s.manifest.json), not from where the image was: who changes the one can change the other", image))
